@@ -1,0 +1,1 @@
+"""Bytes -> Source, and sockets -> bytes: one package per format, none imports another."""

@@ -1,0 +1,1 @@
+"""State, network and policy: repository, inbox, identity, recognition, duplicate audit and the FHIR R4 API."""

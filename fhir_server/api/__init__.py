@@ -1,0 +1,1 @@
+"""HTTP: the FHIR R4 REST API, CDS Hooks and operations."""

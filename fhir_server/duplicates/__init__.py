@@ -1,0 +1,1 @@
+"""The duplicate audit: the recognition check in retrospect."""

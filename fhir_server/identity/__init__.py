@@ -1,0 +1,1 @@
+"""Which facility Patients are one person: pure matcher and link registry."""

@@ -1,0 +1,1 @@
+"""Recognition at order time: rules, candidates, decide(), ledger."""

@@ -1,0 +1,1 @@
+"""The repository: tables, versions, history, bodies and flat result rows on PostgreSQL."""

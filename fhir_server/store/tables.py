@@ -1,0 +1,309 @@
+"""Every table, in one place (SQLAlchemy Core; the migrations create exactly this, checked by a test).
+
+Rules: a table of patient data leads its primary key with ``shard`` (mappings.ids), so that it distributes on Citus; hot search
+values are typed columns, tokens and references one indexed array of 64-bit hashes; the body is stored once, compressed.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData()
+Id = Text(collation="C")
+Time = DateTime(timezone=True)
+
+change_seq = Sequence("change_seq", metadata=metadata, data_type=BigInteger)
+
+# --- resources -------------------------------------------------------------------------------------------------------------
+
+resource = Table(
+    "resource",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("rtype", SmallInteger, primary_key=True, comment="number of the resource type (conformance.capability)"),
+    Column("id", Id, primary_key=True),
+    Column("version", Integer, nullable=False, comment="version id of the current state"),
+    Column("top", Integer, nullable=False, comment="highest version id used, stale arrivals included"),
+    Column("seq", BigInteger, nullable=False, comment="change number; order of history, key of paging"),
+    Column("updated", Time, nullable=False, comment="meta.lastUpdated"),
+    Column("deleted", Boolean, nullable=False, server_default=text("false")),
+    Column("patient", Id, comment="logical id of the Patient whose compartment it is in; null for directories"),
+    Column("parent", Id, comment="id of the DiagnosticReport it belongs to (Entry.parent)"),
+    Column("start_at", Time, comment="lower bound of the type's main date parameter (search/params)"),
+    Column("end_at", Time, comment="upper bound, exclusive"),
+    Column("issued_at", Time, comment="issued (Observation, DiagnosticReport), authored (ServiceRequest)"),
+    Column("tokens", ARRAY(BigInteger), nullable=False, comment="hashes of token, reference and uri values (search/params)"),
+    Column("recency", Id, comment="sortable text of Recency + content hash; null for API writes"),
+    Column("content", LargeBinary, nullable=False, comment="16-byte digest of the body without meta: equal -> no new version"),
+    Column("inbox", BigInteger, comment="inbox id of the message it came from; null for API writes"),
+    Column("mapping", Integer, comment="mapping_version.id"),
+    Column("dict", SmallInteger, nullable=False, comment="zstd_dictionary.id"),
+    Column("body", LargeBinary, nullable=False, comment="zstd of the JSON text as served"),
+    Index("resource_patient", "shard", "patient", "rtype", text("start_at DESC")),
+    Index("resource_type_seq", "rtype", "seq"),
+    Index("resource_tokens", "tokens", postgresql_using="gin"),
+    Index("resource_parent", "shard", "parent", postgresql_where=text("parent IS NOT NULL")),
+)
+
+resource_history = Table(
+    "resource_history",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("rtype", SmallInteger, primary_key=True),
+    Column("id", Id, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("updated", Time, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("stale", Boolean, nullable=False, comment="arrived after something newer: never was current"),
+    Column("patient", Id),
+    Column("inbox", BigInteger),
+    Column("mapping", Integer),
+    Column("dict", SmallInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("resource_history_seq", "rtype", "seq"),
+)
+
+client_id = Table(
+    "client_id",
+    metadata,
+    Column("rtype", SmallInteger, primary_key=True),
+    Column("id", Id, primary_key=True),
+    Column("shard", SmallInteger, nullable=False),
+    comment="directory of ids given by clients: id -> shard (derived ids carry their shard)",
+)
+
+search_value = Table(
+    "search_value",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("rtype", SmallInteger, primary_key=True),
+    Column("id", Id, primary_key=True),
+    Column("param", SmallInteger, primary_key=True, comment="number of the search parameter (search/params)"),
+    Column("ordinal", SmallInteger, primary_key=True),
+    Column("string", Id, comment="normalised: folded case, width and accents"),
+    Column("low", Time),
+    Column("high", Time, comment="exclusive"),
+    Column("number", Numeric),
+    Index("search_value_string", "rtype", "param", "string", postgresql_where=text("string IS NOT NULL")),
+    Index("search_value_low", "rtype", "param", "low", postgresql_where=text("low IS NOT NULL")),
+    comment="ordered and string values of the rarer parameters",
+)
+
+business_key = Table(
+    "business_key",
+    metadata,
+    Column("key", LargeBinary, primary_key=True, comment="16-byte digest of facility + Entry.business"),
+    Column("shard", SmallInteger, nullable=False),
+    Column("rtype", SmallInteger, nullable=False),
+    Column("id", Id, nullable=False),
+    Column("patient", Id, nullable=False),
+    comment="which patient a report number belongs to now: finds results sent for the wrong patient",
+)
+
+result = Table(
+    "result",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("id", Id, primary_key=True, comment="logical id of the Observation"),
+    Column("version", Integer, primary_key=True, comment="version id of the Observation"),
+    Column("patient", Id, nullable=False, comment="logical id of the facility Patient"),
+    Column("report", Id, comment="logical id of the DiagnosticReport"),
+    Column("facility", Text, nullable=False, comment="facility that sent it"),
+    Column("performer", Text, comment="performing laboratory (facility id, else its name as sent); null when unknown"),
+    Column("item", Text, comment="catalogue item code; null while unmapped"),
+    Column("loinc", Text),
+    Column("code", Text, nullable=False, comment="local code as sent"),
+    Column("name", Text, comment="local name as sent"),
+    Column("specimen", Text, comment="specimen type code of the catalogue, null when unknown"),
+    Column("number", Numeric, comment="numeric value as sent"),
+    Column("comparator", Text),
+    Column("value_text", Text, comment="value as text when it is not a plain number"),
+    Column("unit", Text, comment="UCUM code; null when unknown"),
+    Column("unit_text", Text, comment="unit as sent"),
+    Column("flag", Text, comment="interpretation code (v3 ObservationInterpretation)"),
+    Column("range_text", Text),
+    Column("order", Id, comment="logical id of the ServiceRequest"),
+    Column("status", Text, nullable=False, comment="Observation.status"),
+    Column("effective", Time),
+    Column("issued", Time),
+    Column("recorded", Time, nullable=False, comment="from when this version was visible"),
+    Column("until", Time, comment="when a newer version replaced it; null while current"),
+    Column("backfill", Boolean, nullable=False, server_default=text("false")),
+    Column("mark", Text, comment="recognition mark stripped from the name (HR, 全国HR)"),
+    Column("quality", Text, comment="specimen condition, null when not stated"),
+    Index("result_patient_item", "shard", "patient", "item"),
+    Index("result_report", "shard", "report"),
+)
+
+# --- identity --------------------------------------------------------------------------------------------------------------
+
+source_patient = Table(
+    "source_patient",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("patient", Id, primary_key=True, comment="logical id of the facility Patient"),
+    Column("facility", Text, nullable=False),
+    Column("person", Id, nullable=False, comment="person id now; a Patient alone is its own person"),
+    Column("resident_id", LargeBinary, comment="16-byte digest of a valid resident ID number, null when none"),
+    Column("name", Text, comment="normalised name used for matching"),
+    Column("sex", Text),
+    Column("birth", Date),
+    Index("source_patient_resident", "resident_id", postgresql_where=text("resident_id IS NOT NULL")),
+    Index("source_patient_person", "person"),
+)
+
+identity_link = Table(
+    "identity_link",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("patient", Id, primary_key=True),
+    Column("recorded", Time, primary_key=True),
+    Column("until", Time),
+    Column("person", Id, nullable=False),
+    Column("grade", Text, nullable=False, comment="certain | probable | possible | certainly-not"),
+    Column("basis", Text, nullable=False, comment="resident-id | merge | unmerge | alone"),
+    Index("identity_link_person", "person"),
+    comment="history of source_patient.person: what was linked when",
+)
+
+identity_review = Table(
+    "identity_review",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("patient", Id, primary_key=True),
+    Column("other_shard", SmallInteger, primary_key=True),
+    Column("other", Id, primary_key=True),
+    Column("reason", Text, nullable=False, comment="name-differs | sex-differs | birth-differs | missing ..."),
+    Column("recorded", Time, nullable=False),
+    Column("closed", Time),
+    comment="pairs kept separate that a person should look at",
+)
+
+# --- inbox and outbox -------------------------------------------------------------------------------------------------------
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("facility", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("control_id", Text, nullable=False),
+    Column("sent_at", Time),
+    Column("received_at", Time, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("size", Integer, nullable=False, comment="bytes before compression"),
+    Column("charset", Text, nullable=False),
+    Column("lane", SmallInteger, nullable=False, comment="0 live, 1 backfill"),
+    Column("keys", ARRAY(BigInteger), nullable=False, comment="ordering keys: one per patient named (PID, MRG-1)"),
+    Column("status", Text, nullable=False, comment="ready | claimed | done | held | failed | quality-control"),
+    Column("flag", Text, comment="control-id-reused when the control id came before with other bytes"),
+    Column("claimed_by", Text),
+    Column("lease_until", Time),
+    Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
+    Column("reason", Text, comment="issue key of the hold or failure"),
+    Column("issues", JSONB, comment="Issue list of the last conversion"),
+    Column("unread", JSONB, comment="positions of unread fields of the last conversion"),
+    Column("converted_at", Time),
+    Column("mapping", Integer),
+    Column("raw", LargeBinary, nullable=False, comment="zstd of the bytes as received"),
+    Index("inbox_same", "shard", "facility", "sha256", unique=True),
+    Index("inbox_control", "facility", "control_id"),
+    Index("inbox_open", "lane", "id", postgresql_where=text("status IN ('ready', 'claimed')")),
+    Index("inbox_status", "status", "facility", postgresql_where=text("status IN ('held', 'failed')")),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("topic", Text, nullable=False, comment="result-new | result-corrected | result-voided | patient-merged"),
+    Column("facility", Text, nullable=False),
+    Column("patient", Id),
+    Column("resource", Text, nullable=False, comment="<type>/<id>/_history/<version>"),
+    Column("created", Time, nullable=False),
+    Column("published", Time),
+    Index("outbox_open", "id", postgresql_where=text("published IS NULL")),
+)
+
+unmapped = Table(
+    "unmapped",
+    metadata,
+    Column("facility", Text, primary_key=True),
+    Column("kind", Text, primary_key=True, comment="code | unit | order"),
+    Column("code", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("unit", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("first_seen", Time, nullable=False),
+    Column("last_seen", Time, nullable=False),
+    Column("example", BigInteger, nullable=False, comment="inbox id"),
+    comment="mapping worklist; no patient data",
+)
+
+mapping_version = Table(
+    "mapping_version",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("digest", Text, nullable=False, unique=True, comment="digest of mapping files, profile and code maps"),
+    Column("label", Text, nullable=False),
+    Column("recorded", Time, nullable=False),
+)
+
+zstd_dictionary = Table(
+    "zstd_dictionary",
+    metadata,
+    Column("id", SmallInteger, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+# --- evidence ---------------------------------------------------------------------------------------------------------------
+
+audit_entry = Table(
+    "audit_entry",
+    metadata,
+    Column("chain", Text, primary_key=True, comment="one chain per writer process"),
+    Column("number", BigInteger, primary_key=True),
+    Column("at", Time, nullable=False),
+    Column("entry", Text, nullable=False, comment="canonical JSON: who, role, facility, action, patient, outcome"),
+    Column("hash", LargeBinary, nullable=False, comment="SHA-256 of previous hash + entry"),
+    Index("audit_entry_at", "at"),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("chain", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("at", Time, nullable=False),
+    Column("kind", Text, nullable=False, comment="reminder | no-answer | feedback"),
+    Column("person", Id),
+    Column("facility", Text, nullable=False),
+    Column("orderable", Text),
+    Column("outcome", Text),
+    Column("entry", Text, nullable=False, comment="canonical JSON of the decision with evidence and versions"),
+    Column("hash", LargeBinary, nullable=False),
+    Index("ledger_at", "at"),
+)

@@ -1,0 +1,1 @@
+"""Source -> Bundle, and all knowledge about one hospital: profiles, code maps, units, times, ids, catalogue."""

@@ -1,0 +1,45 @@
+"""Derived logical ids: the same message twice gives the same ids (FHIR R4 id: http://hl7.org/fhir/R4/datatypes.html#id).
+
+``<2 characters shard><22 characters digest>``, alphabet 0-9a-v (base32hex, RFC 4648 section 7, lower case). The shard comes from
+the facility's Patient, so that everything of one patient lives in one shard and a read by id needs no look-up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+SHARDS = 1024
+_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+_VALUE = {c: i for i, c in enumerate(_ALPHABET)}
+ID_LENGTH = 24
+
+
+def _digest(parts: tuple[str, ...], size: int) -> int:
+    # 0x1F cannot appear in HL7, XML or JSON text that passed the readers, so the join is unambiguous.
+    return int.from_bytes(hashlib.blake2b("\x1f".join(parts).encode(), digest_size=size).digest(), "big")
+
+
+def shard_of(facility: str, patient_key: str) -> int:
+    """Shard (0..1023) of a facility's Patient. ``patient_key`` is the business identifier, ``<authority>|<value>``."""
+    return _digest((facility, patient_key), 8) % SHARDS
+
+
+def logical_id(shard: int, facility: str, resource_type: str, *business: str) -> str:
+    """Logical id of a resource: shard prefix + 110-bit digest of facility, type and business identifier parts."""
+    number = _digest((facility, resource_type, *business), 14) >> 2
+    out = [_ALPHABET[shard >> 5], _ALPHABET[shard & 31]]
+    for shift in range(105, -1, -5):
+        out.append(_ALPHABET[(number >> shift) & 31])
+    return "".join(out)
+
+
+def directory_id(facility: str, resource_type: str, *business: str) -> str:
+    """Logical id of a resource without a patient (Organization, Location, Practitioner): its shard is that of its own key."""
+    return logical_id(shard_of(facility, "\x1e".join((resource_type, *business))), facility, resource_type, *business)
+
+
+def shard_of_id(logical: str) -> int | None:
+    """The shard a derived id names, or None when the id was not derived here (given by a client)."""
+    if len(logical) != ID_LENGTH or not _VALUE.keys() >= set(logical):
+        return None
+    return (_VALUE[logical[0]] << 5) | _VALUE[logical[1]]
