@@ -4,3 +4,87 @@ A profile names its file, line and key when it is wrong. It may inherit (``base:
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Organization(_Part):
+    """The facility as an Organization: names, business identifier, level and region (GB/T 2260 code)."""
+
+    name: str
+    name_en: str = ""
+    identifier: str = ""
+    level: str = ""
+    region: str = ""
+    consortium: str = ""
+
+
+class Sender(_Part):
+    """MSH-3.1 and MSH-4.1 that this facility writes; an empty application agrees with any."""
+
+    application: str = ""
+    facility: str
+
+
+class Channel(_Part):
+    """Who may speak for the facility: peers by network (CIDR), by client certificate name, or by a port of its own."""
+
+    name: str = "default"
+    addresses: list[str] = Field(default_factory=list)
+    certificate: str = ""
+    port: int = 0
+    messages_per_second: float = 0
+    max_bytes: int = 16 * 1024 * 1024
+
+
+class Identifiers(_Part):
+    """Reading PID-2/3/4/18/19 and PV1-19.
+
+    patient      CX.5 type codes that name the facility's patient, best first (the patient key); "" is "no type given"
+    resident_id  CX.5 type codes or CX.4 authorities that say "resident ID number"
+    authorities  CX.4 namespace id -> FHIR identifier system
+    """
+
+    patient: list[str] = Field(default_factory=lambda: ["PI", "MR", "PT", ""])
+    resident_id: list[str] = Field(default_factory=lambda: ["NI", "NNCHN", "SB", "IDCARD"])
+    authorities: dict[str, str] = Field(default_factory=dict)
+
+
+class Codes(_Part):
+    """CSV files, relative to the profile: local test codes, order codes, and units beside the shipped unit table."""
+
+    tests: str = ""
+    orders: str = ""
+    units: str = ""
+
+
+class Facility(_Part):
+    """One facility profile. ``generic`` is the profile for a sender nobody has described yet."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    base: str = ""
+    organization: Organization
+    senders: list[Sender] = Field(default_factory=list)
+    channels: list[Channel] = Field(default_factory=list)
+    charset: str = ""
+    time_zone: str = "Asia/Shanghai"
+    identifiers: Identifiers = Field(default_factory=Identifiers)
+    codes: Codes = Field(default_factory=Codes)
+    performers: dict[str, str] = Field(default_factory=dict)
+    """OBX-15.1/OBX-23 code or name -> facility id of the performing laboratory."""
+    default_performer: Literal["sender", "unknown"] = "unknown"
+    """Who performed a test when OBX-15/23 and OBR do not say: the sender itself, or nobody is named."""
+    flags: dict[str, str] = Field(default_factory=dict)
+    """OBX-8 text -> v3 ObservationInterpretation code, before the shipped table."""
+    observation_status: dict[str, str] = Field(default_factory=dict)
+    """OBX-11 text -> Observation.status, before the shipped table."""
+    report_status: dict[str, str] = Field(default_factory=dict)
+    """OBR-25 text -> DiagnosticReport.status, before the shipped table."""
+    quality_control_patients: list[str] = Field(default_factory=list)
+    """Regular expressions on the PID-3 value that mark a quality-control run."""
