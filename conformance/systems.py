@@ -1,0 +1,48 @@
+"""Identifier and code systems, spelled once (OIDs: WS/T 500 shared documents; HL7: terminology.hl7.org)."""
+
+from __future__ import annotations
+
+BASE = "http://tongjian.org/fhir"
+
+# identifiers
+RESIDENT_ID = "urn:oid:2.16.156.10011.1.3"
+"""Resident ID card number, GB 11643-1999."""
+CREDIT_CODE = "urn:oid:2.16.156.10011.1.5"
+"""Organisation code (Unified Social Credit Code, GB 32100)."""
+FACILITY = f"{BASE}/sid/facility"
+"""Our facility id, as business identifier of the facility's Organization."""
+
+
+def facility_system(facility: str, kind: str) -> str:
+    """Identifier system of one facility: kind is ``patient``, ``visit``, ``placer``, ``filler``, ``specimen``, ``staff``, ``unit``."""
+    return f"{BASE}/sid/{facility}/{kind}"
+
+
+def local_codes(facility: str, kind: str) -> str:
+    """Code system of one facility's local codes: kind is ``tests`` or ``orders``."""
+    return f"{BASE}/CodeSystem/{facility}-{kind}"
+
+
+# code systems
+ITEMS = f"{BASE}/CodeSystem/items"
+"""Recognizable items of the catalogue."""
+ORDERABLES = f"{BASE}/CodeSystem/orderables"
+LOINC = "http://loinc.org"
+UCUM = "http://unitsofmeasure.org"
+V2 = "http://terminology.hl7.org/CodeSystem/v2-"
+"""Prefix of the HL7 v2 tables: V2 + "0203"."""
+V3 = "http://terminology.hl7.org/CodeSystem/v3-"
+INTERPRETATION = V3 + "ObservationInterpretation"
+OBSERVATION_CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
+DATA_ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
+
+# extensions
+MARK = f"{BASE}/StructureDefinition/recognition-mark"
+"""Observation: mark stripped from the item name (``全国HR``, ``HR``, ``*``)."""
+SOURCE_TEXT = f"{BASE}/StructureDefinition/source-text"
+"""Quantity or Observation: the value or unit exactly as sent, where typing changed its form."""
+
+
+def source_uri(facility: str, control_id: str) -> str:
+    """meta.source of everything that came in a message."""
+    return f"urn:tongjian:{facility}#{control_id}"
