@@ -1,0 +1,71 @@
+"""The patient key: which of a patient's identifiers names the facility's own Patient (HL7 v2.5.1 section 3.4.2.3, CX; guide PID-3).
+
+The key is ``<authority>|<value>``. It decides the Patient's logical id, the shard and the ordering key, so one function serves the
+peek before the acknowledgement and the conversion after it. The authority is CX.4: what the profile maps it to, else the namespace
+id, else the universal id (``^^^&PATID`` has only that), else nothing.
+"""
+
+from __future__ import annotations
+
+from mappings.facility import Facility
+from mappings.source import Element, Record, part
+
+# Table 0203: numbers of a visit or an account. They name an encounter, so they are the last resort for a patient.
+VISIT_TYPES = frozenset({"AN", "VN", "ANON", "ANC", "ANT"})
+
+# PID and MRG (2.5.1 sections 3.4.2 and 3.4.9): the identifier list first, then the fields kept for older versions.
+_FIELDS = {"PID": (3, 2, 4, 19, 18), "MRG": (1, 4, 2, 3)}
+_ACCOUNT = {("PID", 18), ("MRG", 3)}
+_NATIONAL = ("PID", 19)
+
+
+def authority(element: Element, facility: Facility) -> str:
+    """CX.4 of one identifier: the system the profile gives it, else namespace id, else universal id, else empty."""
+    name = part(element, 4, 1) or part(element, 4, 2)
+    return facility.identifiers.authorities.get(name, name)
+
+
+def is_resident_id(element: Element, facility: Facility) -> bool:
+    """True when CX.5 or CX.4 says "resident ID number" by the profile."""
+    words = facility.identifiers.resident_id
+    return part(element, 5) in words or part(element, 4, 1) in words
+
+
+def rank(element: Element, facility: Facility) -> int:
+    """How well one CX names the facility's patient, lower is better: types of the profile, others, resident ID, visit numbers."""
+    types = facility.identifiers.patient
+    kind = part(element, 5)
+    if is_resident_id(element, facility):
+        return 1001
+    if kind in types:
+        return types.index(kind)
+    return 1002 if kind in VISIT_TYPES else 1000
+
+
+def patient_key(record: Record, facility: Facility) -> str:
+    """PID or MRG -> ``<authority>|<value>`` of the best identifier, ``""`` when the record names none.
+
+    PID: the best repetition of PID-3, then PID-2, PID-4, a resident ID in PID-3, PID-19, and at last visit or account numbers
+    (PID-3, PID-18). MRG: MRG-1, MRG-4, MRG-2, MRG-3 in the same way. Repetitions without a number (``^^^^51``) and HL7 null do not count.
+    """
+    best = 9999
+    found = ""
+    name = record.name
+    for field in _FIELDS.get(name, _FIELDS["PID"]):
+        for element in record.get(field):
+            value = part(element, 1).strip()
+            if not value:
+                continue
+            score = rank(element, facility)
+            if (name, field) in _ACCOUNT:
+                score = 1003
+            elif (name, field) == _NATIONAL:
+                score = 1001
+            elif field != _FIELDS[name][0] and score < 1000:
+                score = 1000
+            if score < best:
+                prefix = "account" if score >= 1002 and not authority(element, facility) else authority(element, facility)
+                best, found = score, f"{prefix}|{value}"
+        if best < 1000:
+            break
+    return found
