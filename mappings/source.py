@@ -66,9 +66,7 @@ def part(element: Element, component: int, sub: int = 1) -> str:
     """Text of sub-component ``sub`` of component ``component`` (1-based) of one repetition; empty when absent or HL7 null."""
     if component > len(element):
         return ""
-    found = element[component - 1]
-    if isinstance(found, str):
-        found = found if sub == 1 else ""
-    else:
-        found = found[sub - 1] if sub <= len(found) else ""
+    whole = element[component - 1]
+    subs = (whole,) if isinstance(whole, str) else whole
+    found = subs[sub - 1] if sub <= len(subs) else ""
     return "" if found == NULL else found

@@ -1,0 +1,123 @@
+"""Settings: environment variables over one TOML file over defaults; typed, documented in docs/settings.md (a test compares).
+
+Environment: ``TONGJIAN_<NAME>`` in upper case; ``DATABASE_URL`` is understood without the prefix. The file is ``tongjian.toml`` in
+the working directory, or the one that ``TONGJIAN_CONFIG`` names.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as fault:
+        raise ValueError(f"'{name}' is not a time zone name such as Asia/Shanghai") from fault
+    return name
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the text names each wrong setting and what it should be."""
+
+
+class Settings(BaseSettings):
+    """All settings of one installation. Sizes in bytes, times in the unit the name ends with."""
+
+    model_config = SettingsConfigDict(env_prefix="TONGJIAN_", extra="forbid", populate_by_name=True)
+
+    database_url: str = Field(
+        "",
+        validation_alias=AliasChoices("database_url", "DATABASE_URL", "TONGJIAN_DATABASE_URL"),
+        description="PostgreSQL 15 or newer, postgresql://user:password@host:port/name. Empty: an embedded PostgreSQL in data_dir.",
+    )
+    data_dir: Path = Field(Path("var"), description="Folder of the embedded database, the signing keys and the spool.")
+    profiles_dir: Path | None = Field(
+        None, description="Folder of facility profiles (*.yaml). Empty: the shipped example county."
+    )
+    host: str = Field("127.0.0.1", description="Address the HTTP server listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
+    base_url: str = Field(
+        "", description="Address of the FHIR API as clients see it. Empty: http://<host>:<port>/fhir."
+    )
+    https_certificate: Path | None = Field(
+        None, description="PEM certificate chain; set together with https_key to serve HTTPS."
+    )
+    https_key: Path | None = Field(None, description="PEM private key of https_certificate.")
+    mllp_host: str = Field("127.0.0.1", description="Address the MLLP server listens on.")
+    mllp_port: int = Field(
+        2575, ge=0, le=65535, description="MLLP port shared by all channels without a port of their own; 0: free."
+    )
+    mllp_certificate: Path | None = Field(
+        None, description="PEM certificate chain; set together with mllp_key for MLLP over TLS."
+    )
+    mllp_key: Path | None = Field(None, description="PEM private key of mllp_certificate.")
+    mllp_client_ca: Path | None = Field(
+        None, description="PEM authorities; when set, senders must show a certificate they issued."
+    )
+    mllp_max_message: int = Field(
+        16 * 1024 * 1024, ge=1024, description="Largest accepted message; a channel may set less."
+    )
+    mllp_max_connections: int = Field(1000, ge=1, description="Connections served at once; further ones are closed.")
+    mllp_idle_seconds: float = Field(3600, gt=0, description="A silent connection is closed after this time.")
+    workers: int = Field(1, ge=0, le=64, description="Converter processes that `tongjian serve` starts.")
+    claim_batch: int = Field(40, ge=1, le=500, description="Messages one worker converts in one transaction.")
+    lease_seconds: float = Field(
+        30, ge=2, description="A worker that shows no heartbeat for this time loses its messages to others."
+    )
+    read_connections: int = Field(10, ge=1, description="Database connections of the API for reading.")
+    write_connections: int = Field(4, ge=1, description="Database connections of the API for writing.")
+    statement_timeout_ms: int = Field(
+        10_000, ge=100, description="A query that runs longer is stopped and answered with 503."
+    )
+    max_request: int = Field(16 * 1024 * 1024, ge=1024, description="Largest HTTP request body.")
+    hook_deadline_ms: int = Field(
+        500, ge=10, description="The order-time answer is empty when it is not ready by then."
+    )
+    time_zone: Annotated[str, AfterValidator(_zone)] = Field(
+        "Asia/Shanghai", description="Zone of search values and of messages that state none."
+    )
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line over environment over TOML file."""
+        file = Path(os.environ.get("TONGJIAN_CONFIG", "tongjian.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """time_zone as a ZoneInfo."""
+        return ZoneInfo(self.time_zone)
+
+    def fhir_base(self, port: int | None = None) -> str:
+        """Absolute address of the FHIR API, without a trailing slash; ``port`` is the one really bound when it was 0."""
+        scheme = "https" if self.https_certificate else "http"
+        return (self.base_url or f"{scheme}://{self.host}:{port or self.port}/fhir").rstrip("/")
+
+
+def load(**given: object) -> Settings:
+    """Settings from the command line (values that are not None), environment and file. Raises SettingsError."""
+    named = os.environ.get("TONGJIAN_CONFIG")
+    if named and not Path(named).is_file():
+        raise SettingsError(f"TONGJIAN_CONFIG names {named}, which is not a file.")
+    try:
+        return Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as fault:
+        lines = [f"setting {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in fault.errors(include_input=False)]
+        raise SettingsError("\n".join(lines)) from None
+    except ValueError as fault:
+        raise SettingsError(f"The settings file cannot be read: {fault}") from fault
