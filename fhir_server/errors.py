@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 
@@ -39,10 +40,14 @@ class Category(Enum):
 
 
 class Fault(Exception):
-    """A request that cannot be served: category, one sentence for the client, and where (FHIRPath or parameter) if known."""
+    """A request that cannot be served: category, one sentence for the client, where (FHIRPath or parameter) if known, and HTTP
+    headers the answer must carry (WWW-Authenticate with 401, Allow with 405)."""
 
-    def __init__(self, category: Category, text: str, *, where: str = "") -> None:
+    def __init__(
+        self, category: Category, text: str, *, where: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(text)
         self.category = category
         self.text = text
         self.where = where
+        self.headers: Mapping[str, str] = headers or {}

@@ -1,0 +1,281 @@
+"""Who may do what: signed bearer tokens and SMART v2 scopes.
+
+Tokens are JWT (RFC 7519) signed with ES256 or ES384 (RFC 7518), carried as RFC 6750 bearer tokens; scopes are those of SMART App Launch
+2.2 (http://hl7.org/fhir/smart-app-launch/scopes-and-launch-context.html). All cryptography is joserfc's. No web framework here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, cast
+
+from joserfc import jwt
+from joserfc.errors import ExpiredTokenError, JoseError
+from joserfc.jwk import ECKey, GuestProtocol
+
+from fhir_server.errors import Category, Fault
+
+ISSUER: Final = "tongjian"
+KEY_FILE: Final = "token-keys.json"
+_ALGORITHM: Final = {"P-256": "ES256", "P-384": "ES384"}
+_CACHED: Final = 4096
+
+# Role -> (contexts its scopes may have, interactions it may hold). Administration and audit are separate duties (GB/T 22239-2019).
+ROLES: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {
+    "clinician": (frozenset({"user"}), frozenset("cruds")),
+    "integrator": (frozenset({"system", "user"}), frozenset("cruds")),
+    "auditor": (frozenset({"user"}), frozenset("rs")),
+    "administrator": (frozenset({"user", "system"}), frozenset("cruds")),
+    "system": (frozenset({"system"}), frozenset("cruds")),
+}
+
+# RESTful interaction (http://hl7.org/fhir/R4/valueset-type-restful-interaction.html and its system-level fellow) -> SMART letter.
+_LETTER: Final[dict[str, str]] = {
+    "create": "c",
+    "read": "r",
+    "vread": "r",
+    "history-instance": "r",
+    "update": "u",
+    "patch": "u",
+    "delete": "d",
+    "search-type": "s",
+    "search-system": "s",
+    "history-type": "s",
+    "history-system": "s",
+}
+_SCOPE = re.compile(r"(patient|user|system)/(\*|[A-Z][A-Za-z]*)\.(c?r?u?d?s?)(\?.+)?")
+
+
+@lru_cache(maxsize=1024)
+def _grants(scopes: frozenset[str]) -> dict[str, frozenset[str]]:
+    """Resource type or ``*`` -> letters granted for all its instances. ``patient/`` scopes and scopes narrowed by a query grant
+    nothing here: what cannot be enforced is not given."""
+    out: dict[str, frozenset[str]] = {}
+    for scope in scopes:
+        m = _SCOPE.fullmatch(scope)
+        if m and m[1] != "patient" and not m[4]:
+            out[m[2]] = out.get(m[2], frozenset()) | frozenset(m[3])
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks: subject (user or client id), role (one of ROLES), facility id (empty: no single facility), SMART scopes."""
+
+    subject: str
+    role: str
+    facility: str
+    scopes: frozenset[str]
+
+    def may(self, interaction: str, type: str) -> bool:
+        """True when the scopes grant the RESTful interaction (``read``, ``search-type`` ...) on the resource type.
+
+        ``type`` is a resource type, or ``*`` for every type (system search and history). Raises ValueError for an unknown interaction.
+        """
+        letter = _LETTER.get(interaction)
+        if letter is None:
+            raise ValueError(f"{interaction} is not an interaction that scopes name")
+        grants = _grants(self.scopes)
+        return letter in grants.get("*", ()) or letter in grants.get(type, ())
+
+    def require(self, interaction: str, *types: str) -> None:
+        """Raises Fault FORBIDDEN naming the first resource type the scopes do not grant the interaction on."""
+        for name in types:
+            if not self.may(interaction, name):
+                missing = f"{'system' if self.role == 'system' else 'user'}/{name}.{_LETTER[interaction]}"
+                raise Fault(
+                    Category.FORBIDDEN,
+                    f"The token does not allow {interaction} on {name}. Ask for a token with scope {missing}.",
+                    headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{missing}"'},
+                )
+
+    def require_role(self, *roles: str) -> None:
+        """Raises Fault FORBIDDEN when the principal has none of the roles."""
+        if self.role not in roles:
+            raise Fault(Category.FORBIDDEN, f"This needs a token of role {' or '.join(roles)}.")
+
+
+@dataclass(slots=True)
+class Keys:
+    """Signing keys: the last one signs, all are accepted, so that a key can be replaced while its tokens live on."""
+
+    keys: list[ECKey]
+    issuer: str = ISSUER
+    audience: str = ISSUER
+    _verified: OrderedDict[bytes, tuple[dict[str, Any], Principal]] = field(default_factory=OrderedDict, repr=False)
+
+    @classmethod
+    def load(cls, data_dir: Path, *, issuer: str = ISSUER, audience: str = ISSUER) -> Keys:
+        """The keys kept in ``data_dir`` (JWK Set, RFC 7517, mode 0600); the first start makes one (P-256). Safe when several
+        processes start at once: one wins and all read the same file. Raises OSError or ValueError when the file cannot be used."""
+        path = data_dir / KEY_FILE
+        if not path.exists():
+            data_dir.mkdir(parents=True, exist_ok=True)
+            _write(path, [_new_key("P-256")], replace=False)
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            raise ValueError(f"{path.name} can be read by others; set its mode to 0600")
+        stored = json.loads(path.read_text("utf-8")).get("keys")
+        if not stored:
+            raise ValueError(f"{path.name} holds no key; delete it to have a new one made (old tokens end)")
+        return cls([ECKey.import_key(k) for k in stored], issuer, audience)
+
+    @classmethod
+    def rotate(cls, data_dir: Path, curve: str = "P-256", keep: int = 2) -> Keys:
+        """Adds a new signing key (``P-256`` or ``P-384``) and keeps the ``keep`` newest older ones for tokens already given out."""
+        old = cls.load(data_dir)
+        kept = old.keys[-keep:] if keep else []
+        _write(data_dir / KEY_FILE, [*kept, _new_key(curve)], replace=True)
+        return cls.load(data_dir)
+
+    def public(self) -> dict[str, Any]:
+        """The public JWK Set, for others who check our tokens."""
+        return {"keys": [{**k.as_dict(private=False), "alg": _algorithm(k), "use": "sig"} for k in self.keys]}
+
+
+def _new_key(curve: str) -> ECKey:
+    if curve not in _ALGORITHM:
+        raise ValueError(f"{curve} is not one of {', '.join(_ALGORITHM)}")
+    return ECKey.generate_key(curve, auto_kid=True)
+
+
+def _algorithm(key: ECKey) -> str:
+    return _ALGORITHM[key.curve_name]
+
+
+def _write(path: Path, keys: Iterable[ECKey], *, replace: bool) -> None:
+    """Whole file or nothing; without ``replace`` an existing file stays."""
+    text = json.dumps({"keys": [k.as_dict(private=True) for k in keys]})
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    try:
+        if replace:
+            draft.replace(path)
+        else:
+            os.link(draft, path)
+    except FileExistsError:
+        pass  # another process was first; its keys are the ones
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def default_scopes(role: str) -> frozenset[str]:
+    """The widest scope a role may hold on every type (``user/*.rs`` for an auditor). Raises ValueError for an unknown role."""
+    if role not in ROLES:
+        raise ValueError(f"{role} is not one of {', '.join(ROLES)}")
+    contexts, letters = ROLES[role]
+    context = "user" if "user" in contexts else "system"
+    return frozenset({f"{context}/*.{''.join(c for c in 'cruds' if c in letters)}"})
+
+
+def issue_token(
+    keys: Keys, subject: str, role: str, facility: str, scopes: Iterable[str], *, ttl: timedelta, now: datetime
+) -> str:
+    """A signed token. ``now`` is an aware datetime; ``facility`` may be empty; empty ``scopes`` means ``default_scopes(role)``.
+
+    Raises ValueError for an unknown role, a scope that is not SMART v2, or a scope the role may not hold.
+    """
+    wanted = frozenset(scopes) or default_scopes(role)
+    contexts, letters = ROLES.get(role, (None, frozenset[str]()))
+    if contexts is None:
+        raise ValueError(f"{role} is not one of {', '.join(ROLES)}")
+    for scope in wanted:
+        m = _SCOPE.fullmatch(scope)
+        if not m or not m[3]:
+            raise ValueError(f"{scope} is not a SMART v2 scope such as user/Observation.rs")
+        if m[1] not in contexts or not letters.issuperset(m[3]):
+            raise ValueError(f"role {role} may not hold scope {scope}")
+    if not subject or ttl <= timedelta():
+        raise ValueError("a token needs a subject and a life longer than 0")
+    key = keys.keys[-1]
+    at = int(now.timestamp())
+    claims = {
+        "iss": keys.issuer,
+        "aud": keys.audience,
+        "sub": subject,
+        "iat": at,
+        "nbf": at,
+        "exp": at + max(1, int(ttl.total_seconds())),
+        "jti": secrets.token_urlsafe(12),
+        "role": role,
+        "facility": facility,
+        "scope": " ".join(sorted(wanted)),
+    }
+    return jwt.encode({"alg": _algorithm(key), "kid": key.kid, "typ": "JWT"}, claims, key, algorithms=[_algorithm(key)])
+
+
+def authenticate(keys: Keys, header: str | None, now: datetime) -> Principal:
+    """``Authorization`` header -> Principal. Raises Fault UNAUTHENTICATED (with a WWW-Authenticate header, RFC 6750 section 3) when
+    there is no token, or it is forged, expired, not yet valid, or meant for somebody else."""
+    scheme, _, token = (header or "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise _unauthenticated("This needs a bearer token: Authorization: Bearer <token>.", "")
+    # A verified signature stays verified; the times are checked every time. Only the digest of a token is kept.
+    digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+    known = keys._verified.get(digest)
+    claims = _verify(keys, token) if known is None else known[0]
+    _check_times(keys, claims, now)
+    if known is not None:
+        return known[1]
+    principal = _principal(claims)
+    keys._verified[digest] = (claims, principal)
+    if len(keys._verified) > _CACHED:
+        keys._verified.popitem(last=False)
+    return principal
+
+
+def _verify(keys: Keys, token: str) -> dict[str, Any]:
+
+    def key_of(guest: GuestProtocol) -> ECKey:
+        headers = guest.headers()
+        for key in keys.keys:
+            if headers.get("kid") == key.kid and headers.get("alg") == _algorithm(key):
+                return key
+        raise _unauthenticated("The token is signed with a key this server does not know.", "invalid_token")
+
+    try:
+        return jwt.decode(token, key_of, algorithms=list(_ALGORITHM.values())).claims
+    except (JoseError, ValueError, UnicodeError):
+        raise _unauthenticated("The token is not valid. Ask for a new one.", "invalid_token") from None
+
+
+def _check_times(keys: Keys, claims: dict[str, Any], now: datetime) -> None:
+    registry = jwt.JWTClaimsRegistry(
+        now=int(now.timestamp()),
+        iss={"essential": True, "value": keys.issuer},
+        aud={"essential": True, "value": keys.audience},
+        sub={"essential": True},
+        exp={"essential": True},
+        nbf={"essential": True},
+    )
+    try:
+        registry.validate(claims)
+    except ExpiredTokenError:
+        raise _unauthenticated("The token has expired. Ask for a new one.", "invalid_token") from None
+    except JoseError:
+        raise _unauthenticated("The token is not valid here or not valid yet.", "invalid_token") from None
+
+
+def _principal(claims: dict[str, Any]) -> Principal:
+    role, facility, scope = claims.get("role"), claims.get("facility", ""), claims.get("scope", "")
+    if role not in ROLES or not isinstance(facility, str) or not isinstance(scope, str):
+        raise _unauthenticated("The token names no role this server knows.", "invalid_token")
+    return Principal(cast(str, claims["sub"]), cast(str, role), facility, frozenset(scope.split()))
+
+
+def _unauthenticated(text: str, error: str) -> Fault:
+    challenge = 'Bearer realm="tongjian"' + (f', error="{error}"' if error else "")
+    return Fault(Category.UNAUTHENTICATED, text, headers={"WWW-Authenticate": challenge})
