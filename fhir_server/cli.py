@@ -1,0 +1,271 @@
+"""The command ``tongjian`` (Typer): one function per command, each only gathers what it needs and calls the part that does it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from fhir_server import settings as settings_module
+from fhir_server.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mappings.profile import Profile
+
+cli = typer.Typer(
+    name="tongjian",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Tongjian (通检): turns HIS and LIS messages into FHIR R4 and recognizes test results across a county.",
+)
+send = typer.Typer(no_args_is_help=True, help="Send files to a server, as a HIS or LIS would.")
+cli.add_typer(send, name="send")
+err = Console(stderr=True, soft_wrap=True)
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the embedded database and the keys (default: ./var).")
+]
+Profiles = Annotated[
+    Path | None, typer.Option("--profiles", help="Folder of facility profiles (default: the shipped example county).")
+]
+
+
+def _fail(text: str, code: int = 1) -> typer.Exit:
+    err.print(text, style="red", markup=False)
+    return typer.Exit(code)
+
+
+def _settings(**given: object) -> Settings:
+    try:
+        return settings_module.load(**given)
+    except SettingsError as fault:
+        raise _fail(str(fault)) from None
+
+
+def _profiles(directory: Path | None) -> Mapping[str, Profile]:
+    from mappings.profile import ProfileError, load_profiles  # noqa: PLC0415 - keeps `--help` fast
+
+    try:
+        return load_profiles(directory)
+    except ProfileError as fault:
+        raise _fail(str(fault)) from None
+
+
+@cli.command()
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="End after the report instead of staying up.")] = False,
+    data: DataDir = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port (0: any free one).")] = None,
+    mllp_port: Annotated[int | None, typer.Option(help="MLLP port (0: any free one).")] = None,
+) -> None:
+    """Run a small example county on the embedded database: send its messages, recognize a result, audit the repeats."""
+    from fhir_server.demo.run import DemoFailed, run  # noqa: PLC0415
+
+    try:
+        run(_settings(data_dir=data, port=port, mllp_port=mllp_port), leave=leave)
+    except DemoFailed as fault:
+        raise _fail(str(fault)) from None
+
+
+@cli.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="HTTP port (default 8080; 0: any free one).")] = None,
+    mllp_port: Annotated[int | None, typer.Option(help="MLLP port (default 2575; 0: any free one).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Converter processes (default 1).")] = None,
+    data: DataDir = None,
+    profiles: Profiles = None,
+) -> None:
+    """Serve the FHIR API and MLLP and convert messages, all in one go. Ctrl-C stops gracefully."""
+    from fhir_server.serve import CannotServe, run  # noqa: PLC0415
+
+    chosen = _settings(
+        port=port, mllp_port=mllp_port, host=host, mllp_host=host, workers=workers, data_dir=data, profiles_dir=profiles
+    )
+    try:
+        run(chosen, _profiles(chosen.profiles_dir))
+    except CannotServe as fault:
+        raise _fail(str(fault)) from None
+
+
+@cli.command()
+def work(data: DataDir = None, profiles: Profiles = None) -> None:
+    """Run one more converter process beside a running server (same database, same profiles)."""
+    from fhir_server.ingest import worker  # noqa: PLC0415
+    from fhir_server.serve import database  # noqa: PLC0415
+
+    chosen = _settings(data_dir=data, profiles_dir=profiles)
+    with database(chosen) as url:
+        worker.run(
+            url,
+            _profiles(chosen.profiles_dir),
+            batch=chosen.claim_batch,
+            lease=chosen.lease_seconds,
+            log_level=chosen.log_level,
+        )
+
+
+@cli.command()
+def migrate(data: DataDir = None) -> None:
+    """Bring the database to this version's schema; safe to run again, forward only."""
+    from fhir_server.serve import database  # noqa: PLC0415
+    from fhir_server.store.database import current_revision  # noqa: PLC0415
+
+    with database(_settings(data_dir=data)) as url:
+        typer.echo(f"The database is at revision {current_revision(url)}.")
+
+
+@send.command("hl7")
+def send_hl7(
+    files: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, help="Files with one or many HL7 v2 messages.")
+    ],
+    host: Annotated[str, typer.Option(help="Server address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="MLLP port of the server.")] = 2575,
+    from_address: Annotated[
+        str, typer.Option("--from", help="Local address to send from (the server tells facilities apart by it).")
+    ] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for each acknowledgement.")] = 30.0,
+) -> None:
+    """Send HL7 v2 files over MLLP, one message after the other on one connection; print what was not accepted."""
+    from fhir_server.send import SendFailed, send_files  # noqa: PLC0415
+
+    try:
+        refused = asyncio.run(send_files(files, host, port, from_address, timeout))
+    except SendFailed as fault:
+        raise _fail(str(fault)) from None
+    if refused:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def convert(
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, allow_dash=True, help="One message; - reads standard input."),
+    ],
+    facility: Annotated[str, typer.Option(help="Facility profile id; 'generic' needs no profile.")] = "generic",
+    profiles: Profiles = None,
+    pretty: Annotated[bool, typer.Option(help="Indent the Bundle.")] = True,
+) -> None:
+    """Convert one message without a database: Bundle on stdout, issues and unread fields as JSON on stderr.
+
+    Exit code 0: clean. 1: converted with issues. 2: nothing could be converted.
+    """
+    from fhir_server.convert_file import convert_file  # noqa: PLC0415
+
+    known = _profiles(_settings(profiles_dir=profiles).profiles_dir)
+    if facility not in known:
+        raise _fail(f"There is no facility profile '{facility}'. Known: {', '.join(sorted(known))}.", 2)
+    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    outcome = convert_file(raw, known[facility], pretty=pretty)
+    if outcome.bundle:
+        sys.stdout.buffer.write(outcome.bundle + b"\n")
+    sys.stdout.buffer.flush()
+    sys.stderr.buffer.write(outcome.notes + b"\n")
+    raise typer.Exit(outcome.exit_code)
+
+
+@cli.command()
+def replay(
+    facility: Annotated[str | None, typer.Option(help="Only messages of this facility.")] = None,
+    status: Annotated[str, typer.Option(help="held, or done to convert stored messages again.")] = "held",
+    reason: Annotated[str | None, typer.Option(help="Only messages held for this reason (issue key).")] = None,
+    message: Annotated[
+        list[int] | None, typer.Option("--id", help="Only this inbox id; may be given several times.")
+    ] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only messages received at or after this time.")] = None,
+    data: DataDir = None,
+) -> None:
+    """Put messages back into the queue after a mapping was mended; the running workers convert them again."""
+    import psycopg  # noqa: PLC0415
+
+    from fhir_server.ingest.replay import Selection  # noqa: PLC0415
+    from fhir_server.ingest.replay import replay as put_back  # noqa: PLC0415
+    from fhir_server.serve import database  # noqa: PLC0415
+
+    if status not in ("held", "done"):
+        raise _fail("--status is held or done.")
+    chosen = _settings(data_dir=data)
+    if since is not None and since.tzinfo is None:
+        since = since.replace(tzinfo=chosen.zone)
+    with database(chosen) as url, psycopg.connect(url) as conn:
+        count = put_back(
+            conn, Selection(facility=facility, status=status, reason=reason, ids=tuple(message or ()), since=since)
+        )
+    typer.echo(f"{count} messages are in the queue again.")
+
+
+@cli.command()
+def token(
+    subject: Annotated[str, typer.Option(help="Who holds it: a user or system name.")] = "console",
+    role: Annotated[str, typer.Option(help="clinician, integrator, auditor, administrator or system.")] = "system",
+    facility: Annotated[str, typer.Option(help="Facility the holder works for; empty for the consortium.")] = "",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="SMART scope, e.g. system/*.rs; may be given several times.")
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0.01, max=24 * 366, help="How long it is valid.")] = 12,
+    data: DataDir = None,
+) -> None:
+    """Print a bearer token for the API, signed with the installation's key."""
+    from fhir_server.access import AccessError, Keys, issue_token  # noqa: PLC0415
+
+    keys = Keys.load(_settings(data_dir=data).data_dir)
+    try:
+        text = issue_token(
+            keys,
+            subject=subject,
+            role=role,
+            facility=facility,
+            scopes=tuple(scope or ("system/*.cruds",)),
+            ttl=timedelta(hours=hours),
+            now=datetime.now(UTC),
+        )
+    except AccessError as fault:
+        raise _fail(str(fault)) from None
+    typer.echo(text)
+
+
+@cli.command()
+def audit(
+    start: Annotated[datetime, typer.Option("--from", help="First day of the period.")],
+    end: Annotated[datetime, typer.Option("--to", help="End of the period, exclusive.")],
+    form: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    data: DataDir = None,
+    profiles: Profiles = None,
+) -> None:
+    """Duplicate audit: which repeats of a period were avoidable, by the same rules as the order-time answer."""
+    import psycopg  # noqa: PLC0415
+
+    from fhir_server.duplicates import detect, report  # noqa: PLC0415
+    from fhir_server.recognition import rules  # noqa: PLC0415
+    from fhir_server.serve import database  # noqa: PLC0415
+
+    chosen = _settings(data_dir=data, profiles_dir=profiles)
+    known = _profiles(chosen.profiles_dir)
+    period = tuple(t if t.tzinfo else t.replace(tzinfo=chosen.zone) for t in (start, end))
+    with database(chosen) as url, psycopg.connect(url) as conn:
+        found = detect.audit(conn, rules.load(), known, period[0], period[1])
+    if form == "table":
+        Console().print(report.table(found))
+    elif form in ("csv", "json"):
+        typer.echo(report.as_csv(found) if form == "csv" else report.as_json(found), nl=False)
+    else:
+        raise _fail("--format is table, csv or json.")
+
+
+def main() -> None:
+    """Entry point of the ``tongjian`` command."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()
