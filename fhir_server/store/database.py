@@ -1,0 +1,81 @@
+"""Connections and the schema: DATABASE_URL, migrations (forward only), the pools of readers and writers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psycopg
+from alembic import command
+from alembic.config import Config
+from psycopg_pool import ConnectionPool
+from sqlalchemy import create_engine, pool
+
+_MIGRATION_LOCK = 0x746F6E676A69616E  # "tongjian": one number for everybody, so that parallel starts wait for each other
+_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg")
+
+
+def database_url(text: str) -> str:
+    """A DATABASE_URL as ``postgresql://...`` (what psycopg and asyncpg read). Raises ValueError for any other kind of database."""
+    scheme, separator, rest = text.strip().partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise ValueError("DATABASE_URL must begin with postgresql:// (PostgreSQL 15 or newer is the only database spoken)")
+    return f"postgresql://{rest}"
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration, made here instead of read from a file: the migrations are part of the package."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def migrate(url: str) -> None:
+    """Brings the schema to the newest revision. Safe to call from many processes at once: one works, the others wait."""
+    plain = database_url(url)
+    engine = create_engine("postgresql+psycopg://" + plain.partition("://")[2], poolclass=pool.NullPool)
+    with psycopg.connect(plain, autocommit=True, application_name="tongjian-migrate") as guard:
+        guard.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
+        try:
+            with engine.connect() as connection:
+                config = alembic_config()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                connection.commit()
+        finally:
+            engine.dispose()
+
+
+async def open_pool(url: str, size: int = 8, *, statement_timeout: float = 30.0) -> asyncpg.Pool:
+    """The readers' pool (async). ``statement_timeout`` in seconds is enforced by the server, and a little later by the client."""
+    return await asyncpg.create_pool(
+        database_url(url),
+        min_size=min(2, size),
+        max_size=size,
+        command_timeout=statement_timeout + 5,
+        server_settings={
+            "application_name": "tongjian-read",
+            "statement_timeout": str(int(statement_timeout * 1000)),
+            "idle_in_transaction_session_timeout": "60000",
+        },
+    )
+
+
+def open_writer(
+    url: str, size: int = 4, *, statement_timeout: float = 60.0, application_name: str = "tongjian-write"
+) -> ConnectionPool[psycopg.Connection[Any]]:
+    """The writers' pool (sync, psycopg). Connections are checked before use, so an outage heals by itself."""
+    milliseconds = int(statement_timeout * 1000)
+    return ConnectionPool(
+        database_url(url),
+        min_size=min(1, size),
+        max_size=size,
+        open=True,
+        check=ConnectionPool.check_connection,
+        timeout=10.0,
+        kwargs={
+            "application_name": application_name,
+            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000",
+        },
+    )

@@ -1,0 +1,1 @@
+"""Alembic environment: forward-only migrations of the store."""

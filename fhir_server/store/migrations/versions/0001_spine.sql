@@ -1,0 +1,329 @@
+-- The first schema; tables.py says what each table is for.
+CREATE SEQUENCE change_seq AS BIGINT;
+
+CREATE TABLE resource (
+    shard SMALLINT NOT NULL,
+    rtype SMALLINT NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    version INTEGER NOT NULL,
+    top INTEGER NOT NULL,
+    seq BIGINT NOT NULL,
+    updated TIMESTAMP WITH TIME ZONE NOT NULL,
+    deleted BOOLEAN DEFAULT false NOT NULL,
+    patient TEXT COLLATE "C",
+    parent TEXT COLLATE "C",
+    start_at TIMESTAMP WITH TIME ZONE,
+    end_at TIMESTAMP WITH TIME ZONE,
+    issued_at TIMESTAMP WITH TIME ZONE,
+    tokens BIGINT[] NOT NULL,
+    recency TEXT COLLATE "C",
+    content BYTEA NOT NULL,
+    inbox BIGINT,
+    mapping INTEGER,
+    dict SMALLINT NOT NULL,
+    body BYTEA NOT NULL,
+    PRIMARY KEY (shard, rtype, id)
+);
+CREATE INDEX resource_parent ON resource (shard, parent) WHERE parent IS NOT NULL;
+CREATE INDEX resource_patient ON resource (shard, patient, rtype, start_at DESC);
+CREATE INDEX resource_tokens ON resource USING gin (tokens);
+CREATE INDEX resource_type_seq ON resource (rtype, seq);
+COMMENT ON COLUMN resource.rtype IS 'number of the resource type (conformance.capability)';
+COMMENT ON COLUMN resource.version IS 'version id of the current state';
+COMMENT ON COLUMN resource.top IS 'highest version id used, stale arrivals included';
+COMMENT ON COLUMN resource.seq IS 'change number; order of history, key of paging';
+COMMENT ON COLUMN resource.updated IS 'meta.lastUpdated';
+COMMENT ON COLUMN resource.patient IS 'logical id of the Patient whose compartment it is in; null for directories';
+COMMENT ON COLUMN resource.parent IS 'id of the DiagnosticReport it belongs to (Entry.parent)';
+COMMENT ON COLUMN resource.start_at IS 'lower bound of the type''s main date parameter (search/params)';
+COMMENT ON COLUMN resource.end_at IS 'upper bound, exclusive';
+COMMENT ON COLUMN resource.issued_at IS 'issued (Observation, DiagnosticReport), authored (ServiceRequest)';
+COMMENT ON COLUMN resource.tokens IS 'hashes of token, reference and uri values (search/params)';
+COMMENT ON COLUMN resource.recency IS 'sortable text of Recency + content hash; null for API writes';
+COMMENT ON COLUMN resource.content IS '16-byte digest of the body without meta: equal -> no new version';
+COMMENT ON COLUMN resource.inbox IS 'inbox id of the message it came from; null for API writes';
+COMMENT ON COLUMN resource.mapping IS 'mapping_version.id';
+COMMENT ON COLUMN resource.dict IS 'zstd_dictionary.id';
+COMMENT ON COLUMN resource.body IS 'zstd of the JSON text as served';
+
+CREATE TABLE resource_history (
+    shard SMALLINT NOT NULL,
+    rtype SMALLINT NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    version INTEGER NOT NULL,
+    seq BIGINT NOT NULL,
+    updated TIMESTAMP WITH TIME ZONE NOT NULL,
+    deleted BOOLEAN NOT NULL,
+    stale BOOLEAN NOT NULL,
+    patient TEXT COLLATE "C",
+    inbox BIGINT,
+    mapping INTEGER,
+    dict SMALLINT NOT NULL,
+    body BYTEA NOT NULL,
+    PRIMARY KEY (shard, rtype, id, version)
+);
+CREATE INDEX resource_history_seq ON resource_history (rtype, seq);
+COMMENT ON COLUMN resource_history.stale IS 'arrived after something newer: never was current';
+
+CREATE TABLE client_id (
+    rtype SMALLINT NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    shard SMALLINT NOT NULL,
+    PRIMARY KEY (rtype, id)
+);
+COMMENT ON TABLE client_id IS 'directory of ids given by clients: id -> shard (derived ids carry their shard)';
+
+CREATE TABLE search_value (
+    shard SMALLINT NOT NULL,
+    rtype SMALLINT NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    param SMALLINT NOT NULL,
+    ordinal SMALLINT NOT NULL,
+    string TEXT COLLATE "C",
+    low TIMESTAMP WITH TIME ZONE,
+    high TIMESTAMP WITH TIME ZONE,
+    number NUMERIC,
+    PRIMARY KEY (shard, rtype, id, param, ordinal)
+);
+CREATE INDEX search_value_low ON search_value (rtype, param, low) WHERE low IS NOT NULL;
+CREATE INDEX search_value_string ON search_value (rtype, param, string) WHERE string IS NOT NULL;
+COMMENT ON TABLE search_value IS 'ordered and string values of the rarer parameters';
+COMMENT ON COLUMN search_value.param IS 'number of the search parameter (search/params)';
+COMMENT ON COLUMN search_value.string IS 'normalised: folded case, width and accents';
+COMMENT ON COLUMN search_value.high IS 'exclusive';
+
+CREATE TABLE business_key (
+    key BYTEA NOT NULL,
+    shard SMALLINT NOT NULL,
+    rtype SMALLINT NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    patient TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (key)
+);
+COMMENT ON TABLE business_key IS 'which patient a report number belongs to now: finds results sent for the wrong patient';
+COMMENT ON COLUMN business_key.key IS '16-byte digest of facility + Entry.business';
+
+CREATE TABLE result (
+    shard SMALLINT NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    version INTEGER NOT NULL,
+    patient TEXT COLLATE "C" NOT NULL,
+    report TEXT COLLATE "C",
+    facility TEXT NOT NULL,
+    performer TEXT,
+    item TEXT,
+    loinc TEXT,
+    code TEXT NOT NULL,
+    name TEXT,
+    specimen TEXT,
+    number NUMERIC,
+    comparator TEXT,
+    value_text TEXT,
+    unit TEXT,
+    unit_text TEXT,
+    flag TEXT,
+    range_text TEXT,
+    "order" TEXT COLLATE "C",
+    status TEXT NOT NULL,
+    effective TIMESTAMP WITH TIME ZONE,
+    issued TIMESTAMP WITH TIME ZONE,
+    recorded TIMESTAMP WITH TIME ZONE NOT NULL,
+    until TIMESTAMP WITH TIME ZONE,
+    backfill BOOLEAN DEFAULT false NOT NULL,
+    mark TEXT,
+    quality TEXT,
+    PRIMARY KEY (shard, id, version)
+);
+CREATE INDEX result_patient_item ON result (shard, patient, item);
+CREATE INDEX result_report ON result (shard, report);
+COMMENT ON COLUMN result.id IS 'logical id of the Observation';
+COMMENT ON COLUMN result.version IS 'version id of the Observation';
+COMMENT ON COLUMN result.patient IS 'logical id of the facility Patient';
+COMMENT ON COLUMN result.report IS 'logical id of the DiagnosticReport';
+COMMENT ON COLUMN result.facility IS 'facility that sent it';
+COMMENT ON COLUMN result.performer IS 'performing laboratory (facility id, else its name as sent); null when unknown';
+COMMENT ON COLUMN result.item IS 'catalogue item code; null while unmapped';
+COMMENT ON COLUMN result.code IS 'local code as sent';
+COMMENT ON COLUMN result.name IS 'local name as sent';
+COMMENT ON COLUMN result.specimen IS 'specimen type code of the catalogue, null when unknown';
+COMMENT ON COLUMN result.number IS 'numeric value as sent';
+COMMENT ON COLUMN result.value_text IS 'value as text when it is not a plain number';
+COMMENT ON COLUMN result.unit IS 'UCUM code; null when unknown';
+COMMENT ON COLUMN result.unit_text IS 'unit as sent';
+COMMENT ON COLUMN result.flag IS 'interpretation code (v3 ObservationInterpretation)';
+COMMENT ON COLUMN result."order" IS 'logical id of the ServiceRequest';
+COMMENT ON COLUMN result.status IS 'Observation.status';
+COMMENT ON COLUMN result.recorded IS 'from when this version was visible';
+COMMENT ON COLUMN result.until IS 'when a newer version replaced it; null while current';
+COMMENT ON COLUMN result.mark IS 'recognition mark stripped from the name (HR, 全国HR)';
+COMMENT ON COLUMN result.quality IS 'specimen condition, null when not stated';
+
+CREATE TABLE source_patient (
+    shard SMALLINT NOT NULL,
+    patient TEXT COLLATE "C" NOT NULL,
+    facility TEXT NOT NULL,
+    person TEXT COLLATE "C" NOT NULL,
+    resident_id BYTEA,
+    name TEXT,
+    sex TEXT,
+    birth DATE,
+    PRIMARY KEY (shard, patient)
+);
+CREATE INDEX source_patient_person ON source_patient (person);
+CREATE INDEX source_patient_resident ON source_patient (resident_id) WHERE resident_id IS NOT NULL;
+COMMENT ON COLUMN source_patient.patient IS 'logical id of the facility Patient';
+COMMENT ON COLUMN source_patient.person IS 'person id now; a Patient alone is its own person';
+COMMENT ON COLUMN source_patient.resident_id IS '16-byte digest of a valid resident ID number, null when none';
+COMMENT ON COLUMN source_patient.name IS 'normalised name used for matching';
+
+CREATE TABLE identity_link (
+    shard SMALLINT NOT NULL,
+    patient TEXT COLLATE "C" NOT NULL,
+    recorded TIMESTAMP WITH TIME ZONE NOT NULL,
+    until TIMESTAMP WITH TIME ZONE,
+    person TEXT COLLATE "C" NOT NULL,
+    grade TEXT NOT NULL,
+    basis TEXT NOT NULL,
+    PRIMARY KEY (shard, patient, recorded)
+);
+CREATE INDEX identity_link_person ON identity_link (person);
+COMMENT ON TABLE identity_link IS 'history of source_patient.person: what was linked when';
+COMMENT ON COLUMN identity_link.grade IS 'certain | probable | possible | certainly-not';
+COMMENT ON COLUMN identity_link.basis IS 'resident-id | merge | unmerge | alone';
+
+CREATE TABLE identity_review (
+    shard SMALLINT NOT NULL,
+    patient TEXT COLLATE "C" NOT NULL,
+    other_shard SMALLINT NOT NULL,
+    other TEXT COLLATE "C" NOT NULL,
+    reason TEXT NOT NULL,
+    recorded TIMESTAMP WITH TIME ZONE NOT NULL,
+    closed TIMESTAMP WITH TIME ZONE,
+    PRIMARY KEY (shard, patient, other_shard, other)
+);
+COMMENT ON TABLE identity_review IS 'pairs kept separate that a person should look at';
+COMMENT ON COLUMN identity_review.reason IS 'name-differs | sex-differs | birth-differs | missing ...';
+
+CREATE TABLE inbox (
+    shard SMALLINT NOT NULL,
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    facility TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    format TEXT NOT NULL,
+    trigger TEXT NOT NULL,
+    control_id TEXT NOT NULL,
+    sent_at TIMESTAMP WITH TIME ZONE,
+    received_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    sha256 BYTEA NOT NULL,
+    size INTEGER NOT NULL,
+    charset TEXT NOT NULL,
+    lane SMALLINT NOT NULL,
+    keys BIGINT[] NOT NULL,
+    status TEXT NOT NULL,
+    flag TEXT,
+    claimed_by TEXT,
+    lease_until TIMESTAMP WITH TIME ZONE,
+    attempts SMALLINT DEFAULT 0 NOT NULL,
+    reason TEXT,
+    issues JSONB,
+    unread JSONB,
+    converted_at TIMESTAMP WITH TIME ZONE,
+    mapping INTEGER,
+    raw BYTEA NOT NULL,
+    PRIMARY KEY (shard, id)
+);
+CREATE INDEX inbox_control ON inbox (facility, control_id);
+CREATE INDEX inbox_open ON inbox (lane, id) WHERE status IN ('ready', 'claimed');
+CREATE UNIQUE INDEX inbox_same ON inbox (shard, facility, sha256);
+CREATE INDEX inbox_status ON inbox (status, facility) WHERE status IN ('held', 'failed');
+COMMENT ON COLUMN inbox.size IS 'bytes before compression';
+COMMENT ON COLUMN inbox.lane IS '0 live, 1 backfill';
+COMMENT ON COLUMN inbox.keys IS 'ordering keys: one per patient named (PID, MRG-1)';
+COMMENT ON COLUMN inbox.status IS 'ready | claimed | done | held | failed | quality-control';
+COMMENT ON COLUMN inbox.flag IS 'control-id-reused when the control id came before with other bytes';
+COMMENT ON COLUMN inbox.reason IS 'issue key of the hold or failure';
+COMMENT ON COLUMN inbox.issues IS 'Issue list of the last conversion';
+COMMENT ON COLUMN inbox.unread IS 'positions of unread fields of the last conversion';
+COMMENT ON COLUMN inbox.raw IS 'zstd of the bytes as received';
+
+CREATE TABLE outbox (
+    shard SMALLINT NOT NULL,
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    topic TEXT NOT NULL,
+    facility TEXT NOT NULL,
+    patient TEXT COLLATE "C",
+    resource TEXT NOT NULL,
+    created TIMESTAMP WITH TIME ZONE NOT NULL,
+    published TIMESTAMP WITH TIME ZONE,
+    PRIMARY KEY (shard, id)
+);
+CREATE INDEX outbox_open ON outbox (id) WHERE published IS NULL;
+COMMENT ON COLUMN outbox.topic IS 'result-new | result-corrected | result-voided | patient-merged';
+COMMENT ON COLUMN outbox.resource IS '<type>/<id>/_history/<version>';
+
+CREATE TABLE unmapped (
+    facility TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    code TEXT NOT NULL,
+    name TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    count BIGINT NOT NULL,
+    first_seen TIMESTAMP WITH TIME ZONE NOT NULL,
+    last_seen TIMESTAMP WITH TIME ZONE NOT NULL,
+    example BIGINT NOT NULL,
+    PRIMARY KEY (facility, kind, code, name, unit)
+);
+COMMENT ON TABLE unmapped IS 'mapping worklist; no patient data';
+COMMENT ON COLUMN unmapped.kind IS 'code | unit | order';
+COMMENT ON COLUMN unmapped.example IS 'inbox id';
+
+CREATE TABLE mapping_version (
+    id INTEGER GENERATED ALWAYS AS IDENTITY,
+    digest TEXT NOT NULL,
+    label TEXT NOT NULL,
+    recorded TIMESTAMP WITH TIME ZONE NOT NULL,
+    PRIMARY KEY (id),
+    UNIQUE (digest)
+);
+COMMENT ON COLUMN mapping_version.digest IS 'digest of mapping files, profile and code maps';
+
+CREATE TABLE zstd_dictionary (
+    id SMALLSERIAL NOT NULL,
+    data BYTEA NOT NULL,
+    PRIMARY KEY (id)
+);
+
+CREATE TABLE audit_entry (
+    chain TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    entry TEXT NOT NULL,
+    hash BYTEA NOT NULL,
+    PRIMARY KEY (chain, number)
+);
+CREATE INDEX audit_entry_at ON audit_entry (at);
+COMMENT ON COLUMN audit_entry.chain IS 'one chain per writer process';
+COMMENT ON COLUMN audit_entry.entry IS 'canonical JSON: who, role, facility, action, patient, outcome';
+COMMENT ON COLUMN audit_entry.hash IS 'SHA-256 of previous hash + entry';
+
+CREATE TABLE ledger (
+    chain TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    kind TEXT NOT NULL,
+    person TEXT COLLATE "C",
+    facility TEXT NOT NULL,
+    orderable TEXT,
+    outcome TEXT,
+    entry TEXT NOT NULL,
+    hash BYTEA NOT NULL,
+    PRIMARY KEY (chain, number)
+);
+CREATE INDEX ledger_at ON ledger (at);
+COMMENT ON COLUMN ledger.kind IS 'reminder | no-answer | feedback';
+COMMENT ON COLUMN ledger.entry IS 'canonical JSON of the decision with evidence and versions';
+
+-- Bodies are zstd already: no second compression.
+ALTER TABLE resource ALTER COLUMN body SET STORAGE EXTERNAL;
+ALTER TABLE resource_history ALTER COLUMN body SET STORAGE EXTERNAL;
+ALTER TABLE inbox ALTER COLUMN raw SET STORAGE EXTERNAL;

@@ -1,0 +1,58 @@
+"""Fixtures that all tests share: one PostgreSQL of our own, and a fresh migrated database for each test that asks for one."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fhir_server.store import database, embedded
+
+_TEMPLATE = "template_tongjian"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a running embedded server in a temporary folder; stopped and removed at the end of the run."""
+    folder = Path(tempfile.mkdtemp(prefix="tongjian-test-"))
+    folder.chmod(0o711)
+    try:
+        server = embedded.start(folder)
+        try:
+            yield server.url
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres: str) -> str:
+    """Name of a migrated, empty database to copy from."""
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {_TEMPLATE}")
+    database.migrate(_named(postgres, _TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres: str, template_database: str) -> Iterator[str]:
+    """URL of a fresh migrated database; dropped after the test."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    try:
+        yield _named(postgres, name)
+    finally:
+        with psycopg.connect(postgres, autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _named(url: str, database_name: str) -> str:
+    return url.rpartition("/")[0] + "/" + database_name

@@ -1,0 +1,71 @@
+"""fhir_server.store.database: the schema is what tables.py says, however many processes create it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from fhir_server.store import database
+from fhir_server.store.tables import metadata
+
+
+def test_migrated_schema_equals_the_table_definitions(database_url: str) -> None:
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        differences = compare_metadata(context, metadata)
+    engine.dispose()
+    assert differences == []
+
+
+def test_several_processes_may_migrate_an_empty_database_at_once(postgres: str) -> None:
+    url = postgres.rpartition("/")[0] + "/parallel"
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute("CREATE DATABASE parallel")
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(database.migrate, [url] * 4))
+    with psycopg.connect(url) as conn:
+        assert conn.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+        assert conn.execute("SELECT count(*) FROM resource").fetchone() == (0,)
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute("DROP DATABASE parallel WITH (FORCE)")
+
+
+def test_migrating_again_changes_nothing(database_url: str) -> None:
+    with psycopg.connect(database_url) as conn:
+        conn.execute("INSERT INTO zstd_dictionary VALUES (99, 'x')")
+    database.migrate(database_url)
+    with psycopg.connect(database_url) as conn:
+        assert conn.execute("SELECT id FROM zstd_dictionary").fetchall() == [(99,)]
+
+
+@pytest.mark.parametrize("given", ["postgres://h/d", "postgresql+asyncpg://h/d", "postgresql+psycopg://h/d", " postgresql://h/d\n"])
+def test_reads_every_spelling_of_a_postgresql_url(given: str) -> None:
+    assert database.database_url(given) == "postgresql://h/d"
+
+
+@pytest.mark.parametrize("given", ["mysql://h/d", "sqlite:///x.db", "", "h/d"])
+def test_refuses_other_databases(given: str) -> None:
+    with pytest.raises(ValueError, match="postgresql://"):
+        database.database_url(given)
+
+
+def test_pools_connect_and_have_statement_timeouts(database_url: str) -> None:
+    async def read() -> list[str]:
+        pool = await database.open_pool(database_url, 2, statement_timeout=5)
+        try:
+            return [await pool.fetchval("SHOW statement_timeout"), await pool.fetchval("SHOW application_name")]
+        finally:
+            await pool.close()
+
+    assert asyncio.run(read()) == ["5s", "tongjian-read"]
+    with database.open_writer(database_url, 2, statement_timeout=7) as writer, writer.connection() as conn:
+        assert conn.execute("SHOW statement_timeout").fetchone() == ("7s",)
+        assert conn.execute("SHOW synchronous_commit").fetchone() == ("on",)
+        assert conn.execute("SHOW fsync").fetchone() == ("on",)
