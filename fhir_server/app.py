@@ -1,0 +1,78 @@
+"""The composition root: opens what the interactions need and puts the routers together. The only place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from fhir_server.access import Keys
+from fhir_server.api import cds_hooks, responses, rest
+from fhir_server.audit_event import AuditLog
+from fhir_server.recognition import rules
+from fhir_server.recognition.ledger import Ledger
+from fhir_server.services import Services
+from fhir_server.settings import Settings
+from fhir_server.store.body import Codec
+from fhir_server.store.database import open_pool, open_writer
+from mappings.profile import Profile
+
+
+def now() -> datetime:
+    """The server's clock: aware, UTC."""
+    return datetime.now(UTC)
+
+
+async def open_services(settings: Settings, profiles: Mapping[str, Profile], url: str) -> Services:
+    """Connections, keys, rules and evidence writers for one migrated database."""
+    pool = await open_pool(url, settings.read_connections, statement_timeout=settings.statement_timeout_ms / 1000)
+    writer = open_writer(url, settings.write_connections)
+    with writer.connection() as conn:
+        codec = Codec.load(conn)
+    audit = AuditLog(pool)
+    ledger = Ledger(pool, settings.data_dir / "ledger-spool")
+    return Services(
+        settings=settings,
+        pool=pool,
+        writer=writer,
+        codec=codec,
+        audit=audit,
+        keys=Keys.load(settings.data_dir),
+        profiles=profiles,
+        rules=rules.load(),
+        ledger=ledger,
+        clock=now,
+    )
+
+
+def create_app(services: Services, base_url: str) -> FastAPI:
+    """The HTTP application: FHIR API under /fhir, CDS Hooks under /cds-services, health and metrics."""
+    app = FastAPI(title="Tongjian", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.services = services
+    app.state.base_url = base_url
+    responses.install(app)
+    app.include_router(rest.router, prefix="/fhir")
+    app.include_router(cds_hooks.router)
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        return {"status": "up"}
+
+    @app.get("/health/ready")
+    async def ready(response: Response) -> dict[str, str]:
+        try:
+            async with asyncio.timeout(2):
+                await services.pool.fetchval("SELECT 1")
+        except (OSError, TimeoutError, *responses.DATABASE_AWAY):
+            response.status_code = 503
+            return {"status": "database away"}
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return app

@@ -1,0 +1,195 @@
+"""``tongjian serve``: database, API, MLLP and workers in one go, started in this order and stopped in the reverse one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import psycopg
+import uvicorn
+
+from adapters.transports import mllp
+from fhir_server import telemetry
+from fhir_server.app import create_app, open_services
+from fhir_server.ingest.channels import listeners
+from fhir_server.ingest.receive import Receiver
+from fhir_server.settings import Settings
+from fhir_server.store import embedded
+from fhir_server.store.database import database_url, migrate
+from mappings.profile import Profile
+
+log = logging.getLogger(__name__)
+STOP_WITHIN = 20.0
+"""Seconds a graceful stop may take before a child is killed."""
+
+
+class CannotServe(Exception):
+    """The server cannot start; the text says why and what to do."""
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The address of the migrated database: ``database_url``, else the embedded server of ``data_dir`` for as long as it is used."""
+    try:
+        if settings.database_url:
+            url = database_url(settings.database_url)
+            migrate(url)
+            yield url
+            return
+        server = embedded.start(settings.data_dir)
+    except (embedded.EmbeddedError, ValueError) as fault:
+        raise CannotServe(str(fault)) from fault
+    except psycopg.OperationalError as fault:
+        raise CannotServe(f"DATABASE_URL cannot be reached: {fault}") from fault
+    try:
+        migrate(server.url)
+        yield server.url
+    finally:
+        server.stop()
+
+
+def _bind(host: str, port: int, what: str) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=2048, reuse_port=False)
+    except OSError as fault:
+        raise CannotServe(f"The {what} port {port} on {host} cannot be opened ({fault.strerror}); choose another.") from fault
+
+
+def _server_tls(certificate: object, key: object, client_ca: object) -> ssl.SSLContext | None:
+    if not certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(str(certificate), str(key) if key else None)
+        if client_ca:
+            context.load_verify_locations(str(client_ca))
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ssl.SSLError) as fault:
+        raise CannotServe(f"The certificate {certificate} or its key cannot be used: {fault}") from fault
+    return context
+
+
+class Workers:
+    """The converter processes: started again, ever more slowly, when one dies."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._environment = dict(os.environ, TONGJIAN_DATABASE_URL=url, TONGJIAN_LOG_LEVEL=settings.log_level)
+        self._environment.pop("DATABASE_URL", None)
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "fhir_server.cli", "work", "--data", str(self._settings.data_dir)]
+        if self._settings.profiles_dir:
+            command += ["--profiles", str(self._settings.profiles_dir)]
+        return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)
+
+    async def supervise(self) -> None:
+        """Runs until cancelled; then every worker finishes its batch and ends."""
+        self._running = [self._start() for _ in range(self._settings.workers)]
+        failures = 0
+        try:
+            while True:
+                await asyncio.sleep(min(0.5 * 2**failures, 30))
+                dead = [n for n, w in enumerate(self._running) if w.poll() is not None]
+                failures = failures + 1 if dead else 0
+                for n in dead:
+                    log.warning("worker_restarted code=%s", self._running[n].returncode)
+                    self._running[n] = self._start()
+        finally:
+            await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        for worker in self._running:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+        for worker in self._running:
+            try:
+                worker.wait(STOP_WITHIN)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+
+class _Http(uvicorn.Server):
+    """uvicorn that leaves the signals to us: the stop has an order."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -> None:
+    """Serves until SIGTERM or SIGINT. Prints the addresses once everything answers."""
+    http_socket = _bind(settings.host, settings.port, "HTTP")
+    port = http_socket.getsockname()[1]
+    mllp_socket = _bind(settings.mllp_host, settings.mllp_port, "MLLP")
+    tls = _server_tls(settings.mllp_certificate, settings.mllp_key, settings.mllp_client_ca)
+    own_ports = [_bind(settings.mllp_host, p, "MLLP") for p in listeners(profiles)]
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    services = await open_services(settings, profiles, url)
+    receiver = Receiver(services.pool, profiles, max_bytes=settings.mllp_max_message, clock=services.clock)
+    await receiver.open()
+    server = await mllp.serve(
+        [mllp.Listener(s, tls) for s in (mllp_socket, *own_ports)],
+        receiver.receive,
+        max_bytes=settings.mllp_max_message,
+        max_connections=settings.mllp_max_connections,
+        idle_seconds=settings.mllp_idle_seconds,
+    )
+    http = _Http(
+        uvicorn.Config(
+            create_app(services, settings.fhir_base(port)),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            ssl_certfile=settings.https_certificate,
+            ssl_keyfile=settings.https_key,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(STOP_WITHIN),
+        )
+    )
+    workers = asyncio.create_task(Workers(settings, url).supervise())
+    serving = asyncio.create_task(http.serve(sockets=[http_socket]))
+    try:
+        while not http.started and not serving.done():
+            await asyncio.sleep(0.02)
+        print(f"FHIR   {settings.fhir_base(port)}", flush=True)  # noqa: T201 - the one line a script waits for
+        print(f"MLLP   {settings.mllp_host}:{mllp_socket.getsockname()[1]}", flush=True)  # noqa: T201
+        waiting = asyncio.create_task(stop.wait())
+        await asyncio.wait((waiting, serving), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+    finally:
+        await server.stop()
+        http.should_exit = True
+        await serving
+        workers.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await workers
+        await receiver.close()
+        await services.audit.close()
+        await services.ledger.close()
+        await services.pool.close()
+        await asyncio.to_thread(services.writer.close)
+
+
+def run(settings: Settings, profiles: Mapping[str, Profile]) -> None:
+    """Serve until stopped. Raises CannotServe before anything is served."""
+    telemetry.configure(settings.log_level)
+    with database(settings) as url:
+        asyncio.run(serve(settings, profiles, url))
