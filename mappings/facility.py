@@ -41,6 +41,8 @@ class Channel(_Part):
     port: int = 0
     messages_per_second: float = 0
     max_bytes: int = 16 * 1024 * 1024
+    backfill: bool = False
+    """Carries old results in bulk: the slow lane, which notifies nobody."""
 
 
 class Identifiers(_Part):

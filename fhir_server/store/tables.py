@@ -167,7 +167,8 @@ source_patient = Table(
     Column("name", Text, comment="normalised name used for matching"),
     Column("sex", Text),
     Column("birth", Date),
-    Index("source_patient_resident", "resident_id", postgresql_where=text("resident_id IS NOT NULL")),
+    Index("source_patient_resident", "resident_id", "name", postgresql_where=text("resident_id IS NOT NULL")),
+    Index("source_patient_name", "name", "birth", postgresql_where=text("name IS NOT NULL AND birth IS NOT NULL")),
     Index("source_patient_person", "person"),
 )
 
@@ -183,6 +184,20 @@ identity_link = Table(
     Column("basis", Text, nullable=False, comment="resident-id | merge | unmerge | alone"),
     Index("identity_link_person", "person"),
     comment="history of source_patient.person: what was linked when",
+)
+
+identity_merge = Table(
+    "identity_merge",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("patient", Id, primary_key=True, comment="the retired facility Patient"),
+    Column("surviving", Id, nullable=False),
+    Column("linked", Boolean, nullable=False, comment="false after a statement that takes the merge back"),
+    Column("trigger", Text, nullable=False),
+    Column("stated_at", Time, nullable=False, comment="when the sender said so (MSH-7); a later statement wins"),
+    Column("recorded", Time, nullable=False),
+    Index("identity_merge_surviving", "surviving"),
+    comment="what facilities said about their own double Patients, newest statement of each retired one",
 )
 
 identity_review = Table(
@@ -230,7 +245,10 @@ inbox = Table(
     Column("raw", LargeBinary, nullable=False, comment="zstd of the bytes as received"),
     Index("inbox_same", "shard", "facility", "sha256", unique=True),
     Index("inbox_control", "facility", "control_id"),
-    Index("inbox_open", "lane", "id", postgresql_where=text("status IN ('ready', 'claimed')")),
+    Index("inbox_ready", "lane", "facility", "channel", "id", postgresql_where=text("status = 'ready'")),
+    Index("inbox_claimed", "lease_until", postgresql_where=text("status = 'claimed'")),
+    Index("inbox_key", text("(keys[1])"), "id", postgresql_where=text("status = 'ready'")),
+    Index("inbox_keys", "id", postgresql_where=text("status = 'ready' AND cardinality(keys) > 1")),
     Index("inbox_status", "status", "facility", postgresql_where=text("status IN ('held', 'failed')")),
 )
 

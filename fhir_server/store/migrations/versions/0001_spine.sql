@@ -170,7 +170,8 @@ CREATE TABLE source_patient (
     PRIMARY KEY (shard, patient)
 );
 CREATE INDEX source_patient_person ON source_patient (person);
-CREATE INDEX source_patient_resident ON source_patient (resident_id) WHERE resident_id IS NOT NULL;
+CREATE INDEX source_patient_name ON source_patient (name, birth) WHERE name IS NOT NULL AND birth IS NOT NULL;
+CREATE INDEX source_patient_resident ON source_patient (resident_id, name) WHERE resident_id IS NOT NULL;
 COMMENT ON COLUMN source_patient.patient IS 'logical id of the facility Patient';
 COMMENT ON COLUMN source_patient.person IS 'person id now; a Patient alone is its own person';
 COMMENT ON COLUMN source_patient.resident_id IS '16-byte digest of a valid resident ID number, null when none';
@@ -190,6 +191,22 @@ CREATE INDEX identity_link_person ON identity_link (person);
 COMMENT ON TABLE identity_link IS 'history of source_patient.person: what was linked when';
 COMMENT ON COLUMN identity_link.grade IS 'certain | probable | possible | certainly-not';
 COMMENT ON COLUMN identity_link.basis IS 'resident-id | merge | unmerge | alone';
+
+CREATE TABLE identity_merge (
+    shard SMALLINT NOT NULL,
+    patient TEXT COLLATE "C" NOT NULL,
+    surviving TEXT COLLATE "C" NOT NULL,
+    linked BOOLEAN NOT NULL,
+    trigger TEXT NOT NULL,
+    stated_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    recorded TIMESTAMP WITH TIME ZONE NOT NULL,
+    PRIMARY KEY (shard, patient)
+);
+CREATE INDEX identity_merge_surviving ON identity_merge (surviving);
+COMMENT ON TABLE identity_merge IS 'what facilities said about their own double Patients, newest statement of each retired one';
+COMMENT ON COLUMN identity_merge.patient IS 'the retired facility Patient';
+COMMENT ON COLUMN identity_merge.linked IS 'false after a statement that takes the merge back';
+COMMENT ON COLUMN identity_merge.stated_at IS 'when the sender said so (MSH-7); a later statement wins';
 
 CREATE TABLE identity_review (
     shard SMALLINT NOT NULL,
@@ -233,7 +250,10 @@ CREATE TABLE inbox (
     PRIMARY KEY (shard, id)
 );
 CREATE INDEX inbox_control ON inbox (facility, control_id);
-CREATE INDEX inbox_open ON inbox (lane, id) WHERE status IN ('ready', 'claimed');
+CREATE INDEX inbox_claimed ON inbox (lease_until) WHERE status = 'claimed';
+CREATE INDEX inbox_key ON inbox ((keys[1]), id) WHERE status = 'ready';
+CREATE INDEX inbox_keys ON inbox (id) WHERE status = 'ready' AND cardinality(keys) > 1;
+CREATE INDEX inbox_ready ON inbox (lane, facility, channel, id) WHERE status = 'ready';
 CREATE UNIQUE INDEX inbox_same ON inbox (shard, facility, sha256);
 CREATE INDEX inbox_status ON inbox (status, facility) WHERE status IN ('held', 'failed');
 COMMENT ON COLUMN inbox.size IS 'bytes before compression';
