@@ -56,6 +56,10 @@ _LETTER: Final[dict[str, str]] = {
 _SCOPE = re.compile(r"(patient|user|system)/(\*|[A-Z][A-Za-z]*)\.(c?r?u?d?s?)(\?.+)?")
 
 
+class AccessError(ValueError):
+    """A token that cannot be issued, or a key file that cannot be used; the text says what to change."""
+
+
 @lru_cache(maxsize=1024)
 def _grants(scopes: frozenset[str]) -> dict[str, frozenset[str]]:
     """Resource type or ``*`` -> letters granted for all its instances. ``patient/`` scopes and scopes narrowed by a query grant
@@ -117,17 +121,21 @@ class Keys:
     @classmethod
     def load(cls, data_dir: Path, *, issuer: str = ISSUER, audience: str = ISSUER) -> Keys:
         """The keys kept in ``data_dir`` (JWK Set, RFC 7517, mode 0600); the first start makes one (P-256). Safe when several
-        processes start at once: one wins and all read the same file. Raises OSError or ValueError when the file cannot be used."""
+        processes start at once: one wins and all read the same file. Raises OSError or AccessError when the file cannot be
+        used."""
         path = data_dir / KEY_FILE
         if not path.exists():
             data_dir.mkdir(parents=True, exist_ok=True)
             _write(path, [_new_key("P-256")], replace=False)
         if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise ValueError(f"{path.name} can be read by others; set its mode to 0600")
-        stored = json.loads(path.read_text("utf-8")).get("keys")
-        if not stored:
-            raise ValueError(f"{path.name} holds no key; delete it to have a new one made (old tokens end)")
-        return cls([ECKey.import_key(k) for k in stored], issuer, audience)
+            raise AccessError(f"{path.name} can be read by others; set its mode to 0600")
+        try:
+            keys = [ECKey.import_key(k) for k in json.loads(path.read_text("utf-8"))["keys"]]
+        except (JoseError, ValueError, KeyError, TypeError):
+            keys = []
+        if not keys:
+            raise AccessError(f"{path.name} holds no usable key; delete it to have a new one made (old tokens end)")
+        return cls(keys, issuer, audience)
 
     @classmethod
     def rotate(cls, data_dir: Path, curve: str = "P-256", keep: int = 2) -> Keys:
@@ -144,7 +152,7 @@ class Keys:
 
 def _new_key(curve: str) -> ECKey:
     if curve not in _ALGORITHM:
-        raise ValueError(f"{curve} is not one of {', '.join(_ALGORITHM)}")
+        raise AccessError(f"{curve} is not one of {', '.join(_ALGORITHM)}")
     return ECKey.generate_key(curve, auto_kid=True)
 
 
@@ -172,9 +180,9 @@ def _write(path: Path, keys: Iterable[ECKey], *, replace: bool) -> None:
 
 
 def default_scopes(role: str) -> frozenset[str]:
-    """The widest scope a role may hold on every type (``user/*.rs`` for an auditor). Raises ValueError for an unknown role."""
+    """The widest scope a role may hold on every type (``user/*.rs`` for an auditor). Raises AccessError for an unknown role."""
     if role not in ROLES:
-        raise ValueError(f"{role} is not one of {', '.join(ROLES)}")
+        raise AccessError(f"{role} is not one of {', '.join(ROLES)}")
     contexts, letters = ROLES[role]
     context = "user" if "user" in contexts else "system"
     return frozenset({f"{context}/*.{''.join(c for c in 'cruds' if c in letters)}"})
@@ -185,20 +193,20 @@ def issue_token(
 ) -> str:
     """A signed token. ``now`` is an aware datetime; ``facility`` may be empty; empty ``scopes`` means ``default_scopes(role)``.
 
-    Raises ValueError for an unknown role, a scope that is not SMART v2, or a scope the role may not hold.
+    Raises AccessError for an unknown role, a scope that is not SMART v2, or a scope the role may not hold.
     """
     wanted = frozenset(scopes) or default_scopes(role)
     contexts, letters = ROLES.get(role, (None, frozenset[str]()))
     if contexts is None:
-        raise ValueError(f"{role} is not one of {', '.join(ROLES)}")
+        raise AccessError(f"{role} is not one of {', '.join(ROLES)}")
     for scope in wanted:
         m = _SCOPE.fullmatch(scope)
         if not m or not m[3]:
-            raise ValueError(f"{scope} is not a SMART v2 scope such as user/Observation.rs")
+            raise AccessError(f"{scope} is not a SMART v2 scope such as user/Observation.rs")
         if m[1] not in contexts or not letters.issuperset(m[3]):
-            raise ValueError(f"role {role} may not hold scope {scope}")
+            raise AccessError(f"role {role} may not hold scope {scope}")
     if not subject or ttl <= timedelta():
-        raise ValueError("a token needs a subject and a life longer than 0")
+        raise AccessError("a token needs a subject and a life longer than 0")
     key = keys.keys[-1]
     at = int(now.timestamp())
     claims = {

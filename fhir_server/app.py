@@ -32,7 +32,7 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
     writer = open_writer(url, settings.write_connections)
     with writer.connection() as conn:
         codec = Codec.load(conn)
-    audit = AuditLog(pool)
+    audit = AuditLog(url)
     ledger = Ledger(pool, settings.data_dir / "ledger-spool")
     return Services(
         settings=settings,

@@ -1,0 +1,120 @@
+"""Logging and metrics. Neither carries patient data: a log line holds our own texts and the fields we name, of an exception only the
+types and places, never its message (a driver's message may quote a row)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from fhir_server.errors import Fault
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+_OURS: Final = frozenset({"fhir_server", "adapters", "mappings", "conformance"})
+
+# A name ends with the unit; labels have few values (https://prometheus.io/docs/practices/naming/).
+RECEIVED = Counter("tongjian_messages_received", "Messages received, by facility and format.", ["facility", "format"])
+ACKNOWLEDGED = Counter(
+    "tongjian_messages_acknowledged",
+    "Acknowledgements sent, by facility and code (AA, AE, AR, CA, CE, CR).",
+    ["facility", "code"],
+)
+CONVERTED = Counter("tongjian_messages_converted", "Messages converted and applied, by facility.", ["facility"])
+HELD = Counter("tongjian_messages_held", "Messages held or failed, by facility and reason.", ["facility", "reason"])
+STORED = Counter("tongjian_resources_stored", "Resource versions stored, by resource type.", ["type"])
+QUEUE = Gauge("tongjian_queue_messages", "Messages accepted and not yet converted, by lane (live, backfill).", ["lane"])
+QUEUE_LAG = Gauge(
+    "tongjian_queue_lag_seconds", "Age of the oldest message accepted and not yet converted, by lane.", ["lane"]
+)
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+REQUEST_SECONDS = Histogram(
+    "tongjian_request_seconds",
+    "Time to answer an HTTP request, by interaction and status.",
+    ["interaction", "status"],
+    buckets=_BUCKETS,
+)
+HOOK_SECONDS = Histogram(
+    "tongjian_hook_seconds", "Time to answer a CDS Hooks call, by outcome.", ["outcome"], buckets=_BUCKETS
+)
+AUDIT_SECONDS = Histogram("tongjian_audit_seconds", "Time until an audit entry is durable.", buckets=_BUCKETS)
+
+METRICS: Final[dict[str, Counter | Gauge | Histogram]] = {
+    "tongjian_messages_received_total": RECEIVED,
+    "tongjian_messages_acknowledged_total": ACKNOWLEDGED,
+    "tongjian_messages_converted_total": CONVERTED,
+    "tongjian_messages_held_total": HELD,
+    "tongjian_resources_stored_total": STORED,
+    "tongjian_queue_messages": QUEUE,
+    "tongjian_queue_lag_seconds": QUEUE_LAG,
+    "tongjian_request_seconds": REQUEST_SECONDS,
+    "tongjian_hook_seconds": HOOK_SECONDS,
+    "tongjian_audit_seconds": AUDIT_SECONDS,
+}
+"""Name as exposed at /metrics -> metric; docs/metrics.md lists exactly these (a test compares)."""
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: at, level, logger, text, the fields given as ``extra``, and of an exception its types and places."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without a line break in it."""
+        line: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "text": _text(record),
+        }
+        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD and k not in line})
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = describe(record.exc_info[1])
+        return json.dumps(line, ensure_ascii=False, default=_typename)
+
+
+def _text(record: logging.LogRecord) -> str:
+    """The message; arguments that are exceptions show their type alone."""
+    name = record.name
+    arguments = record.args
+    if isinstance(arguments, tuple):
+        record = logging.makeLogRecord(
+            {"msg": record.msg, "args": tuple(_typename(a) if isinstance(a, BaseException) else a for a in arguments)}
+        )
+    if isinstance(record.msg, BaseException):
+        return _typename(record.msg)
+    text = record.getMessage()
+    # Further lines of a library's message show reprs (asyncio: the task and its exception).
+    return text if name.partition(".")[0] in _OURS else text.partition("\n")[0][:300]
+
+
+def _typename(value: object) -> str:
+    return type(value).__name__
+
+
+def describe(fault: BaseException) -> list[str]:
+    """An exception and its causes as ``Type at module:line``, outermost first; the text is ours alone (Fault), never a driver's."""
+    out: list[str] = []
+    seen: set[int] = set()
+    current: BaseException | None = fault
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        frames = traceback.extract_tb(current.__traceback__)
+        place = f" at {frames[-1].name}:{frames[-1].lineno}" if frames else ""
+        text = f": {current.text}" if isinstance(current, Fault) else ""
+        out.append(f"{_typename(current)}{place}{text}")
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return out
+
+
+def configure(level: str = "INFO") -> None:
+    """Sends every log record of the process to standard error as JSON lines. Call once, at the start of a command that serves."""
+    out = logging.StreamHandler(sys.stderr)
+    out.setFormatter(JsonLines())
+    logging.basicConfig(level=level, handlers=[out], force=True)
+    # Libraries below a warning tell more than an operator needs, and some of them quote values.
+    for name in ("asyncio", "asyncpg", "psycopg", "psycopg.pool", "sqlalchemy", "alembic", "uvicorn.access", "httpx"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
