@@ -1,0 +1,143 @@
+"""Units as senders write them -> UCUM codes, by a reviewed table (``units.csv``), never by likeness.
+
+What is levelled before the table is asked: full width, spaces, the two micro signs, ``10^9`` / ``10*9`` / ``x10E9`` / superscripts,
+``l`` for litre, the middle dot. Case is kept where it matters (``g/L`` and ``G/L``). An unknown unit keeps its text and has no code.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from mappings import ucum
+
+TABLE = Path(__file__).with_name("units.csv")
+UCUM_NAMES = frozenset({"UCUM", "http://unitsofmeasure.org", "2.16.840.1.113883.6.8"})
+_CACHE_LIMIT = 4096
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_LEVEL = str.maketrans({"μ": "u", "µ": "u", "·": ".", "•": ".", "⋅": ".", "∙": ".", "・": "."})
+_SPACE = re.compile(r"\s+")
+_POWER = re.compile(r"[x×X*]?10(?:\*\*|[\^*]|[Ee]\+?|\\S\\)0?(\d{1,2})(?=$|/)")
+_LITRE = re.compile(r"(?<![A-Za-z])([munpfd]?)l(?![A-Za-z])")
+_WRAPPED = re.compile(r"[(\[]([^()\[\]]+)[)\]]")
+
+_WORD = re.compile(r"[A-Za-z%'\[\]_]+")
+_SURE_WORDS = frozenset(
+    {prefix + atom for prefix in ("", "k", "d", "c", "m", "u", "n", "p", "f") for atom in ("g", "mol", "L")}
+    | {"s", "ms", "min", "h", "mm", "cm", "um", "%", "U", "mU", "uU", "kU", "[IU]", "m[IU]", "u[IU]", "k[IU]", "mm[Hg]", "kPa"}
+    | {"meq", "mosm", "kcal"}
+)
+"""UCUM words that read the same to everybody; ``K`` (kelvin), ``M``, ``G`` (gauss) and ``T`` (tesla) do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit: ``text`` exactly as sent, ``ucum`` its code or None when the table does not know it."""
+
+    text: str
+    ucum: str | None
+
+
+class UnitFault(ValueError):
+    """A row of a unit table is wrong; ``line`` is its 1-based line in the file."""
+
+    def __init__(self, line: int, key: str, text: str) -> None:
+        super().__init__(text)
+        self.line, self.key, self.text = line, key, text
+
+
+def level(text: str) -> str:
+    """The spelling under which a unit is looked up."""
+    text = _SUPERSCRIPT.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
+    text = _SPACE.sub("", unicodedata.normalize("NFKC", text)).translate(_LEVEL)
+    return _LITRE.sub(r"\1L", _POWER.sub(r"10*\1", text))
+
+
+class UnitTable:
+    """A reviewed list of source units. Facility rows stand before the shipped ones."""
+
+    def __init__(self, rows: Iterable[tuple[str, str, bool]], base: UnitTable | None = None) -> None:
+        """rows: (source text, UCUM code, case matters). Rows of ``base`` are used where these say nothing."""
+        self._exact: dict[str, str] = dict(base._exact) if base else {}
+        # Shipped rows that may be met in any case; a spelling that would mean two units in lower case means none.
+        self._folded: dict[str, str | None] = dict(base._folded) if base else {}
+        own: dict[str, str | None] = {}
+        for source, code, exact in rows:
+            key = level(source)
+            self._exact[key] = code
+            if not exact:
+                lower = key.lower()
+                own[lower] = code if own.get(lower, code) == code else None
+        self._folded.update(own)
+        self._cache: dict[str, Unit] = {}
+
+    def lookup(self, text: str) -> Unit:
+        """Unit text as sent (HL7-unescaped) -> Unit; ``ucum`` is None when unknown. An empty text gives an unknown empty unit."""
+        found = self._cache.get(text)
+        if found is None:
+            found = Unit(text, self._resolve(level(text)) if text.strip() else None)
+            if len(self._cache) >= _CACHE_LIMIT:
+                self._cache.clear()
+            self._cache[text] = found
+        return found
+
+    def _resolve(self, key: str) -> str | None:
+        for spelling in (key, *_WRAPPED.findall(key) * (_WRAPPED.fullmatch(key) is not None)):
+            code = self._exact.get(spelling) or self._folded.get(spelling.lower())
+            if code:
+                return code
+            if set(_WORD.findall(spelling)) <= _SURE_WORDS and not spelling.isdigit() and ucum.read(spelling) is not None:
+                return spelling
+        return None
+
+    def coded(self, code: str, text: str, system: str) -> Unit | None:
+        """OBX-6 as CE/CWE (code, text, name of the coding system) -> Unit; None when both code and text are empty.
+
+        The table is asked before a code that is only labelled UCUM is believed: ``K/uL^^UCUM`` means thousands, not kelvin.
+        """
+        sent = text or code
+        if not sent.strip():
+            return None
+        for candidate in (code, text):
+            found = self.lookup(candidate).ucum if candidate else None
+            if found:
+                return Unit(sent, found)
+        if system in UCUM_NAMES and ucum.read(code) is not None:
+            return Unit(sent, code)
+        return Unit(sent, None)
+
+
+def read_rows(path: Path) -> list[tuple[str, str, bool]]:
+    """Rows of a unit CSV (columns ``source, ucum, case, note``; ``case`` is empty or ``exact``). Raises UnitFault with the line."""
+    out: list[tuple[str, str, bool]] = []
+    seen: dict[str, str] = {}
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream)
+        missing = {"source", "ucum"} - set(reader.fieldnames or ())
+        if missing:
+            raise UnitFault(1, ",".join(sorted(missing)), "column is missing")
+        for row in reader:
+            line, source, code, case = reader.line_num, row["source"] or "", row["ucum"] or "", row.get("case") or ""
+            if not source.strip():
+                raise UnitFault(line, "source", "is empty")
+            if ucum.read(code) is None:
+                raise UnitFault(line, "ucum", f"{code!r} is not a UCUM code")
+            if case not in ("", "exact"):
+                raise UnitFault(line, "case", "must be empty or 'exact'")
+            if seen.setdefault(level(source), code) != code:
+                raise UnitFault(line, "source", f"{source!r} stands twice with different codes")
+            out.append((source, code, case == "exact"))
+    return out
+
+
+@lru_cache(maxsize=1)
+def shipped() -> UnitTable:
+    """The shipped table, read once."""
+    return UnitTable(read_rows(TABLE))
