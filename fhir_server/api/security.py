@@ -1,0 +1,78 @@
+"""Who asks, as a FastAPI dependency, and what they may do; refusals are recorded before they are answered
+(http://hl7.org/fhir/R4/security.html)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from fhir_server.access import Principal, authenticate
+from fhir_server.audit_event import Action
+from fhir_server.errors import Fault
+from fhir_server.services import Services
+
+log = logging.getLogger(__name__)
+
+_ACTIONS: dict[str, Action] = {"POST": "C", "PUT": "U", "PATCH": "U", "DELETE": "D", "GET": "R", "HEAD": "R"}
+
+
+def services_of(request: Request) -> Services:
+    """The running server's services."""
+    return cast(Services, request.app.state.services)
+
+
+def address_of(request: Request) -> str:
+    """Network address of the client, empty when unknown."""
+    return request.client.host if request.client else ""
+
+
+async def principal(request: Request) -> Principal:
+    """The principal of the bearer token. Raises Fault UNAUTHENTICATED, after an audit entry, when there is no valid one."""
+    services = services_of(request)
+    try:
+        return authenticate(services.keys, request.headers.get("authorization"), services.clock())
+    except Fault:
+        await _refused(request, None, "authenticate", ())
+        raise
+
+
+Asker = Annotated[Principal, Depends(principal)]
+"""Parameter type of a route that needs a token."""
+
+
+async def permit(request: Request, asker: Principal, interaction: str, *types: str) -> None:
+    """Raises Fault FORBIDDEN, after an audit entry, unless the scopes grant the interaction on every type."""
+    try:
+        asker.require(interaction, *types)
+    except Fault:
+        await _refused(request, asker, interaction, types)
+        raise
+
+
+async def permit_role(request: Request, asker: Principal, operation: str, *roles: str) -> None:
+    """Raises Fault FORBIDDEN, after an audit entry, unless the principal has one of the roles."""
+    try:
+        asker.require_role(*roles)
+    except Fault:
+        await _refused(request, asker, operation, ())
+        raise
+
+
+async def _refused(request: Request, asker: Principal | None, interaction: str, types: tuple[str, ...]) -> None:
+    services = services_of(request)
+    try:
+        await services.audit.record(
+            asker,
+            _ACTIONS.get(request.method, "E"),
+            interaction,
+            types,
+            query=request.url.query,
+            outcome="4",
+            at=services.clock(),
+            address=address_of(request),
+        )
+    except Fault:
+        # Nothing is given away by a refusal, so it is answered all the same.
+        log.warning("a refused access could not be recorded", extra={"interaction": interaction})
