@@ -23,12 +23,13 @@ _CACHE_LIMIT = 4096
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _LEVEL = str.maketrans({"μ": "u", "µ": "u", "·": ".", "•": ".", "⋅": ".", "∙": ".", "・": "."})
-_SPACE = re.compile(r"\s+")
+_SPACE = re.compile(r"[\s\u200b-\u200f\ufeff]+")
 _POWER = re.compile(r"[x×X*]?10(?:\*\*|[\^*]|[Ee]\+?|\\S\\)0?(\d{1,2})(?=$|/)")
 _LITRE = re.compile(r"(?<![A-Za-z])([munpfd]?)l(?![A-Za-z])")
 _WRAPPED = re.compile(r"[(\[]([^()\[\]]+)[)\]]")
 
-_WORD = re.compile(r"[A-Za-z%'\[\]_]+")
+_SIMPLE = re.compile(r"(?:10\*\d{1,2}|[A-Za-z%\[\]]+)?(?:/[A-Za-z%\[\]]+){0,2}")
+_WORD = re.compile(r"[A-Za-z%\[\]]+")
 _SURE_WORDS = frozenset(
     {prefix + atom for prefix in ("", "k", "d", "c", "m", "u", "n", "p", "f") for atom in ("g", "mol", "L")}
     | {"s", "ms", "min", "h", "mm", "cm", "um", "%", "U", "mU", "uU", "kU", "[IU]", "m[IU]", "u[IU]", "k[IU]", "mm[Hg]", "kPa"}
@@ -93,7 +94,7 @@ class UnitTable:
             code = self._exact.get(spelling) or self._folded.get(spelling.lower())
             if code:
                 return code
-            if set(_WORD.findall(spelling)) <= _SURE_WORDS and not spelling.isdigit() and ucum.read(spelling) is not None:
+            if _SIMPLE.fullmatch(spelling) and set(_WORD.findall(spelling)) <= _SURE_WORDS and ucum.read(spelling) is not None:
                 return spelling
         return None
 
