@@ -291,9 +291,9 @@ def bad_messages(writer: Writer, report: Report, foreign: Dialect) -> list[tuple
     ]
 
 
-def spread(period: timedelta, end: datetime, count: int, rng: random.Random) -> Iterator[datetime]:
-    """``count`` ascending times inside the period before ``end``, in surgery hours (7:30 to 16:30)."""
+def moments(period: timedelta, end: datetime, count: int, rng: random.Random) -> Iterator[datetime]:
+    """``count`` ascending times inside the period that ends on the day before ``end``, in surgery hours (7:30 to 16:30)."""
     days = sorted(rng.uniform(0, period.days) for _ in range(count))
     for day in days:
-        at = end - period + timedelta(days=day)
+        at = end - timedelta(days=1) - period + timedelta(days=day)
         yield at.replace(hour=7, minute=30, second=0, microsecond=0) + timedelta(seconds=rng.randrange(9 * 3600))

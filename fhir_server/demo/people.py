@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from mappings.resident_id import check_digit
+from mappings.resident_id import check_character
 
 AREA = "339999"
 _FAMILY = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕"
@@ -41,6 +41,6 @@ def population(size: int, rng: random.Random, today: date) -> list[Person]:
         sex = rng.choice("12")
         birth = today - timedelta(days=rng.randrange(2 * 365, 88 * 365))
         body = f"{AREA}{birth:%Y%m%d}{rng.randrange(50) * 20 + number % 10 * 2 + (sex == '1'):03d}"
-        resident_id = "" if number % 20 == 19 else body + check_digit(body)
+        resident_id = "" if number % 20 == 19 else body + check_character(body)
         people.append(Person(number, _name(rng, number), sex, birth, resident_id, f"1{rng.randrange(10**10):010d}"))
     return people

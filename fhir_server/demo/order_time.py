@@ -1,0 +1,96 @@
+"""The moment the whole thing is for: a doctor orders, the HIS asks, the answer names the prior result (CDS Hooks 2.0 order-sign)."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.panel import Panel as Box
+
+from fhir_server.demo.county import Panel
+from fhir_server.demo.people import Person
+from fhir_server.demo.story import Repeat
+from mappings.profile import Profile
+
+SERVICE = "recognition-order-sign"
+
+
+class HookClient:
+    """The county hospital's HIS, as far as the demo needs it."""
+
+    def __init__(self, fhir: str, token: str) -> None:
+        self._fhir = fhir
+        self._root = fhir.removesuffix("/fhir")
+        self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token}", "Accept-Language": "zh-CN"}, timeout=30)
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        await self._http.aclose()
+
+    async def patient(self, record_number: str) -> dict[str, Any]:
+        """The facility's Patient by its record number. Raises LookupError when there is not exactly one."""
+        answer = await self._http.get(f"{self._fhir}/Patient", params={"identifier": record_number})
+        answer.raise_for_status()
+        entries = answer.json().get("entry", [])
+        if len(entries) != 1:
+            raise LookupError(f"{len(entries)} Patients have the record number {record_number}")
+        resource: dict[str, Any] = entries[0]["resource"]
+        return resource
+
+    async def order_sign(self, patient: str, system: str, panel: Panel) -> list[dict[str, Any]]:
+        """Cards for one draft order."""
+        order = {
+            "resourceType": "ServiceRequest",
+            "id": "draft-1",
+            "status": "draft",
+            "intent": "order",
+            "subject": {"reference": f"Patient/{patient}"},
+            "code": {"coding": [{"system": system, "code": panel.code, "display": panel.name}]},
+        }
+        body = {
+            "hook": "order-sign",
+            "hookInstance": str(uuid.uuid4()),
+            "context": {
+                "userId": "Practitioner/D001",
+                "patientId": patient,
+                "draftOrders": {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": order}]},
+            },
+        }
+        answer = await self._http.post(f"{self._root}/cds-services/{SERVICE}", json=body)
+        answer.raise_for_status()
+        cards: list[dict[str, Any]] = answer.json()["cards"]
+        return cards
+
+    async def decline(self, card: dict[str, Any], reason: dict[str, Any]) -> None:
+        """Feedback: the doctor repeats the test and says why."""
+        feedback = {
+            "feedback": [
+                {
+                    "card": card["uuid"],
+                    "outcome": "overridden",
+                    "overrideReason": {"reason": {"code": reason["code"], "system": reason["system"]}},
+                    "outcomeTimestamp": "2026-01-01T00:00:00Z",
+                }
+            ]
+        }
+        (await self._http.post(f"{self._root}/cds-services/{SERVICE}/feedback", json=feedback)).raise_for_status()
+
+
+async def ask(console: Console, client: HookClient, repeat: Repeat, record_number: str, profile: Profile) -> dict[str, Any]:
+    """Asks for one repeat, shows the card, gives it back. Raises LookupError when the answer is empty."""
+    patient = await client.patient(record_number)
+    cards = await client.order_sign(patient["id"], profile.orders.system, repeat.panel)
+    if not cards:
+        raise LookupError("the recognition check gave no card")
+    card = cards[0]
+    person: Person = repeat.prior.person
+    console.print(
+        Box(
+            f"{person.name[0]}** was tested at {repeat.prior.dialect.facility} ({repeat.prior.panel.name}) and is now ordered "
+            f"{repeat.panel.name} at {repeat.dialect.facility}.\n\n[bold]{card['summary']}[/]\n{card.get('detail', '')}",
+            title="order-sign",
+        )
+    )
+    return card

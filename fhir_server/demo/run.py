@@ -1,0 +1,280 @@
+"""``tongjian demo``: embedded database, server, the example county over real sockets, and a report of what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from adapters.transports.mllp import Sender, SendError
+from fhir_server.access import Keys, issue_token
+from fhir_server.demo import print_report
+from fhir_server.demo.county import Dialect, Panel, Test, analytes
+from fhir_server.demo.order_time import ask_at_order_time
+from fhir_server.demo.story import Story, repeats, tell, today
+from fhir_server.settings import Settings
+from fhir_server.store import embedded
+from fhir_server.store.database import migrate
+from mappings.profile import Profile, load_profiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEED = 20260301
+REPEATS = 140
+DATABASE = "demo"
+DRAIN_WITHIN = 300.0
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on; the text says why."""
+
+
+def run(settings: Settings, *, leave: bool) -> None:
+    """Runs the demo; returns after the report when ``leave``, else when the user presses Ctrl-C."""
+    console = Console()
+    if settings.database_url:
+        raise DemoFailed("The demo uses its own embedded database; unset DATABASE_URL, or use `tongjian serve`.")
+    profiles = load_profiles(settings.profiles_dir)
+    console.print("[bold]Tongjian demo[/]: one county hospital, two township health centres, one village clinic.\n")
+    started = time.monotonic()
+    server = embedded.start(settings.data_dir)
+    try:
+        url = _fresh_database(server.url)
+        console.print(f"Embedded PostgreSQL in {settings.data_dir}, database '{DATABASE}' ({time.monotonic() - started:.1f} s).")
+        with _serving(settings, url) as addresses:
+            console.print(f"Server up: {addresses.fhir}, MLLP {addresses.mllp_host}:{addresses.mllp_port}.\n")
+            token = issue_token(
+                Keys.load(settings.data_dir),
+                subject="demo",
+                role="system",
+                facility="county-hospital",
+                scopes=("system/*.cruds",),
+                ttl=timedelta(hours=12),
+                now=datetime.now(UTC),
+            )
+            with psycopg.connect(url, autocommit=True) as conn:
+                asyncio.run(_play(console, settings, profiles, addresses, conn, token))
+            if not leave:
+                _stay(console, addresses, token)
+    except embedded.EmbeddedError as fault:
+        raise DemoFailed(str(fault)) from fault
+    finally:
+        server.stop()
+
+
+def _fresh_database(url: str) -> str:
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE)))
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+    fresh = url.rpartition("/")[0] + "/" + DATABASE
+    migrate(fresh)
+    return fresh
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the demo's server listens."""
+
+    fhir: str
+    mllp_host: str
+    mllp_port: int
+
+
+def _free(host: str, port: int) -> int:
+    try:
+        with socket.create_server((host, port)):
+            return port
+    except OSError:
+        return 0
+
+
+@contextmanager
+def _serving(settings: Settings, url: str) -> Iterator[Addresses]:
+    """`tongjian serve` as a process of its own, on the usual ports if they are free."""
+    ports = ["--port", str(_free(settings.host, settings.port)), "--mllp-port", str(_free(settings.mllp_host, settings.mllp_port))]
+    command = [sys.executable, "-m", "fhir_server.cli", "serve", *ports, "--data", str(settings.data_dir)]
+    if settings.profiles_dir:
+        command += ["--profiles", str(settings.profiles_dir)]
+    environment = dict(os.environ, TONGJIAN_DATABASE_URL=url, TONGJIAN_LOG_LEVEL="WARNING")
+    environment.pop("DATABASE_URL", None)
+    # A session of its own: Ctrl-C reaches the demo, which then stops the server in order.
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
+    try:
+        yield _addresses(process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(40)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _addresses(process: subprocess.Popen[str]) -> Addresses:
+    said: dict[str, str] = {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        word, _, address = line.strip().partition(" ")
+        said[word] = address.strip()
+        if "FHIR" in said and "MLLP" in said:
+            host, _, port = said["MLLP"].rpartition(":")
+            return Addresses(said["FHIR"], host, int(port))
+    raise DemoFailed("The server ended before it was ready; its messages stand above.")
+
+
+def _panels(profiles: Mapping[str, Profile]) -> dict[str, Sequence[Panel]]:
+    """What each facility reports: its local orders whose required members it has local codes for."""
+    known = analytes()
+    panels: dict[str, Sequence[Panel]] = {}
+    for facility, profile in profiles.items():
+        by_item = {t.item: t for t in profile.tests.rows() if t.item and t.loinc in known}
+        found = []
+        for order in profile.orders.rows():
+            members = order.orderable.members if order.orderable else ()
+            if not members or any(m.required and m.item not in by_item for m in members):
+                continue
+            tests = [by_item[m.item] for m in members if m.item in by_item]
+            found.append(
+                Panel(order.code, order.name, order.orderable.code, tuple(Test(t.code, t.name, t.unit, known[t.loinc]) for t in tests))
+            )
+        panels[facility] = sorted(found, key=lambda p: -len(p.tests))
+    return panels
+
+
+async def _send(
+    addresses: Addresses, dialect: Dialect, messages: Sequence[bytes], tick: Progress, task: Any, refused: list[str]
+) -> None:
+    sender = Sender(addresses.mllp_host, addresses.mllp_port, local_address=dialect.address)
+    try:
+        for message in messages:
+            answer = await sender.send(message)
+            if answer.code not in ("AA", "CA"):
+                refused.append(f"{dialect.facility}: {answer.code} {answer.text}")
+            tick.advance(task)
+    finally:
+        await sender.close()
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+
+
+async def _drained(conn: psycopg.Connection[Any]) -> None:
+    """Waits until nothing is left to convert."""
+    until = time.monotonic() + DRAIN_WITHIN
+    while True:
+        row = conn.execute("SELECT count(*) FROM inbox WHERE status IN ('ready', 'claimed')").fetchone()
+        if row is not None and row[0] == 0:
+            return
+        if time.monotonic() > until:
+            raise DemoFailed(f"{row[0] if row else '?'} messages are still waiting for a worker after {DRAIN_WITHIN:.0f} s.")
+        await asyncio.sleep(0.1)
+
+
+async def _play(
+    console: Console,
+    settings: Settings,
+    profiles: Mapping[str, Profile],
+    addresses: Addresses,
+    conn: psycopg.Connection[Any],
+    token: str,
+) -> None:
+    began = datetime.now(settings.zone)
+    story = tell(_panels(profiles), began, SEED)
+    total = sum(len(o.messages) for o in story.history)
+    console.print(f"History: {len(story.people)} people, {story.reports} reports in {total} messages, one connection per facility.")
+    refused: list[str] = []
+    start = time.monotonic()
+    try:
+        with _progress(console) as progress:
+            await asyncio.gather(
+                *(
+                    _send(addresses, o.dialect, o.messages, progress, progress.add_task(o.dialect.facility, total=len(o.messages)), refused)
+                    for o in story.history
+                )
+            )
+        answers = await _send_bad(story, addresses)
+        await _drained(conn)
+        seconds = time.monotonic() - start
+        console.print(f"Acknowledged and converted in {seconds:.1f} s ({total / seconds:.0f} messages/s).")
+        for line in refused:
+            console.print(f"  refused: {line}", markup=False)
+        await _today(console, settings, story, addresses, conn, token)
+    except (SendError, OSError) as fault:
+        raise DemoFailed(f"Sending failed: {fault}") from fault
+    print_report.bad_messages(console, answers)
+    print_report.facilities(console, conn)
+    print_report.resources(console, conn)
+    print_report.unmapped(console, conn)
+    print_report.identity(console, conn)
+    print_report.duplicate_audit(console, conn, profiles, began, datetime.now(settings.zone) + timedelta(seconds=1))
+
+
+async def _send_bad(story: Story, addresses: Addresses) -> list[tuple[str, str]]:
+    """The five bad messages, each on the same connection as a good one would be: the connection must live on."""
+    answers = []
+    dialect = story.bad[0][0]
+    sender = Sender(addresses.mllp_host, addresses.mllp_port, local_address=dialect.address)
+    try:
+        for _, what, message in story.bad:
+            answer = await sender.send(message)
+            answers.append((what, f"{answer.code} {answer.text}".strip()))
+    finally:
+        await sender.close()
+    return answers
+
+
+async def _today(
+    console: Console, settings: Settings, story: Story, addresses: Addresses, conn: psycopg.Connection[Any], token: str
+) -> None:
+    rng = random.Random(SEED + 2)
+    again = repeats(story, REPEATS, SEED)
+    with _progress(console) as progress:
+        task = progress.add_task("today: the same panels next door", total=len(again) * 3)
+        by_house: dict[str, list[tuple[Any, Dialect]]] = {}
+        for repeat in again:
+            by_house.setdefault(repeat.dialect.facility, []).append((repeat, repeat.dialect))
+        orders: list[tuple[Dialect, bytes]] = []
+        results: dict[str, list[bytes]] = {}
+        at = datetime.now(settings.zone)
+        for number, repeat in enumerate(again):
+            writer = story.writers[repeat.dialect.facility]
+            report = today(repeat, number, at, rng)
+            orders += [(repeat.dialect, writer.visit(report.person, at)), (repeat.dialect, writer.order(report))]
+            results.setdefault(repeat.dialect.facility, []).append(writer.result(report))
+        houses = {r.dialect.facility: r.dialect for r in again}
+        for facility, dialect in houses.items():
+            await _send(addresses, dialect, [m for d, m in orders if d.facility == facility], progress, task, [])
+        await _drained(conn)
+        await ask_at_order_time(console, addresses.fhir, token, story, again, conn)
+        for facility, dialect in houses.items():
+            await _send(addresses, dialect, results[facility], progress, task, [])
+    await _drained(conn)
+
+
+def _stay(console: Console, addresses: Addresses, token: str) -> None:
+    console.print("\n[bold]The server stays up.[/] Ctrl-C stops it.\n")
+    console.print(f"FHIR API   {addresses.fhir}\nMLLP       {addresses.mllp_host}:{addresses.mllp_port}")
+    console.print("Try it (the token is valid for 12 hours):\n")
+    console.print(f"TOKEN={token}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"curl -H \"Authorization: Bearer $TOKEN\" '{addresses.fhir}/Patient?_count=5'", soft_wrap=True, markup=False, highlight=False
+    )
+    with suppress(KeyboardInterrupt):
+        signal.pause()
