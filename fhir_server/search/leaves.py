@@ -1,0 +1,274 @@
+"""One value of a datatype -> tokens, spans and strings (http://hl7.org/fhir/R4/search.html#token, #reference, #string, #date, #uri).
+
+A leaf is a plain function of the JSON value and the sink. Values that do not have their datatype's form leave no trace.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, tzinfo
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+import xxhash
+
+from fhir_server.search import dates
+from fhir_server.search.definitions import Path
+
+STRING_LENGTH: Final = 200
+"""Characters of a string that are indexed; a longer search value is cut to the same length."""
+EXACT: Final = "\x1e"
+"""Before a string as sent: its hash answers ``:exact``."""
+IDENTIFIER: Final = "\x1d"
+"""Before the forms of Reference.identifier: their hashes answer ``:identifier``."""
+OF_TYPE: Final = "\x1c"
+"""Before type system, type code and value of an Identifier: its hash answers ``:of-type``."""
+
+
+class SearchValue(NamedTuple):
+    """One row of search_value: path number and either a normalised string, a span [low, high) or a number."""
+
+    param: int
+    string: str | None
+    low: datetime | None
+    high: datetime | None
+    number: Decimal | None
+
+
+class Sink:
+    """What one resource has given so far."""
+
+    __slots__ = ("base", "bits", "end", "issued", "patient", "start", "tokens", "values", "zone")
+
+    def __init__(self, zone: tzinfo, base: str) -> None:
+        self.tokens: list[int] = []
+        self.values: list[SearchValue] = []
+        self.bits = 0
+        self.start: datetime | None = None
+        self.end: datetime | None = None
+        self.issued: datetime | None = None
+        self.patient: str | None = None
+        self.zone = zone
+        self.base = base
+
+
+Leaf = Callable[[Any, Sink], None]
+
+_digest = xxhash.xxh64_intdigest
+_SIGN: Final = 1 << 63
+_WRAP: Final = 1 << 64
+
+
+def hash_of(seed: int, text: str) -> int:
+    """The signed 64-bit token of ``text`` under a path (``Path.seed``)."""
+    h = _digest(text.encode(), seed)
+    return h - _WRAP if h >= _SIGN else h
+
+
+def normalise(text: str) -> str:
+    """A string as compared: without case, accents and width differences, blanks run together, first STRING_LENGTH characters."""
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return " ".join(text.casefold().split())[:STRING_LENGTH]
+
+
+def reference_text(value: str, base: str) -> str:
+    """A literal reference as indexed: ``Type/id`` for this server (version dropped), else the URL as it is."""
+    if base and value.startswith(base + "/"):
+        value = value[len(base) + 1 :]
+    return value.split("/_history/", 1)[0]
+
+
+def coded_forms(system: str | None, code: str | None) -> Iterable[str]:
+    """The texts under which a system and code pair can be asked for."""
+    if code:
+        yield code
+        yield f"{system or ''}|{code}"
+    if system:
+        yield f"{system}|"
+
+
+def make(path: Path, kind: str, datatype: str, *, column: str, about: bool) -> Leaf | None:
+    """The leaf for a path's values of one datatype; None when the datatype cannot be searched by parameters of this kind.
+
+    ``kind`` is the search parameter type; ``column`` is ``date`` or ``issued`` when the value goes to columns of the row; ``about``
+    says that the reference names whom the resource is about.
+    """
+    if kind == "token":
+        return _token(path, datatype)
+    if kind == "reference":
+        return _reference(path, datatype, about)
+    if kind == "string":
+        return _string(path, datatype)
+    if kind == "date":
+        return _date(path, datatype, column)
+    if kind == "uri":
+        return _text(path, str) if datatype in ("uri", "url", "canonical", "oid", "uuid", "id") else None
+    return None
+
+
+def _token(path: Path, datatype: str) -> Leaf | None:
+    seed, bit = path.seed, path.bit
+
+    def coding(value: Any, sink: Sink) -> None:
+        code, system = value.get("code"), value.get("system")
+        add = sink.tokens.append
+        # Spelled out, not coded_forms(): this runs several times for every result.
+        if code:
+            sink.bits |= bit
+            add(hash_of(seed, code))
+            if system:
+                add(hash_of(seed, f"{system}|{code}"))
+                add(hash_of(seed, f"{system}|"))
+            else:
+                add(hash_of(seed, f"|{code}"))
+        elif system:
+            sink.bits |= bit
+            add(hash_of(seed, f"{system}|"))
+
+    def concept(value: Any, sink: Sink) -> None:
+        sink.bits |= bit
+        for c in value.get("coding", ()):
+            coding(c, sink)
+
+    def identifier(value: Any, sink: Sink) -> None:
+        sink.bits |= bit
+        system, text = value.get("system"), value.get("value")
+        for form in coded_forms(system, text):
+            sink.tokens.append(hash_of(seed, form))
+        if text and "type" in value:
+            for c in value["type"].get("coding", ()):
+                if c.get("code"):
+                    sink.tokens.append(hash_of(seed, f"{OF_TYPE}{c.get('system', '')}|{c['code']}|{text}"))
+
+    def contact(value: Any, sink: Sink) -> None:
+        if text := value.get("value"):
+            sink.bits |= bit
+            sink.tokens.append(hash_of(seed, text))
+            sink.tokens.append(hash_of(seed, f"|{text}"))
+
+    return {
+        "Coding": coding,
+        "CodeableConcept": concept,
+        "Identifier": identifier,
+        "ContactPoint": contact,
+        "boolean": _text(path, lambda v: "true" if v else "false"),
+        # R4: "if the underlying datatype is string then the search is not case sensitive".
+        "string": _text(path, str.casefold),
+        "markdown": _text(path, str.casefold),
+    }.get(datatype) or (
+        _text(path, str) if datatype in ("code", "id", "uri", "url", "canonical", "oid", "uuid", "positiveInt") else None
+    )
+
+
+def _text(path: Path, form: Callable[[Any], str]) -> Leaf:
+    seed, bit = path.seed, path.bit
+
+    def plain(value: Any, sink: Sink) -> None:
+        sink.bits |= bit
+        sink.tokens.append(hash_of(seed, form(value)))
+
+    return plain
+
+
+def _reference(path: Path, datatype: str, about: bool) -> Leaf | None:
+    seed, bit = path.seed, path.bit
+
+    def reference(value: Any, sink: Sink) -> None:
+        sink.bits |= bit
+        literal = value.get("reference")
+        if literal and literal[0] != "#":
+            literal = reference_text(literal, sink.base)
+            sink.tokens.append(hash_of(seed, literal))
+            if about and sink.patient is None and literal.startswith("Patient/"):
+                sink.patient = literal[8:]
+        logical = value.get("identifier")
+        if logical:
+            for form in coded_forms(logical.get("system"), logical.get("value")):
+                sink.tokens.append(hash_of(seed, IDENTIFIER + form))
+
+    def canonical(value: Any, sink: Sink) -> None:
+        sink.bits |= bit
+        sink.tokens.append(hash_of(seed, value))
+        if "|" in value:
+            sink.tokens.append(hash_of(seed, value.split("|", 1)[0]))
+
+    def embedded(value: Any, sink: Sink) -> None:
+        if "id" in value:
+            sink.bits |= bit
+            sink.tokens.append(hash_of(seed, f"{value.get('resourceType')}/{value['id']}"))
+
+    return {"Reference": reference, "canonical": canonical, "uri": canonical, "Resource": embedded}.get(datatype)
+
+
+def _string(path: Path, datatype: str) -> Leaf | None:
+    seed, bit, number = path.seed, path.bit, path.number
+
+    def put(texts: Iterable[Any], sink: Sink) -> None:
+        seen = set()
+        for text in texts:
+            if not isinstance(text, str) or not text:
+                continue
+            sink.bits |= bit
+            sink.tokens.append(hash_of(seed, EXACT + text))
+            low = normalise(text)
+            if low not in seen:
+                seen.add(low)
+                sink.values.append(SearchValue(number, low, None, None, None))
+
+    def name(value: Any, sink: Sink) -> None:
+        given = value.get("given", ())
+        put((value.get("text"), value.get("family"), *given, *value.get("prefix", ()), *value.get("suffix", ())), sink)
+        whole = full_name(value)
+        if whole:
+            put((whole,), sink)
+
+    def address(value: Any, sink: Sink) -> None:
+        parts = ("text", "city", "district", "state", "postalCode", "country")
+        put((*(value.get(p) for p in parts), *value.get("line", ())), sink)
+
+    def plain(value: Any, sink: Sink) -> None:
+        put((value,), sink)
+
+    return {"HumanName": name, "Address": address, "string": plain, "markdown": plain, "code": plain}.get(datatype)
+
+
+def full_name(value: Mapping[str, Any]) -> str:
+    """HumanName without text, family and given both in Chinese characters -> the name as it is spoken (``张`` ``三`` -> ``张三``).
+
+    Empty otherwise. R4 leaves it to the server which parts ``name`` searches; nobody types a Chinese name in two parts.
+    """
+    family, given = value.get("family") or "", "".join(g for g in value.get("given", ()) if g)
+    if value.get("text") or not family or not given or (family + given).isascii():
+        return ""
+    return f"{family}{given}"
+
+
+def _date(path: Path, datatype: str, column: str) -> Leaf | None:
+    if datatype in ("date", "dateTime", "instant"):
+        read: Callable[[Any, tzinfo], dates.Span | None] = dates.span
+    elif datatype == "Period":
+        read = dates.period
+    elif datatype == "Timing":
+        read = dates.timing
+    else:
+        return None
+    bit, number = path.bit, path.number
+
+    def date(value: Any, sink: Sink) -> None:
+        try:
+            found = read(value, sink.zone)
+        except (ValueError, TypeError, OverflowError):
+            return
+        if found is None:
+            return
+        sink.bits |= bit
+        if column == "date":
+            sink.start, sink.end = found
+        elif column == "issued":
+            sink.issued = found[0]
+        else:
+            sink.values.append(SearchValue(number, None, *found, None))
+
+    return date

@@ -1,0 +1,208 @@
+"""A resource -> what searches find it by (http://hl7.org/fhir/R4/search.html). On the ingest path: plain closures over dicts.
+
+Where a value goes:
+
+- token, reference and uri values become 64-bit hashes in ``tokens`` (column resource.tokens, GIN), one per form a client may ask
+  for: ``system|code``, ``code``, ``|code`` when there is no system, ``system|``; a reference only as ``Type/id`` (a bare id is asked
+  for once per target type); a plain code only as ``code``, its system being known from the definition;
+- ``tokens[0]`` is no hash but the presence map: one bit per path that has a value; ``:missing`` reads it;
+- the type's main date goes to ``start`` and ``end``, ``issued`` to ``issued``: columns of the row;
+- strings (normalised, first 200 characters) and other dates go to ``values``: rows of search_value. ``:exact`` is answered by a
+  hash of the string as sent. An Observation with a number gets no such row: its quantity stands in the flat result row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, tzinfo
+from functools import cache
+from typing import Any, NamedTuple
+
+from conformance.capability import PATIENT_LINKS
+from fhir_server.search import dates, leaves
+from fhir_server.search.definitions import Parameter, Path, Step, elements, inner, parameters
+from fhir_server.search.leaves import Leaf, SearchValue, Sink, hash_of
+
+__all__ = ["Indexed", "SearchValue", "extract"]
+
+
+class Indexed(NamedTuple):
+    """What is stored beside a resource.
+
+    tokens   presence map, then distinct signed 64-bit hashes
+    start    main date, inclusive; ``end`` exclusive; None when the resource has none
+    issued   issued (Observation, DiagnosticReport), authoredOn (ServiceRequest)
+    values   rows of search_value
+    patient  logical id of the Patient it is about, None when it is about none
+    """
+
+    tokens: list[int]
+    start: datetime | None
+    end: datetime | None
+    issued: datetime | None
+    values: list[SearchValue]
+    patient: str | None
+
+
+def extract(resource: Mapping[str, Any], *, zone: tzinfo = dates.SHANGHAI, base: str = "") -> Indexed:
+    """Everything a search can find the resource by.
+
+    ``zone`` is meant by dates without one; ``base`` is the address of this server (without trailing slash), so that absolute
+    references to it count as local. A value that does not have its datatype's form is not indexed; nothing is raised for it.
+    """
+    sink = Sink(zone, base)
+    table, whole = _compiled(resource["resourceType"])
+    for key, value in resource.items():
+        if key in table:
+            for leaf in table[key]:
+                leaf(value, sink)
+    for leaf in whole:
+        leaf(resource, sink)
+    return Indexed(
+        [sink.bits, *dict.fromkeys(sink.tokens)], sink.start, sink.end, sink.issued, sink.values, sink.patient
+    )
+
+
+@cache
+def _compiled(type: str) -> tuple[dict[str, tuple[Leaf, ...]], tuple[Leaf, ...]]:
+    """(top-level JSON name -> extractors of its value, extractors of the whole resource)."""
+    table: dict[str, list[Leaf]] = {}
+    whole: list[Leaf] = []
+    seen: set[int] = set()
+    for parameter in parameters(type).values():
+        if not parameter.indexed:
+            continue
+        for path, _ in parameter.paths:
+            if path.number in seen:
+                continue
+            seen.add(path.number)
+            if path.steps[0][0] == "deceased":
+                whole.append(_deceased(path))
+                continue
+            for key, leaf in _walk(type, path.steps, _End(type, parameter, path)):
+                table.setdefault(key, []).append(leaf)
+    if type == "Patient":
+        whole.append(_own_id)
+    if type in ("Observation", "ServiceRequest"):
+        table.setdefault("issued" if type == "Observation" else "authoredOn", []).append(_issued)
+    return {k: tuple(v) for k, v in table.items()}, tuple(whole)
+
+
+class _End:
+    """What to do at the end of a path, by datatype."""
+
+    def __init__(self, type: str, parameter: Parameter, path: Path) -> None:
+        self._path, self._parameter = path, parameter
+        names = ".".join(a for k, a in path.steps if k == "child")
+        # The Patient a Patient is about is itself (_own_id), not the one it links to.
+        self._about = type != "Patient" and names == PATIENT_LINKS.get(type, ("",))[0]
+
+    def leaf(self, datatype: str) -> Leaf | None:
+        return leaves.make(
+            self._path, self._parameter.kind, datatype, column=self._parameter.column, about=self._about
+        )
+
+
+def _walk(at: str, steps: tuple[Step, ...], end: _End) -> list[tuple[str, Leaf]]:
+    """JSON names below an object of type or element path ``at`` -> extractors of the value there, one or a list."""
+    kind, name = steps[0]
+    if kind == "extension":
+        return [("extension", _each(_extension(name, end)))]
+    position = 1
+    wanted, where, index = "", ("", ""), -1
+    while position < len(steps) and steps[position][0] != "child":
+        kind, argument = steps[position]
+        if kind == "as":
+            wanted = argument
+        elif kind == "where":
+            field, _, value = argument.partition("=")
+            where = (field, value)
+        elif kind == "index":
+            index = int(argument)
+        position += 1
+    rest = steps[position:]
+    out: list[tuple[str, Leaf]] = []
+    for suffix in ("", "[x]"):
+        for datatype in elements().get(f"{at}.{name}{suffix}", ((), False, ()))[0]:
+            if wanted and datatype != wanted:
+                continue
+            leaf = _below(_walk(inner(f"{at}.{name}", datatype), rest, end)) if rest else end.leaf(datatype)
+            if leaf is None:
+                continue
+            if where[0]:
+                leaf = _where(*where, leaf)
+            key = name + datatype[0].upper() + datatype[1:] if suffix else name
+            out.append((key, _each(leaf) if index < 0 else _at(index, leaf)))
+    return out
+
+
+def _each(leaf: Leaf) -> Leaf:
+    """One value or a list of them; the null place holders of primitive arrays are passed over."""
+
+    def each(value: Any, sink: Sink) -> None:
+        if type(value) is list:
+            for v in value:
+                if v is not None:
+                    leaf(v, sink)
+        elif value is not None:
+            leaf(value, sink)
+
+    return each
+
+
+def _at(index: int, leaf: Leaf) -> Leaf:
+    def at(value: Any, sink: Sink) -> None:
+        if len(value) > index:
+            leaf(value[index], sink)
+
+    return at
+
+
+def _below(children: list[tuple[str, Leaf]]) -> Leaf:
+    def below(value: Any, sink: Sink) -> None:
+        for key, leaf in children:
+            if key in value:
+                leaf(value[key], sink)
+
+    return below
+
+
+def _where(field: str, wanted: str, leaf: Leaf) -> Leaf:
+    def where(value: Any, sink: Sink) -> None:
+        if value.get(field) == wanted:
+            leaf(value, sink)
+
+    return where
+
+
+def _extension(url: str, end: _End) -> Leaf:
+    def extension(value: Any, sink: Sink) -> None:
+        if value.get("url") != url:
+            return
+        for key, found in value.items():
+            if key.startswith("value") and len(key) > 5:
+                leaf = end.leaf(key[5:]) or end.leaf(key[5].lower() + key[6:])
+                if leaf is not None:
+                    leaf(found, sink)
+
+    return extension
+
+
+def _deceased(path: Path) -> Leaf:
+    def deceased(resource: Any, sink: Sink) -> None:
+        dead = "deceasedDateTime" in resource or resource.get("deceasedBoolean") is True
+        sink.bits |= path.bit
+        sink.tokens.append(hash_of(path.seed, "true" if dead else "false"))
+
+    return deceased
+
+
+def _own_id(resource: Any, sink: Sink) -> None:
+    sink.patient = resource.get("id")
+
+
+def _issued(value: Any, sink: Sink) -> None:
+    try:
+        sink.issued = dates.span(value, sink.zone)[0]
+    except ValueError:
+        return
