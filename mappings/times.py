@@ -15,6 +15,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 _FIRST_YEAR, _LAST_YEAR = 1800, 2199
+_LONGEST = 40
 _FOREVER = 9999
 """Years outside 1800-2199 are faults of a sender (``240318`` would be the year 2403); 9999 is the usual "without end"."""
 
@@ -67,7 +68,7 @@ def parse(text: str, zone: ZoneInfo, *, birth: bool = False) -> Moment | None:
     zone   the facility's zone, used where no offset is written
     birth  True for birth dates: a two-digit year is then not read at all (a person of 24 and one of 124 both exist)
     """
-    return _parse(text, zone, birth)
+    return _parse(text, zone, birth) if 0 < len(text) <= _LONGEST else None
 
 
 @lru_cache(maxsize=16384)

@@ -19,6 +19,7 @@ from mappings import ucum
 TABLE = Path(__file__).with_name("units.csv")
 UCUM_NAMES = frozenset({"UCUM", "http://unitsofmeasure.org", "2.16.840.1.113883.6.8"})
 _CACHE_LIMIT = 4096
+_LONGEST = 64
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
@@ -81,6 +82,8 @@ class UnitTable:
 
     def lookup(self, text: str) -> Unit:
         """Unit text as sent (HL7-unescaped) -> Unit; ``ucum`` is None when unknown. An empty text gives an unknown empty unit."""
+        if len(text) > _LONGEST:
+            return Unit(text, None)
         found = self._cache.get(text)
         if found is None:
             found = Unit(text, self._resolve(level(text)) if text.strip() else None)
