@@ -167,7 +167,9 @@ source_patient = Table(
     Column("name", Text, comment="normalised name used for matching"),
     Column("sex", Text),
     Column("birth", Date),
-    Index("source_patient_resident", "resident_id", "name", postgresql_where=text("resident_id IS NOT NULL")),
+    Column("certain", LargeBinary, comment="16-byte digest of all that agrees in a certain match; null when it cannot have one"),
+    Index("source_patient_certain", "certain", postgresql_where=text("certain IS NOT NULL")),
+    Index("source_patient_resident", "resident_id", postgresql_where=text("resident_id IS NOT NULL")),
     Index("source_patient_name", "name", "birth", postgresql_where=text("name IS NOT NULL AND birth IS NOT NULL")),
     Index("source_patient_person", "person"),
 )
@@ -210,6 +212,7 @@ identity_review = Table(
     Column("reason", Text, nullable=False, comment="name-differs | sex-differs | birth-differs | missing ..."),
     Column("recorded", Time, nullable=False),
     Column("closed", Time),
+    Index("identity_review_other", "other", postgresql_where=text("closed IS NULL")),
     comment="pairs kept separate that a person should look at",
 )
 

@@ -167,15 +167,18 @@ CREATE TABLE source_patient (
     name TEXT,
     sex TEXT,
     birth DATE,
+    certain BYTEA,
     PRIMARY KEY (shard, patient)
 );
-CREATE INDEX source_patient_person ON source_patient (person);
+CREATE INDEX source_patient_certain ON source_patient (certain) WHERE certain IS NOT NULL;
 CREATE INDEX source_patient_name ON source_patient (name, birth) WHERE name IS NOT NULL AND birth IS NOT NULL;
-CREATE INDEX source_patient_resident ON source_patient (resident_id, name) WHERE resident_id IS NOT NULL;
+CREATE INDEX source_patient_person ON source_patient (person);
+CREATE INDEX source_patient_resident ON source_patient (resident_id) WHERE resident_id IS NOT NULL;
 COMMENT ON COLUMN source_patient.patient IS 'logical id of the facility Patient';
 COMMENT ON COLUMN source_patient.person IS 'person id now; a Patient alone is its own person';
 COMMENT ON COLUMN source_patient.resident_id IS '16-byte digest of a valid resident ID number, null when none';
 COMMENT ON COLUMN source_patient.name IS 'normalised name used for matching';
+COMMENT ON COLUMN source_patient.certain IS '16-byte digest of all that agrees in a certain match; null when it cannot have one';
 
 CREATE TABLE identity_link (
     shard SMALLINT NOT NULL,
@@ -218,6 +221,7 @@ CREATE TABLE identity_review (
     closed TIMESTAMP WITH TIME ZONE,
     PRIMARY KEY (shard, patient, other_shard, other)
 );
+CREATE INDEX identity_review_other ON identity_review (other) WHERE closed IS NULL;
 COMMENT ON TABLE identity_review IS 'pairs kept separate that a person should look at';
 COMMENT ON COLUMN identity_review.reason IS 'name-differs | sex-differs | birth-differs | missing ...';
 
@@ -249,8 +253,8 @@ CREATE TABLE inbox (
     raw BYTEA NOT NULL,
     PRIMARY KEY (shard, id)
 );
-CREATE INDEX inbox_control ON inbox (facility, control_id);
 CREATE INDEX inbox_claimed ON inbox (lease_until) WHERE status = 'claimed';
+CREATE INDEX inbox_control ON inbox (facility, control_id);
 CREATE INDEX inbox_key ON inbox ((keys[1]), id) WHERE status = 'ready';
 CREATE INDEX inbox_keys ON inbox (id) WHERE status = 'ready' AND cardinality(keys) > 1;
 CREATE INDEX inbox_ready ON inbox (lane, facility, channel, id) WHERE status = 'ready';
