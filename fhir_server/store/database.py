@@ -47,6 +47,15 @@ def migrate(url: str) -> None:
             engine.dispose()
 
 
+def current_revision(url: str) -> str:
+    """The revision the schema is at; empty before the first migration."""
+    with psycopg.connect(database_url(url)) as conn:
+        if conn.execute("SELECT to_regclass('alembic_version')").fetchone() == (None,):
+            return ""
+        row = conn.execute("SELECT version_num FROM alembic_version").fetchone()
+    return str(row[0]) if row else ""
+
+
 async def open_pool(url: str, size: int = 8, *, statement_timeout: float = 30.0) -> asyncpg.Pool:
     """The readers' pool (async). ``statement_timeout`` in seconds is enforced by the server, and a little later by the client."""
     return await asyncpg.create_pool(
@@ -76,6 +85,8 @@ def open_writer(
         timeout=10.0,
         kwargs={
             "application_name": application_name,
-            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000",
+            # Plans made for an empty table must not outlive it: a bulk load starts from nothing.
+            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
+            " -c plan_cache_mode=force_custom_plan",
         },
     )

@@ -31,6 +31,7 @@ Id = Text(collation="C")
 Time = DateTime(timezone=True)
 
 change_seq = Sequence("change_seq", metadata=metadata, data_type=BigInteger)
+_NEXT = text("nextval('change_seq'::regclass)")
 
 # --- resources -------------------------------------------------------------------------------------------------------------
 
@@ -42,7 +43,7 @@ resource = Table(
     Column("id", Id, primary_key=True),
     Column("version", Integer, nullable=False, comment="version id of the current state"),
     Column("top", Integer, nullable=False, comment="highest version id used, stale arrivals included"),
-    Column("seq", BigInteger, nullable=False, comment="change number; order of history, key of paging"),
+    Column("seq", BigInteger, nullable=False, server_default=_NEXT, comment="change number; order of history, key of paging"),
     Column("updated", Time, nullable=False, comment="meta.lastUpdated"),
     Column("deleted", Boolean, nullable=False, server_default=text("false")),
     Column("patient", Id, comment="logical id of the Patient whose compartment it is in; null for directories"),
@@ -51,8 +52,9 @@ resource = Table(
     Column("end_at", Time, comment="upper bound, exclusive"),
     Column("issued_at", Time, comment="issued (Observation, DiagnosticReport), authored (ServiceRequest)"),
     Column("tokens", ARRAY(BigInteger), nullable=False, comment="hashes of token, reference and uri values (search/params)"),
-    Column("recency", Id, comment="sortable text of Recency + content hash; null for API writes"),
-    Column("content", LargeBinary, nullable=False, comment="16-byte digest of the body without meta: equal -> no new version"),
+    Column("recency", LargeBinary, nullable=False, comment="sortable bytes of Recency + content digest (store.statement)"),
+    Column("content", LargeBinary, nullable=False, comment="16-byte digest of the statement: equal -> no new version"),
+    Column("withdrawn", Text, comment="status it had before its report number went to another patient; null while in force"),
     Column("inbox", BigInteger, comment="inbox id of the message it came from; null for API writes"),
     Column("mapping", Integer, comment="mapping_version.id"),
     Column("dict", SmallInteger, nullable=False, comment="zstd_dictionary.id"),
@@ -70,11 +72,12 @@ resource_history = Table(
     Column("rtype", SmallInteger, primary_key=True),
     Column("id", Id, primary_key=True),
     Column("version", Integer, primary_key=True),
-    Column("seq", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False, server_default=_NEXT),
     Column("updated", Time, nullable=False),
     Column("deleted", Boolean, nullable=False),
     Column("stale", Boolean, nullable=False, comment="arrived after something newer: never was current"),
     Column("patient", Id),
+    Column("content", LargeBinary, nullable=False, comment="as resource.content: a stale statement is kept once"),
     Column("inbox", BigInteger),
     Column("mapping", Integer),
     Column("dict", SmallInteger, nullable=False),
@@ -116,6 +119,7 @@ business_key = Table(
     Column("rtype", SmallInteger, nullable=False),
     Column("id", Id, nullable=False),
     Column("patient", Id, nullable=False),
+    Column("claim", LargeBinary, nullable=False, comment="sortable bytes: the newest statement of the number decides whose it is"),
     comment="which patient a report number belongs to now: finds results sent for the wrong patient",
 )
 

@@ -7,7 +7,7 @@ CREATE TABLE resource (
     id TEXT COLLATE "C" NOT NULL,
     version INTEGER NOT NULL,
     top INTEGER NOT NULL,
-    seq BIGINT NOT NULL,
+    seq BIGINT DEFAULT nextval('change_seq'::regclass) NOT NULL,
     updated TIMESTAMP WITH TIME ZONE NOT NULL,
     deleted BOOLEAN DEFAULT false NOT NULL,
     patient TEXT COLLATE "C",
@@ -16,8 +16,9 @@ CREATE TABLE resource (
     end_at TIMESTAMP WITH TIME ZONE,
     issued_at TIMESTAMP WITH TIME ZONE,
     tokens BIGINT[] NOT NULL,
-    recency TEXT COLLATE "C",
+    recency BYTEA NOT NULL,
     content BYTEA NOT NULL,
+    withdrawn TEXT,
     inbox BIGINT,
     mapping INTEGER,
     dict SMALLINT NOT NULL,
@@ -39,8 +40,9 @@ COMMENT ON COLUMN resource.start_at IS 'lower bound of the type''s main date par
 COMMENT ON COLUMN resource.end_at IS 'upper bound, exclusive';
 COMMENT ON COLUMN resource.issued_at IS 'issued (Observation, DiagnosticReport), authored (ServiceRequest)';
 COMMENT ON COLUMN resource.tokens IS 'hashes of token, reference and uri values (search/params)';
-COMMENT ON COLUMN resource.recency IS 'sortable text of Recency + content hash; null for API writes';
-COMMENT ON COLUMN resource.content IS '16-byte digest of the body without meta: equal -> no new version';
+COMMENT ON COLUMN resource.recency IS 'sortable bytes of Recency + content digest (store.statement)';
+COMMENT ON COLUMN resource.content IS '16-byte digest of the statement: equal -> no new version';
+COMMENT ON COLUMN resource.withdrawn IS 'status it had before its report number went to another patient; null while in force';
 COMMENT ON COLUMN resource.inbox IS 'inbox id of the message it came from; null for API writes';
 COMMENT ON COLUMN resource.mapping IS 'mapping_version.id';
 COMMENT ON COLUMN resource.dict IS 'zstd_dictionary.id';
@@ -51,11 +53,12 @@ CREATE TABLE resource_history (
     rtype SMALLINT NOT NULL,
     id TEXT COLLATE "C" NOT NULL,
     version INTEGER NOT NULL,
-    seq BIGINT NOT NULL,
+    seq BIGINT DEFAULT nextval('change_seq'::regclass) NOT NULL,
     updated TIMESTAMP WITH TIME ZONE NOT NULL,
     deleted BOOLEAN NOT NULL,
     stale BOOLEAN NOT NULL,
     patient TEXT COLLATE "C",
+    content BYTEA NOT NULL,
     inbox BIGINT,
     mapping INTEGER,
     dict SMALLINT NOT NULL,
@@ -64,6 +67,7 @@ CREATE TABLE resource_history (
 );
 CREATE INDEX resource_history_seq ON resource_history (rtype, seq);
 COMMENT ON COLUMN resource_history.stale IS 'arrived after something newer: never was current';
+COMMENT ON COLUMN resource_history.content IS 'as resource.content: a stale statement is kept once';
 
 CREATE TABLE client_id (
     rtype SMALLINT NOT NULL,
@@ -98,10 +102,12 @@ CREATE TABLE business_key (
     rtype SMALLINT NOT NULL,
     id TEXT COLLATE "C" NOT NULL,
     patient TEXT COLLATE "C" NOT NULL,
+    claim BYTEA NOT NULL,
     PRIMARY KEY (key)
 );
 COMMENT ON TABLE business_key IS 'which patient a report number belongs to now: finds results sent for the wrong patient';
 COMMENT ON COLUMN business_key.key IS '16-byte digest of facility + Entry.business';
+COMMENT ON COLUMN business_key.claim IS 'sortable bytes: the newest statement of the number decides whose it is';
 
 CREATE TABLE result (
     shard SMALLINT NOT NULL,
