@@ -35,11 +35,9 @@ _CODECS = {
     **dict.fromkeys(("UTF16LE", "UNICODEUTF16LE"), "utf-16-le"),
     **dict.fromkeys(("UTF16BE", "UNICODEUTF16BE"), "utf-16-be"),
     **dict.fromkeys(("UNICODEUTF32", "UTF32"), "utf-32"),
-    **dict.fromkeys(
-        "GB180302000 GB180302005 GB180302022 GB18030 GBK GB2312 GB231280 GB23121980 GBT231280 CP936 MS936 936 WINDOWS936 "
-        "EUCCN ISOIR58 CP54936".split(),
-        "gb18030",
-    ),
+    **dict.fromkeys(("GB180302000", "GB180302005", "GB180302022", "GB18030", "CP54936"), "gb18030"),
+    **dict.fromkeys(("GBK", "CP936", "MS936", "936", "WINDOWS936"), "gb18030"),
+    **dict.fromkeys(("GB2312", "GB231280", "GB23121980", "GBT231280", "EUCCN", "ISOIR58"), "gb18030"),
     **dict.fromkeys(("BIG5", "CP950", "950", "BIG5ETEN"), "cp950"),
     **dict.fromkeys(("ISOIR14", "ISOIR13", "JISX0201", "JISX02011976", "SHIFTJIS", "SJIS", "CP932", "MS932"), "cp932"),
     **dict.fromkeys(("ISOIR87", "ISOIR159", "JISX0202", "JIS", "ISO2022JP"), "iso2022_jp_2"),

@@ -1,0 +1,460 @@
+"""HL7 v2 messages in the delimiter form -> Source (HL7 v2.5.1 chapter 2.5 to 2.7 and 2.10, ER7 encoding).
+
+Bytes are decoded before anything is split, because GB18030 has trail bytes that look like delimiters. Whatever can be read is read;
+what had to be assumed is an Issue of the Message; only bytes without a usable MSH raise Unreadable. Fields are split when asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from adapters.charset import codec_named, decode, text_of, wide_codec
+from adapters.contract import Unreadable
+from adapters.hl7v2.delimiters import ABSENT, Escapes, Separators, escapes
+from conformance.issue import Issue
+from mappings.source import NULL, Component, Element, text
+
+_BLANK = b" \t\r\n\0\x0b\x0c\x1a\x1c"
+_BOM = b"\xef\xbb\xbf"
+_CONTROLS = bytes(b for b in range(32) if b not in b"\t\r\n")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+# A header at the start of a line; marks of stripped framing ("[SOM]", "<VT>") and a byte order mark may stand before it.
+_MARK = rb"(?:[\[<][A-Za-z0-9]{2,5}[\]>])?[ \t]*(?:\xef\xbb\xbf)?"
+_HEADER = re.compile(rb"(?:\A|[\r\n\x0b\x1c\0])[ \t]*" + _MARK + rb"(MSH)(?=[^A-Za-z0-9\r\n])", re.IGNORECASE)
+_ENVELOPE = re.compile(rb"(?:\A|[\r\n])[ \t]*" + _MARK + rb"(?:FHS|BHS)[^A-Za-z0-9]")
+_NEXT = re.compile(r"\r[ \t]*MSH(?=[^A-Za-z0-9\r])", re.IGNORECASE)
+_FRAME_END = re.compile(r"\r?[\[<](?:EOM|EOB|EB|FS|0x1C|1C)[\]>](?:[\[<](?:CR|0x0D|0D)[\]>])?\s*\Z", re.IGNORECASE)
+_SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9]{2}", re.ASCII)
+
+_BATCH = frozenset(("FHS", "BHS", "BTS", "FTS"))
+# Segments that may stand as a bare name. Any other line of three characters is text: "END" in a note is not a segment.
+_NAMES = (
+    "AL1 DG1 EVN GT1 IAM IN1 IN2 IN3 MSA MRG NK1 NTE OBR OBX ORC PD1 PID PR1 PV1 PV2 ROL SAC SPM TQ1 TXA "
+    "MSH ERR FT1 RXA RXE RXO RXR SFT ZDS ZPI"
+)
+_OFTEN = frozenset(_NAMES.split())
+_BARE = _OFTEN | _BATCH | {"DSC"}
+
+
+class _Rules:
+    """What the segments of one message share."""
+
+    __slots__ = ("component", "delimiters", "escape", "escapes", "field", "repetition", "subcomponent")
+
+    def __init__(self, separators: Separators, unescaper: Escapes) -> None:
+        self.field = separators.field
+        self.component = separators.component
+        self.repetition = separators.repetition
+        self.subcomponent = separators.subcomponent
+        self.escape = separators.escape
+        self.escapes = unescaper
+        self.delimiters = self.component + self.repetition + self.subcomponent + " "
+
+    def fields(self, raws: list[str], line: str) -> list[tuple[Element, ...]]:
+        """All fields of one segment; a field that is absent, or holds only blanks and delimiters, is the empty tuple."""
+        component, repetition = self.component, self.repetition
+        out: list[tuple[Element, ...]] = []
+        append = out.append
+        if self.escape not in line and self.subcomponent not in line:
+            for raw in raws:
+                if not raw:
+                    append(())
+                elif repetition in raw:
+                    append(self._repetitions(raw, False))
+                elif component in raw:
+                    append((tuple(raw.split(component)),) if raw.strip(self.delimiters) else ())
+                else:
+                    append(() if raw.isspace() else ((raw,),))
+            return out
+        for raw in raws:
+            append(self._repetitions(raw, self.escape in raw or self.subcomponent in raw) if raw else ())
+        return out
+
+    def _repetitions(self, raw: str, special: bool) -> tuple[Element, ...]:
+        if not raw.strip(self.delimiters):
+            return ()
+        if self.repetition not in raw:
+            return (self._components(raw, special),)
+        return tuple(self._components(part, special) for part in raw.rstrip(self.repetition).split(self.repetition))
+
+    def _components(self, raw: str, special: bool) -> Element:
+        if special:
+            return tuple(map(self._component, raw.split(self.component)))
+        return tuple(raw.split(self.component)) if self.component in raw else (raw,)
+
+    def _component(self, raw: str) -> Component:
+        unescape = self.escapes.unescape
+        if self.subcomponent in raw:
+            return tuple(map(unescape, raw.split(self.subcomponent)))
+        return unescape(raw)
+
+
+class Segment:
+    """One segment, a ``Record``. MSH-1 is the field separator itself (section 2.15.9.1)."""
+
+    __slots__ = ("_fields", "_line", "_rules", "name", "where")
+
+    def __init__(self, name: str, where: str, line: str, rules: _Rules) -> None:
+        self.name = name
+        self.where = where
+        self._line = line
+        self._rules = rules
+        self._fields: list[tuple[Element, ...]] = []
+
+    def _raws(self) -> list[str]:
+        raws = self._line.split(self._rules.field)
+        if self.name == "MSH":
+            raws.insert(1, self._rules.field)
+        return raws
+
+    def _split(self) -> list[tuple[Element, ...]]:
+        raws = self._raws()
+        line = self._line
+        if self.name == "MSH":
+            # MSH-2 holds the delimiters themselves: it is neither split nor a reason to look for escapes.
+            raws[2] = ""
+            line = line[5 + len(self._rules.field) :]
+        fields = self._rules.fields(raws, line)
+        if self.name == "MSH":
+            fields[1] = ((self._rules.field,),)
+            fields[2] = ((self.raw(2),),)
+        self._fields = fields
+        return fields
+
+    def raw(self, field: int) -> str:
+        """Field ``field`` (1-based) as written, delimiters and escapes included; empty when absent."""
+        raws = self._raws()
+        return raws[field] if 0 < field < len(raws) else ""
+
+    def get(self, field: int) -> tuple[Element, ...]:
+        """The repetitions of a field; the empty tuple when it is absent, or holds only blanks and delimiters."""
+        fields = self._fields or self._split()
+        return fields[field] if 0 < field < len(fields) else ()
+
+    def first(self, field: int, component: int = 1) -> str:
+        """Text of one component of the first repetition; empty when absent or HL7 null."""
+        elements = self.get(field)
+        if not elements or component > len(elements[0]):
+            return ""
+        found = text(elements[0][component - 1])
+        return "" if found == NULL else found
+
+    def filled(self) -> Iterator[int]:
+        """Numbers of the non-empty fields, ascending."""
+        for number, elements in enumerate(self._fields or self._split()):
+            if elements and number:
+                yield number
+
+    def __repr__(self) -> str:
+        return f"Segment({self.where})"
+
+
+class Message:
+    """One message, a ``Source``.
+
+    records     the segments in message order, MSH first
+    separators  MSH-1 and MSH-2
+    charset     Python codec the bytes were read with
+    issues      everything that had to be assumed while reading; complete when ``read`` returns
+    """
+
+    __slots__ = ("charset", "issues", "records", "separators")
+
+    def __init__(self, records: list[Segment], separators: Separators, charset: str, issues: list[Issue]) -> None:
+        self.records = records
+        self.separators = separators
+        self.charset = charset
+        self.issues = issues
+
+    @property
+    def format(self) -> str:
+        """``hl7v2``"""
+        return "hl7v2"
+
+    @property
+    def header(self) -> Segment:
+        """The MSH segment."""
+        return self.records[0]
+
+
+class Opened:
+    """A decoded message not yet split: one text, segments ended by ``\\r``, without framing and control characters."""
+
+    __slots__ = ("charset", "header", "issues", "rules", "separators", "text")
+
+    def __init__(self, message: str, separators: Separators, charset: str, issues: list[Issue]) -> None:
+        self.text = message
+        self.separators = separators
+        self.charset = charset
+        self.issues = issues
+        self.rules = _Rules(separators, escapes(separators, charset))
+        end = message.find("\r")
+        self.header = Segment("MSH", "MSH[1]", message if end < 0 else message[:end], self.rules)
+
+
+def _refuse(key: str, reason: str, where: str = "MSH[1]") -> NoReturn:
+    raise Unreadable(Issue(key, "error", where, reason))
+
+
+def _start(raw: bytes, issues: list[Issue]) -> int:
+    """Offset of MSH. Raises Unreadable ``empty``, ``binary-noise`` or ``no-header``."""
+    if raw[:3] == b"MSH" and not raw[3:4].isalnum():
+        return 0
+    found = _HEADER.search(raw)
+    start = found.start(1) if found else raw.find(b"MSH|^~", 0, 512)
+    if start < 0:
+        if not raw.removeprefix(_BOM).strip(_BLANK):
+            _refuse("empty", "The message is empty.", "")
+        controls = len(raw) - len(raw.translate(None, _CONTROLS))
+        if controls * 8 > len(raw):
+            _refuse("binary-noise", "The bytes are not text; an HL7 v2 message starts with an MSH segment.", "")
+        _refuse("no-header", "There is no MSH segment; an HL7 v2 message starts with one.")
+    before = raw[:start].removeprefix(_BOM).strip(_BLANK)
+    if _ENVELOPE.match(before):
+        note = "The file or batch header (FHS, BHS) around the message was left out."
+        issues.append(Issue("batch-envelope", "information", "MSH[1]", note))
+    elif before and not re.fullmatch(rb"[\[<][A-Za-z0-9]{2,5}[\]>]", before.removesuffix(_BOM)):
+        issues.append(Issue("leading-junk", "information", "MSH[1]", "Text before the MSH segment was left out."))
+    return start
+
+
+def _declared(header: bytes) -> str:
+    """MSH-18 of an undecoded header line, repetitions separated by ``~``.
+
+    Names of applications and facilities before it may be in any set, so each candidate reads the line; the one that agrees with what
+    it finds wins, else the first that can read the line.
+    """
+    first = ""
+    seen = False
+    for codec in ("utf-8", "gb18030", "cp950", "cp932", "cp949", "iso2022_jp_2", "iso8859-1"):
+        line = None if codec == "utf-8" and b"\x1b" in header else text_of(header, codec)
+        if line is None or len(line) < 6:
+            continue
+        fields = line.split(line[3])
+        declared = fields[17] if len(fields) > 17 else ""
+        if len(fields[1]) > 1:
+            declared = declared.replace(fields[1][1], "~")
+        named = codec_named(declared.split("~")[0]) or ""
+        if codec in ("utf-8", named) or (codec == "iso8859-1" and named.startswith("iso8859")):
+            return declared
+        if not seen:
+            first, seen = declared, True
+    return first
+
+
+def _separators(header: str, issues: list[Issue]) -> Separators:
+    """MSH-1 and MSH-2. Raises Unreadable ``bad-delimiters`` or ``too-short-header``."""
+    field = header[3:4]
+    if not field or field.isspace() or field.isalnum() or field < " ":
+        _refuse("bad-delimiters", "MSH-1, the field separator, is missing, a blank, a letter or a digit.", "MSH[1]-1")
+    fields = header.split(field)
+    encoding = fields[1].strip()
+    if len(fields) < 9:
+        _refuse(
+            "too-short-header",
+            f"The MSH segment ends after MSH-{len(fields)}; MSH-9 (message type) is required.",
+            "MSH[1]-9",
+        )
+    if encoding == "^~\\\\&":
+        encoding = "^~\\&"
+        issues.append(
+            Issue(
+                "doubled-escape", "warning", "MSH[1]-2", "The escape character is written twice in MSH-2; read as one."
+            )
+        )
+    if not encoding or any(c.isalnum() or c.isspace() or c < " " for c in encoding):
+        _refuse(
+            "bad-delimiters", "MSH-2, the encoding characters, is empty or holds letters, digits or blanks.", "MSH[1]-2"
+        )
+    if len(encoding) > 5 or len(set(encoding)) != len(encoding):
+        _refuse(
+            "bad-delimiters",
+            "MSH-2, the encoding characters, is longer than five or names one character twice.",
+            "MSH[1]-2",
+        )
+    if len(encoding) < 4:
+        note = "MSH-2 names fewer than four encoding characters; the missing ones do not separate anything."
+        issues.append(Issue("short-delimiters", "information", "MSH[1]-2", note))
+    return Separators(field, *encoding.ljust(5, ABSENT))
+
+
+def opened(raw: bytes, fallback_charset: str = "") -> Opened:
+    """Find the header, decode, take framing off. Raises Unreadable when that cannot be done, or when there is a second MSH."""
+    issues: list[Issue] = []
+    charset = wide_codec(raw)
+    if charset and (wide := text_of(raw, charset)) is not None:
+        message = wide.encode("utf-8", "replace")
+        message = message[_start(message, issues) :]
+        decoded = decode(message, "UTF-8")
+    else:
+        charset = None
+        start = _start(raw, issues)
+        message = raw[start:] if start else raw
+        line = _first_line(message)
+        declared = _declared(line)
+        decoded = decode(_BOM + message if raw.startswith(_BOM) else message, declared, fallback_charset)
+    issues.extend(decoded.issues)
+    content = decoded.text
+    if "\n" in content:
+        content = content.replace("\r\n", "\r").replace("\n", "\r")
+    if len(message) != len(message.translate(None, _CONTROLS)):
+        content = _without_controls(content, issues)
+    content = content.rstrip("\r")
+    if content.endswith(("]", ">")):
+        content = _FRAME_END.sub("", content)
+    if _NEXT.search(content):
+        _refuse("several-messages", "There is more than one MSH segment; send one message in a frame.", "MSH[2]")
+    separators = _separators(_first_text_line(content), issues)
+    return Opened(content, separators, charset or decoded.codec, issues)
+
+
+def _first_line(message: bytes) -> bytes:
+    end = message.find(b"\r")
+    line = message if end < 0 else message[:end]
+    end = line.find(b"\n")
+    return line if end < 0 else line[:end]
+
+
+def _first_text_line(content: str) -> str:
+    end = content.find("\r")
+    return content if end < 0 else content[:end]
+
+
+def _without_controls(content: str, issues: list[Issue]) -> str:
+    """Text without what may not stand in it: what follows a frame end (FS), and control characters other than those MSH-1/2 name."""
+    end = content.find("\x1c")
+    if end >= 0 and content[3:4] != "\x1c":
+        junk = content[end + 1 :].strip(" \t\r\0\x0b\x1a\x1c")
+        if _NEXT.search("\r" + junk):
+            _refuse("several-messages", "There is more than one MSH segment; send one message in a frame.", "MSH[2]")
+        if junk:
+            issues.append(
+                Issue("trailing-junk", "information", "", "Bytes after the end of the message were left out.")
+            )
+        content = content[:end]
+    content = content.rstrip("\0\x0b\x1a\r")
+    clean = _CONTROL.sub(lambda m: " " if m[0] == "\x0b" else "", content)
+    if clean != content:
+        issues.append(Issue("control-character", "information", "", "Control characters in the text were left out."))
+    return clean
+
+
+def read(raw: bytes, fallback_charset: str = "") -> Message:
+    """Bytes of one message -> Message.
+
+    fallback_charset  the facility's own character set, used when nothing is declared and neither UTF-8 nor GB18030 fits
+    Raises Unreadable: ``empty``, ``binary-noise``, ``no-header``, ``too-short-header``, ``bad-delimiters``, ``charset-unknown``,
+    ``several-messages``.
+    """
+    start = opened(raw, fallback_charset)
+    issues = start.issues
+    lines, joined = _lines(start.text, start.separators.field, issues)
+    rules = start.rules
+    counts: dict[str, int] = {}
+    records: list[Segment] = []
+    for line in lines:
+        name = line[:3]
+        if name not in _OFTEN:
+            name = name.upper()
+        counts[name] = number = counts.get(name, 0) + 1
+        records.append(Segment(name, f"{name}[{number}]", line, rules))
+        if name not in _OFTEN or line[:3] != name:
+            _report(records[-1], line, issues)
+    for index, field in joined:
+        where = f"{records[index].where}-{field}"
+        issues.append(
+            Issue(
+                "line-joined", "information", where, "Lines that are not segments were joined to the field before them."
+            )
+        )
+    if rules.escapes.any_odd(start.text[9:]):
+        _report_escapes(records, lines, start, issues)
+    return Message(records, start.separators, start.charset, issues)
+
+
+def _is_segment(line: str, field: str) -> bool:
+    """True when a line starts with a segment id followed by the field separator, or is a well-known bare id."""
+    return bool(_SEGMENT.match(line)) and (line[3:4] == field or line.rstrip() in _BARE)
+
+
+def _lines(content: str, field: str, issues: list[Issue]) -> tuple[list[str], list[tuple[int, int]]]:
+    """Segments as one text each, and where lines were joined: (index of the segment, number of the field)."""
+    lines: list[str] = []
+    joined: list[tuple[int, int]] = []
+    tail: list[str] = []
+    blank = 0
+
+    def close() -> None:
+        if tail:
+            joined.append((len(lines) - 1, lines[-1].count(field) + (len(lines) == 1)))
+            lines[-1] = "\n".join((lines[-1], *tail))
+            tail.clear()
+
+    for raw in content.split("\r"):
+        line = raw
+        if line[3:4] != field or line[:3] not in _OFTEN:
+            if not line.strip():
+                blank += 1
+                continue
+            if lines and not _is_segment(line, field):
+                indented = line.lstrip()
+                if indented == line or not (_is_segment(indented, field) and indented[:3].isupper()):
+                    tail.extend([""] * blank)
+                    tail.append(line)
+                    blank = 0
+                    continue
+                line = indented
+            name = line[:3].upper()
+            if name == "ADD" and len(lines) > 1:
+                # Section 2.10.2.1: ADD goes on with the last field of the segment before it.
+                close()
+                lines[-1] += line[4:]
+                continue
+            if name in _BATCH:
+                close()
+                if not any(i.key == "batch-envelope" for i in issues):
+                    note = "The file or batch segments (FHS, BHS, BTS, FTS) around the message were left out."
+                    issues.append(Issue("batch-envelope", "information", "MSH[1]", note))
+                continue
+        blank = 0
+        close()
+        lines.append(line)
+    close()
+    return lines, joined
+
+
+def _report(record: Segment, line: str, issues: list[Issue]) -> None:
+    """Issues about a segment's name: not in capitals; or the message goes on in another one."""
+    if line[:3] != record.name:
+        note = "The segment id is not in capitals; read as if it were."
+        issues.append(Issue("segment-case", "information", record.where, note))
+    if record.name == "DSC" and record.first(1):
+        note = "The message is continued in another message; each part is read on its own."
+        issues.append(Issue("continued-message", "warning", record.where, note))
+
+
+def _report_escapes(records: list[Segment], lines: list[str], start: Opened, issues: list[Issue]) -> None:
+    """Issues about escape sequences that were kept or needed a guess; at most one per field."""
+    unescaper = start.rules.escapes
+    field = start.separators.field
+    for record, line in zip(records, lines, strict=True):
+        if start.separators.escape not in line:
+            continue
+        header = record.name == "MSH"
+        body = 9 if header else 0
+        last = 0
+        for position, sequence, codec in unescaper.odd(line[body:]):
+            number = line.count(field, 0, body + position) + header
+            if number == last:
+                continue
+            last = number
+            where = f"{record.where}-{number}"
+            if codec:
+                note = f"Hexadecimal text does not fit the message's character set; read as {codec}."
+                issues.append(Issue("charset-mismatch", "information", where, note, sequence))
+            else:
+                note = "An escape sequence or escape character without meaning was kept as it is."
+                issues.append(Issue("unknown-escape", "information", where, note, sequence))
