@@ -16,20 +16,23 @@ from fhir_server.store import database
 from fhir_server.store.tables import metadata
 
 
-def _default_differs(_context: Any, _have: Any, _want: Any, have: str | None, _text: Any, want: str | None) -> bool | None:
-    # Alembic compares two defaults by evaluating both: nextval() never equals itself. The texts are compared instead.
-    if have and want and "nextval" in want:
-        return have != want
-    return None
-
-
 def test_migrated_schema_equals_the_table_definitions(database_url: str) -> None:
     engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": _default_differs})
-        differences = compare_metadata(context, metadata)
-    engine.dispose()
-    assert differences == []
+    try:
+        with engine.connect() as connection:
+            options = {"compare_type": True, "compare_server_default": True}
+            differences = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+    finally:
+        engine.dispose()
+    assert [d for d in differences if not _only_the_next_number(d)] == []
+
+
+def _only_the_next_number(difference: Any) -> bool:
+    # Alembic compares two defaults by evaluating both, and nextval() never equals itself: here the texts are compared.
+    if not isinstance(difference, list) or len(difference) != 1 or difference[0][0] != "modify_default":
+        return False
+    have, want = difference[0][-2:]
+    return have is not None and want is not None and str(have.arg) == str(want.arg) and "nextval" in str(want.arg)
 
 
 def test_several_processes_may_migrate_an_empty_database_at_once(postgres: str) -> None:
