@@ -210,7 +210,7 @@ def token(
     role: Annotated[str, typer.Option(help="clinician, integrator, auditor, administrator or system.")] = "system",
     facility: Annotated[str, typer.Option(help="Facility the holder works for; empty for the consortium.")] = "",
     scope: Annotated[
-        list[str] | None, typer.Option(help="SMART scope, e.g. system/*.rs; may be given several times.")
+        list[str] | None, typer.Option(help="SMART scope, e.g. user/*.rs; repeatable (default: all the role may hold).")
     ] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=24 * 366, help="How long it is valid.")] = 12,
     data: DataDir = None,
@@ -218,14 +218,15 @@ def token(
     """Print a bearer token for the API, signed with the installation's key."""
     from fhir_server.access import AccessError, Keys, issue_token  # noqa: PLC0415
 
-    keys = Keys.load(_settings(data_dir=data).data_dir)
+    chosen = _settings(data_dir=data)
     try:
+        keys = Keys.load(chosen.data_dir)
         text = issue_token(
             keys,
             subject=subject,
             role=role,
             facility=facility,
-            scopes=tuple(scope or ("system/*.cruds",)),
+            scopes=tuple(scope or ()),
             ttl=timedelta(hours=hours),
             now=datetime.now(UTC),
         )

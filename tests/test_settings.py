@@ -13,7 +13,9 @@ DOCS = Path(__file__).parents[1] / "docs" / "settings.md"
 
 def described() -> dict[str, tuple[str, str]]:
     """Setting name -> (default, description) as the documentation table says."""
-    rows = [ln.strip().strip("|").split("|") for ln in DOCS.read_text(encoding="utf-8").splitlines() if ln.startswith("| `")]
+    rows = [
+        ln.strip().strip("|").split("|") for ln in DOCS.read_text(encoding="utf-8").splitlines() if ln.startswith("| `")
+    ]
     return {r[0].strip().strip("`"): (r[2].strip().strip("`"), r[3].strip()) for r in rows}
 
 
@@ -44,7 +46,11 @@ def test_database_url_is_understood_without_the_prefix(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("name", "value", "word"),
-    [("TONGJIAN_PORT", "http", "port"), ("TONGJIAN_TIME_ZONE", "Asia/Nowhere", "time zone"), ("TONGJIAN_WORKERS", "-1", "workers")],
+    [
+        ("TONGJIAN_PORT", "http", "port"),
+        ("TONGJIAN_TIME_ZONE", "Asia/Nowhere", "time zone"),
+        ("TONGJIAN_WORKERS", "-1", "workers"),
+    ],
 )
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, word: str) -> None:
     monkeypatch.setenv(name, value)
