@@ -1,0 +1,203 @@
+"""The catalogue: recognizable items (analytes, examinations) and orderables (what a doctor orders), read from CSV, versioned by digest.
+
+Files under ``mappings/catalogue``: ``items.csv`` (one row an item), ``orderables.csv`` and ``members.csv`` (which items an orderable needs).
+LOINC codes are used under the LOINC licence (LICENCE-LOINC.txt); every code has its LOINC mod-10 check digit verified at load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+
+from mappings import ucum
+from mappings.csv_rows import Problem, Row, read_rows
+
+DIRECTORY = Path(__file__).with_name("catalogue")
+CATEGORIES = ("lab", "imaging", "ultrasound", "ecg", "pathology", "endoscopy", "function")
+SPECIMENS = (
+    "serum", "plasma", "whole-blood", "arterial-blood", "urine", "stool", "semen", "sputum", "csf", "respiratory", "breath", "cervix", "tissue",
+)  # fmt: skip
+WINDOW_STATUS = ("found", "suggestion")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A recognizable item.
+
+    code          platform code, stable for ever: category letter + 4 digits (``L0006``); a retired code is never used again
+    loinc         LOINC code, empty when none was verified
+    unit          UCUM unit of the item, empty for words (``[Presence]``, images)
+    window_days   N x 24 h; 0 = never recognized automatically
+    window_status ``found`` in a published list, or ``suggestion`` of this project
+    specimens     specimens the item is defined for; empty when not sure
+    molar_mass    g/mol, for the display of mass and molar units only; None when not given
+    """
+
+    code: str
+    category: str
+    name_zh: str
+    name_en: str
+    loinc: str = ""
+    unit: str = ""
+    window_days: int = 0
+    window_status: str = "suggestion"
+    specimens: tuple[str, ...] = ()
+    molar_mass: Decimal | None = None
+    source: str = ""
+    loinc_check: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Orderable:
+    """What is ordered and charged as one (医嘱/收费项目): required and optional item codes; ``price`` in fen, suggested, None when unset."""
+
+    code: str
+    category: str
+    name_zh: str
+    name_en: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    price: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """items and orderables by code; ``by_loinc`` item by LOINC code; ``digest`` over the files, in hex."""
+
+    items: Mapping[str, Item]
+    orderables: Mapping[str, Orderable]
+    digest: str
+    by_loinc: Mapping[str, Item] = field(default_factory=dict)
+
+
+class CatalogueError(Exception):
+    """The catalogue cannot be used; ``problems`` names every fault with file and line."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(p) for p in problems))
+        self.problems = problems
+
+
+def load(directory: Path = DIRECTORY) -> Catalogue:
+    """Read and check the catalogue. Raises CatalogueError with all faults at once."""
+    problems: list[Problem] = []
+    items = _items(directory / "items.csv", problems)
+    orderables = _orderables(directory, items, problems)
+    if problems:
+        raise CatalogueError(problems)
+    digest = hashlib.sha256()
+    for name in ("items.csv", "orderables.csv", "members.csv"):
+        digest.update((directory / name).read_bytes().replace(b"\r\n", b"\n"))
+    by_loinc = {i.loinc: i for i in items.values() if i.loinc}
+    return Catalogue(MappingProxyType(items), MappingProxyType(orderables), digest.hexdigest(), MappingProxyType(by_loinc))
+
+
+@lru_cache(maxsize=1)
+def shipped() -> Catalogue:
+    """The shipped catalogue, read once."""
+    return load()
+
+
+def check_digit(loinc: str) -> bool:
+    """LOINC mod-10 check digit (LOINC Users' Guide, appendix "LOINC check digit"): ``1742-6`` is right, ``1742-5`` is not."""
+    stem, dash, digit = loinc.partition("-")
+    if not (dash and stem.isdecimal() and stem.isascii() and len(digit) == 1 and digit.isdecimal() and digit.isascii()):
+        return False
+    odd = str(int(stem[::-1][::2][::-1]) * 2)
+    total = sum(int(c) for c in odd) + sum(int(c) for c in stem[::-1][1::2])
+    return (10 - total % 10) % 10 == int(digit)
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------------
+
+_ITEM_COLUMNS = ("code", "category", "name_zh", "name_en", "loinc", "ucum_unit", "window_days", "window_status", "specimen", "molar_mass")
+_LETTER = {"lab": "L", "imaging": "R", "ultrasound": "U", "ecg": "E", "pathology": "P", "endoscopy": "S", "function": "F"}
+
+
+def _items(path: Path, problems: list[Problem]) -> dict[str, Item]:
+    out: dict[str, Item] = {}
+    seen: dict[tuple[str, str], int] = {}
+
+    def wrong(row: Row, column: str, text: str) -> None:
+        problems.append(Problem(path.name, row.line, column, text))
+
+    for row in read_rows(path, _ITEM_COLUMNS, ("source", "loinc_check"), problems):
+        code, category, loinc, unit = row["code"], row["category"], row["loinc"], row["ucum_unit"]
+        if category not in CATEGORIES:
+            wrong(row, "category", f"{category!r} is not one of {', '.join(CATEGORIES)}")
+        elif not (len(code) == 5 and code[0] == _LETTER[category] and code[1:].isdecimal()):
+            wrong(row, "code", f"{code!r} is not {_LETTER[category]} and four digits")
+        for column in ("code", "name_zh", "loinc"):
+            if row[column] and (first := seen.setdefault((column, row[column]), row.line)) != row.line:
+                wrong(row, column, f"{row[column]!r} stands in line {first} already")
+        if not row["name_zh"] or not row["name_en"]:
+            wrong(row, "name_zh", "both names are needed")
+        if loinc and not check_digit(loinc):
+            wrong(row, "loinc", f"{loinc!r} fails the LOINC check digit")
+        if unit and ucum.read(unit) is None:
+            wrong(row, "ucum_unit", f"{unit!r} is not a UCUM code")
+        if not row["window_days"].isdecimal():
+            wrong(row, "window_days", "a whole number of days is needed (0 = never)")
+        if row["window_status"] not in WINDOW_STATUS:
+            wrong(row, "window_status", f"must be one of {', '.join(WINDOW_STATUS)}")
+        specimens = tuple(s for s in row["specimen"].split("|") if s)
+        for specimen in specimens:
+            if specimen not in SPECIMENS:
+                wrong(row, "specimen", f"{specimen!r} is not one of {', '.join(SPECIMENS)}")
+        mass = row["molar_mass"]
+        if mass and not mass.replace(".", "", 1).isdecimal():
+            wrong(row, "molar_mass", "a number in g/mol is needed")
+            mass = ""
+        days = int(row["window_days"]) if row["window_days"].isdecimal() else 0
+        out[code] = Item(
+            code, category, row["name_zh"], row["name_en"], loinc, unit, days, row["window_status"], specimens,
+            Decimal(mass) if mass else None, row["source"], row["loinc_check"],
+        )  # fmt: skip
+    return out
+
+
+def _orderables(directory: Path, items: Mapping[str, Item], problems: list[Problem]) -> dict[str, Orderable]:
+    path, members_path = directory / "orderables.csv", directory / "members.csv"
+    rows = read_rows(path, ("code", "category", "name_zh", "name_en", "price_fen"), ("note",), problems)
+    codes = {row["code"] for row in rows}
+    members: dict[str, dict[str, list[str]]] = {}
+    for row in read_rows(members_path, ("orderable", "item", "role"), ("name_zh", "note"), problems):
+        orderable, item, role = row["orderable"], row["item"], row["role"]
+        if orderable not in codes:
+            problems.append(Problem(members_path.name, row.line, "orderable", f"{orderable!r} is not in {path.name}"))
+        if item not in items:
+            problems.append(Problem(members_path.name, row.line, "item", f"{item!r} is not in items.csv"))
+        elif row["name_zh"] and row["name_zh"] != items[item].name_zh:
+            problems.append(Problem(members_path.name, row.line, "name_zh", f"{item} is {items[item].name_zh}, not {row['name_zh']}"))
+        if role not in ("required", "optional"):
+            problems.append(Problem(members_path.name, row.line, "role", "must be required or optional"))
+            continue
+        lists = members.setdefault(orderable, {"required": [], "optional": []})
+        if item in lists["required"] or item in lists["optional"]:
+            problems.append(Problem(members_path.name, row.line, "item", f"{item!r} stands twice under {orderable}"))
+        lists[role].append(item)
+    out: dict[str, Orderable] = {}
+    for row in rows:
+        code, price = row["code"], row["price_fen"]
+        if code in out:
+            problems.append(Problem(path.name, row.line, "code", f"{code!r} stands twice"))
+        if not code or not row["name_zh"] or not row["name_en"]:
+            problems.append(Problem(path.name, row.line, "code", "code and both names are needed"))
+        if row["category"] not in CATEGORIES:
+            problems.append(Problem(path.name, row.line, "category", f"{row['category']!r} is not one of {', '.join(CATEGORIES)}"))
+        if price and not price.isdecimal():
+            problems.append(Problem(path.name, row.line, "price_fen", "a whole number of fen is needed"))
+            price = ""
+        found = members.get(code, {"required": [], "optional": []})
+        if not found["required"]:
+            problems.append(Problem(path.name, row.line, "code", f"{code!r} has no required member in {members_path.name}"))
+        out[code] = Orderable(
+            code, row["category"], row["name_zh"], row["name_en"], tuple(found["required"]), tuple(found["optional"]),
+            int(price) if price else None,
+        )  # fmt: skip
+    return out
