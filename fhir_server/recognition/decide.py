@@ -1,0 +1,220 @@
+"""The recognition decision: may earlier results stand in for what is being ordered?
+
+``decide`` is pure and total: order, candidate results, rules and the time are arguments; it reads no clock and no store, and raises for
+no input of the declared types. The order-time answer and the duplicate audit call this same function (docs/recognition.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from fhir_server.recognition.criteria import DUTY, JUDGES, Answer, Candidate, Case, Criterion, instant
+from fhir_server.recognition.order import Order
+from fhir_server.recognition.rules import Mode, Policy, Rules
+from mappings.catalogue import Item
+
+
+class Outcome(StrEnum):
+    """What the decision says.
+
+    recognized         need not be repeated
+    reference-only     may be looked at, without a duty to recognize
+    not-recognizable   no result can stand in
+    not-covered        what is ordered is not in the catalogue
+    """
+
+    RECOGNIZED = "recognized"
+    REFERENCE_ONLY = "reference-only"
+    NOT_RECOGNIZABLE = "not-recognizable"
+    NOT_COVERED = "not-covered"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The best result for one catalogue item of the orderable. ``result`` None: no result at all."""
+
+    item: str
+    name_zh: str
+    name_en: str
+    required: bool
+    outcome: Outcome
+    result: Candidate | None
+    criteria: tuple[Criterion, ...]
+
+    @property
+    def obstacles(self) -> tuple[Criterion, ...]:
+        """The criteria that keep the result from being recognized."""
+        return tuple(c for c in self.criteria if not c.stands)
+
+    @property
+    def shown(self) -> Candidate | None:
+        """The result when it may be shown: surely this person's, visible then, and not void or preliminary."""
+        return self.result if self.outcome in (Outcome.RECOGNIZED, Outcome.REFERENCE_ONLY) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer for one order, with everything it rests on."""
+
+    order: Order
+    outcome: Outcome
+    members: tuple[Member, ...]
+    at: datetime
+    rules_version: str
+    policy: Policy
+
+    @property
+    def required(self) -> tuple[Member, ...]:
+        """The members without which the orderable cannot be recognized."""
+        return tuple(m for m in self.members if m.required)
+
+    @property
+    def fresh(self) -> tuple[Member, ...]:
+        """Members whose result is recognized."""
+        return tuple(m for m in self.members if m.outcome is Outcome.RECOGNIZED)
+
+    @property
+    def missing(self) -> tuple[Member, ...]:
+        """Required members without a recognized result."""
+        return tuple(m for m in self.required if m.outcome is not Outcome.RECOGNIZED)
+
+
+# Not knowing these is enough to keep a result back altogether.
+_NEVER_SHOWN: Final = frozenset({"identity", "received"})
+_RANK: Final = {Outcome.RECOGNIZED: 2, Outcome.REFERENCE_ONLY: 1}
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def decide(order: Order, candidates: Iterable[Candidate], rules: Rules, at: datetime) -> Decision:
+    """The decision for one order at one time (aware datetime).
+
+    The policy is that of the asking facility's consortium. Per member the best outcome wins; among equals the newest effective time,
+    then the newest issued time. The orderable is recognized when every required member is; when only some required members have a
+    usable result it is reference-only, and the fresh and missing ones are named (``Decision.fresh``, ``Decision.missing``).
+    """
+    policy = rules.policy_of(order.facility)
+    if order.orderable is None:
+        return Decision(order, Outcome.NOT_COVERED, (), at, rules.version, policy)
+    rows: dict[str | None, list[Candidate]] = {}
+    for c in candidates:
+        if not (order.id and c.order == order.id):
+            rows.setdefault(c.item or None, []).append(c)
+    required = frozenset(order.orderable.required)
+    members = tuple(
+        _member(order, code, code in required, rows, rules, policy, at)
+        for code in dict.fromkeys((*order.orderable.required, *order.orderable.optional))
+    )
+    outcomes = [m.outcome for m in members if m.required]
+    if not outcomes or Outcome.NOT_COVERED in outcomes:
+        outcome = Outcome.NOT_COVERED
+    elif all(o is Outcome.RECOGNIZED for o in outcomes):
+        outcome = Outcome.RECOGNIZED
+    elif any(o in _RANK for o in outcomes):
+        outcome = Outcome.REFERENCE_ONLY
+    else:
+        outcome = Outcome.NOT_RECOGNIZABLE
+    return Decision(order, outcome, members, at, rules.version, policy)
+
+
+def _member(
+    order: Order,
+    code: str,
+    required: bool,
+    rows: dict[str | None, list[Candidate]],
+    rules: Rules,
+    policy: Policy,
+    at: datetime,
+) -> Member:
+    item = rules.items.get(code)
+    if item is None:
+        return Member(code, code, code, required, Outcome.NOT_COVERED, None, ())
+    best: tuple[tuple[Any, ...], Outcome, Candidate, tuple[Criterion, ...]] | None = None
+    # An unmapped result of the same LOINC code is judged too: never recognized, but the audit can name the cause.
+    unmapped = [c for c in rows.get(None, ()) if c.loinc and c.loinc == item.loinc]
+    for c in (*rows.get(code, ()), *unmapped):
+        criteria = _judge(order, c, item, rules, policy, at)
+        outcome = _outcome(criteria)
+        key = (
+            _RANK.get(outcome, 0),
+            -sum(1 for criterion in criteria if not criterion.stands),
+            c.effective or _LONG_AGO,
+            c.issued or _LONG_AGO,
+            c.recorded or _LONG_AGO,
+            c.id,
+            c.version,
+        )
+        if best is None or key > best[0]:
+            best = (key, outcome, c, criteria)
+    if best is None:
+        return Member(code, item.name_zh, item.name_en, required, Outcome.NOT_RECOGNIZABLE, None, ())
+    return Member(code, item.name_zh, item.name_en, required, best[1], best[2], best[3])
+
+
+def _judge(order: Order, c: Candidate, item: Item, rules: Rules, policy: Policy, at: datetime) -> tuple[Criterion, ...]:
+    case = Case(order, c, item, policy, at, rules)
+    out = []
+    for name, judge in JUDGES.items():
+        mode = policy.mode(name)
+        answer, evidence = judge(case)
+        out.append(Criterion(name, Answer.NOT_REQUIRED if mode is Mode.NOT_REQUIRED else answer, mode, evidence))
+    return tuple(out)
+
+
+def _outcome(criteria: tuple[Criterion, ...]) -> Outcome:
+    obstacles = [c for c in criteria if not c.stands]
+    if not obstacles:
+        return Outcome.RECOGNIZED
+    for c in obstacles:
+        if c.name in _NEVER_SHOWN or (c.answer is Answer.NOT_MET and c.name not in DUTY):
+            return Outcome.NOT_RECOGNIZABLE
+    return Outcome.REFERENCE_ONLY
+
+
+def as_dict(decision: Decision) -> dict[str, Any]:
+    """Decision as JSON values (shape: docs/recognition.md). A result that may not be shown is left out; its criteria stay."""
+    order = decision.order
+    return {
+        "outcome": decision.outcome.value,
+        "at": instant(decision.at),
+        "rules": decision.rules_version,
+        "policy": decision.policy.id,
+        "orderable": {"code": order.orderable.code if order.orderable else order.code, "name": _name(order)},
+        "asking": order.facility,
+        "order": order.id or None,
+        "fresh": [m.item for m in decision.fresh],
+        "missing": [m.item for m in decision.missing],
+        "members": [
+            {
+                "item": m.item,
+                "name": m.name_zh,
+                "required": m.required,
+                "outcome": m.outcome.value,
+                "result": _shown(m.shown) if m.shown else None,
+                "criteria": {
+                    c.name: {"answer": c.answer.value, "mode": c.mode.value, **c.evidence} for c in m.criteria
+                },
+            }
+            for m in decision.members
+        ],
+    }
+
+
+def _name(order: Order) -> str:
+    return order.name or (order.orderable.name_zh if order.orderable else "")
+
+
+def _shown(c: Candidate) -> dict[str, Any]:
+    return {
+        "observation": f"Observation/{c.id}/_history/{c.version}",
+        "report": f"DiagnosticReport/{c.report}" if c.report else None,
+        "facility": c.facility,
+        "performer": c.performer,
+        "effective": instant(c.effective),
+        "issued": instant(c.issued),
+        "recorded": instant(c.recorded),
+        "mark": c.mark,
+    }
