@@ -42,7 +42,7 @@ _BARE = _OFTEN | _BATCH | {"DSC"}
 class _Rules:
     """What the segments of one message share."""
 
-    __slots__ = ("component", "delimiters", "escape", "escapes", "field", "repetition", "subcomponent")
+    __slots__ = ("component", "delimiters", "escape", "escapes", "field", "leads", "repetition", "subcomponent")
 
     def __init__(self, separators: Separators, unescaper: Escapes) -> None:
         self.field = separators.field
@@ -52,35 +52,40 @@ class _Rules:
         self.escape = separators.escape
         self.escapes = unescaper
         self.delimiters = self.component + self.repetition + self.subcomponent + " "
+        self.leads = tuple(self.field + first for first in (" ", self.component, self.subcomponent))
 
     def fields(self, raws: list[str], line: str) -> list[tuple[Element, ...]]:
         """All fields of one segment; a field that is absent, or holds only blanks and delimiters, is the empty tuple."""
-        component, repetition = self.component, self.repetition
-        out: list[tuple[Element, ...]] = []
-        append = out.append
-        if self.escape not in line and self.subcomponent not in line:
-            for raw in raws:
-                if not raw:
-                    append(())
-                elif repetition in raw:
-                    append(self._repetitions(raw, False))
-                elif component in raw:
-                    append((tuple(raw.split(component)),) if raw.strip(self.delimiters) else ())
-                else:
-                    append(() if raw.isspace() else ((raw,),))
-            return out
-        for raw in raws:
-            append(self._repetitions(raw, self.escape in raw or self.subcomponent in raw) if raw else ())
-        return out
+        component, escape, subcomponent = self.component, self.escape, self.subcomponent
+        blank, component_first, sub_first = self.leads
+        if self.repetition in line or blank in line or component_first in line or sub_first in line:
+            return [self._elements(raw, escape in raw or subcomponent in raw) if raw else () for raw in raws]
+        if escape not in line and subcomponent not in line:
+            # The usual line. No field starts with a blank or a delimiter, so none holds nothing else.
+            return [
+                (((raw,),) if component not in raw else (tuple(raw.split(component)),)) if raw else () for raw in raws
+            ]
+        return [
+            (
+                (self._element(raw, True),)
+                if escape in raw or subcomponent in raw
+                else ((raw,),)
+                if component not in raw
+                else (tuple(raw.split(component)),)
+            )
+            if raw
+            else ()
+            for raw in raws
+        ]
 
-    def _repetitions(self, raw: str, special: bool) -> tuple[Element, ...]:
+    def _elements(self, raw: str, special: bool) -> tuple[Element, ...]:
         if not raw.strip(self.delimiters):
             return ()
         if self.repetition not in raw:
-            return (self._components(raw, special),)
-        return tuple(self._components(part, special) for part in raw.rstrip(self.repetition).split(self.repetition))
+            return (self._element(raw, special),)
+        return tuple(self._element(part, special) for part in raw.rstrip(self.repetition).split(self.repetition))
 
-    def _components(self, raw: str, special: bool) -> Element:
+    def _element(self, raw: str, special: bool) -> Element:
         if special:
             return tuple(map(self._component, raw.split(self.component)))
         return tuple(raw.split(self.component)) if self.component in raw else (raw,)
@@ -351,7 +356,7 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
     """
     start = opened(raw, fallback_charset)
     issues = start.issues
-    lines, joined = _lines(start.text, start.separators.field, issues)
+    lines, joined = segment_lines(start)
     rules = start.rules
     counts: dict[str, int] = {}
     records: list[Segment] = []
@@ -380,8 +385,9 @@ def _is_segment(line: str, field: str) -> bool:
     return bool(_SEGMENT.match(line)) and (line[3:4] == field or line.rstrip() in _BARE)
 
 
-def _lines(content: str, field: str, issues: list[Issue]) -> tuple[list[str], list[tuple[int, int]]]:
+def segment_lines(start: Opened) -> tuple[list[str], list[tuple[int, int]]]:
     """Segments as one text each, and where lines were joined: (index of the segment, number of the field)."""
+    field, issues = start.separators.field, start.issues
     lines: list[str] = []
     joined: list[tuple[int, int]] = []
     tail: list[str] = []
@@ -393,7 +399,7 @@ def _lines(content: str, field: str, issues: list[Issue]) -> tuple[list[str], li
             lines[-1] = "\n".join((lines[-1], *tail))
             tail.clear()
 
-    for raw in content.split("\r"):
+    for raw in start.text.split("\r"):
         line = raw
         if line[3:4] != field or line[:3] not in _OFTEN:
             if not line.strip():

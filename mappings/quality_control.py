@@ -1,0 +1,38 @@
+"""Is a result message a quality-control run? Then it is kept apart and never a patient's result.
+
+Signs, any of which is enough: MSH-16 tells the kind of result (analysers in China write 1 calibration, 2 control there), every SPM-11
+names a control role (HL7 table 0369), there is no PID at all, or PID-3 fits the facility's own control patients.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from mappings.facility import Facility
+from mappings.source import Record, part
+
+RESULTS = ("ORU", "OUL")
+_RUN_KINDS = frozenset(("1", "2"))
+# Table 0369: B blind sample, C calibrator, E electronic QC, F and O proficiency testing, Q control specimen, V verifying calibrator.
+_CONTROL_ROLES = frozenset("BCEFOQV")
+
+
+def is_quality_control(records: Iterable[Record], facility: Facility) -> bool:
+    """True when the message (its MSH, PID and SPM records suffice) is a quality-control run of the facility."""
+    patterns = facility.quality_control_patients
+    patients = 0
+    roles: list[str] = []
+    for record in records:
+        if record.name == "MSH":
+            if not record.first(9).startswith(RESULTS) and not record.first(9, 3).startswith(RESULTS):
+                return False
+            if record.first(16).strip() in _RUN_KINDS:
+                return True
+        elif record.name == "PID":
+            patients += 1
+            if patterns and any(re.search(p, part(element, 1)) for element in record.get(3) for p in patterns):
+                return True
+        elif record.name == "SPM":
+            roles.append(record.first(11).strip().upper())
+    return not patients or (bool(roles) and _CONTROL_ROLES.issuperset(roles))
