@@ -1,0 +1,290 @@
+"""The inbox: messages durable before their acknowledgement, claimed, finished or held (table ``inbox``).
+
+Status: ready -> claimed -> done | held | quality-control, and failed for bytes that were refused. A crash of a worker leaves
+``claimed`` rows whose lease runs out (see claim). Everything a worker writes about a message commits together with its status,
+under a row lock that proves the lease is still its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import psycopg
+import zstandard
+
+from conformance.issue import Issue
+from mappings.ids import shard_of
+
+if TYPE_CHECKING:
+    import asyncpg
+
+LIVE, BACKFILL = 0, 1
+READY_CHANNEL = "tongjian_ready"
+"""NOTIFY channel that wakes idle workers."""
+REUSED = "control-id-reused"
+_TEXT_LIMIT = 250
+
+
+class LeaseLost(Exception):
+    """Another worker has, or had, the messages: nothing of this transaction may be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message on its way into the inbox. ``sha256`` is of the bytes as received, ``raw`` their zstd form, ``size`` their number.
+
+    keys: ordering keys (``ordering_keys``); status: ``ready``, ``quality-control`` or, with ``issues``, ``failed``.
+    """
+
+    shard: int
+    facility: str
+    channel: str
+    format: str
+    trigger: str
+    control_id: str
+    sent_at: datetime | None
+    received_at: datetime
+    sha256: bytes
+    size: int
+    charset: str
+    lane: int
+    keys: tuple[int, ...]
+    status: str
+    issues: tuple[Issue, ...]
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message that is durable. ``fresh`` is False when the same bytes were there before: then everything tells of the first time."""
+
+    shard: int
+    id: int
+    received_at: datetime
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A message a worker has taken; ``raw`` are the bytes as received."""
+
+    shard: int
+    id: int
+    facility: str
+    format: str
+    control_id: str
+    sent_at: datetime | None
+    received_at: datetime
+    lane: int
+    attempts: int
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a claimed message: ``done``, ``held`` (reason: issue key) or ``quality-control``. ``unread``: positions alone."""
+
+    message: Claimed
+    status: str
+    reason: str | None
+    issues: Sequence[Issue]
+    unread: Sequence[str]
+    mapping: int | None
+
+
+def ordering_keys(facility: str, control_id: str, patient_keys: Sequence[str]) -> tuple[int, tuple[int, ...]]:
+    """Shard and ordering keys (signed 64-bit) of a message; without a patient the control id stands in for one."""
+    names = patient_keys or (f"message\x1e{control_id}",)
+    keys = {_key(f"{facility}\x1f{name}"): None for name in names}
+    return shard_of(facility, names[0].encode(errors="replace").decode()), tuple(keys)
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big", signed=True)
+
+
+def compress(raw: bytes) -> bytes:
+    """The form in which bytes rest in the inbox: one zstd frame that knows its size."""
+    return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(raw)
+
+
+def decompress(stored: bytes) -> bytes:
+    """The bytes as received."""
+    return zstandard.ZstdDecompressor().decompress(stored)
+
+
+def _plain(text: str) -> str:
+    # Neither NUL nor half a surrogate pair can stand in a PostgreSQL text; an index entry has a largest size.
+    return text.replace("\x00", "").encode(errors="replace").decode()[:_TEXT_LIMIT]
+
+
+def issues_json(issues: Sequence[Issue]) -> str | None:
+    """Issues as JSON text for a jsonb column; None when there are none. jsonb takes no NUL."""
+    if not issues:
+        return None
+    clean = [
+        {
+            k: v.replace("\x00", "\ufffd").encode(errors="replace").decode() if isinstance(v, str) else v
+            for k, v in i.as_dict().items()
+        }
+        for i in issues
+    ]
+    return orjson.dumps(clean).decode()
+
+
+_ACCEPT = """
+INSERT INTO inbox (shard, facility, channel, format, trigger, control_id, sent_at, received_at, sha256, size, charset, lane, keys,
+                   status, flag, reason, issues, raw)
+SELECT a.shard, a.facility, a.channel, a.format, a.trigger, a.control_id, a.sent_at, a.received_at, a.sha256, a.size, a.charset,
+       a.lane, a.keys::bigint[], a.status,
+       CASE WHEN a.reused OR a.control_id <> '' AND a.status <> 'failed' AND EXISTS (
+           SELECT FROM inbox b WHERE b.facility = a.facility AND b.control_id = a.control_id AND b.sha256 <> a.sha256
+       ) THEN 'control-id-reused' END,
+       a.reason, a.issues::jsonb, a.raw
+FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
+            $9::bytea[], $10::integer[], $11::text[], $12::smallint[], $13::text[], $14::text[], $15::boolean[], $16::text[],
+            $17::text[], $18::bytea[])
+    AS a(shard, facility, channel, format, trigger, control_id, sent_at, received_at, sha256, size, charset, lane, keys, status,
+         reused, reason, issues, raw)
+ON CONFLICT (shard, facility, sha256) DO UPDATE
+SET status = EXCLUDED.status, channel = EXCLUDED.channel, format = EXCLUDED.format, trigger = EXCLUDED.trigger,
+    control_id = EXCLUDED.control_id, sent_at = EXCLUDED.sent_at, charset = EXCLUDED.charset, lane = EXCLUDED.lane,
+    keys = EXCLUDED.keys, flag = EXCLUDED.flag, reason = EXCLUDED.reason, issues = EXCLUDED.issues, raw = EXCLUDED.raw
+WHERE inbox.status = 'failed' AND EXCLUDED.status <> 'failed'
+RETURNING shard, id, facility, sha256, received_at
+"""
+
+_STORED = """
+SELECT i.shard, i.id, i.facility, i.sha256, i.received_at
+FROM unnest($1::smallint[], $2::text[], $3::bytea[]) AS a(shard, facility, sha256) JOIN inbox i USING (shard, facility, sha256)
+"""
+
+
+async def accept(conn: asyncpg.Connection, arrivals: Sequence[Arrival]) -> list[Accepted]:
+    """Makes messages durable: one statement, one commit; answers in the order of ``arrivals``.
+
+    The same bytes of one facility are stored once. Bytes that were ``failed`` and are now acceptable take the place of the failure.
+    Raises what asyncpg raises; then none is stored.
+    """
+    first: dict[tuple[int, str, bytes], Arrival] = {}
+    for a in arrivals:
+        first.setdefault((a.shard, a.facility, a.sha256), a)
+    rows, seen = list(first.values()), set[tuple[str, str]]()
+    reused = []
+    for a in rows:
+        name = (a.facility, a.control_id)
+        reused.append(bool(a.control_id) and a.status != "failed" and name in seen)
+        seen.add(name)
+    inserted = await conn.fetch(
+        _ACCEPT,
+        [a.shard for a in rows],
+        [a.facility for a in rows],
+        [a.channel for a in rows],
+        [a.format for a in rows],
+        [_plain(a.trigger) for a in rows],
+        [_plain(a.control_id) for a in rows],
+        [a.sent_at for a in rows],
+        [a.received_at for a in rows],
+        [a.sha256 for a in rows],
+        [a.size for a in rows],
+        [_plain(a.charset) for a in rows],
+        [a.lane for a in rows],
+        ["{" + ",".join(map(str, a.keys)) + "}" for a in rows],
+        [a.status for a in rows],
+        reused,
+        [a.issues[0].key if a.issues and a.status == "failed" else None for a in rows],
+        [issues_json(a.issues) for a in rows],
+        [a.raw for a in rows],
+    )
+    found = {
+        (r["shard"], r["facility"], r["sha256"]): Accepted(r["shard"], r["id"], r["received_at"], True)
+        for r in inserted
+    }
+    old = [key for key in first if key not in found]
+    if old:
+        stored = await conn.fetch(_STORED, [k[0] for k in old], [k[1] for k in old], [k[2] for k in old])
+        found.update(
+            {
+                (r["shard"], r["facility"], r["sha256"]): Accepted(r["shard"], r["id"], r["received_at"], False)
+                for r in stored
+            }
+        )
+    out = []
+    for a in arrivals:
+        key = (a.shard, a.facility, a.sha256)
+        given = found[key]
+        # A second copy inside the same group is a repeat as well.
+        out.append(given if first[key] is a else Accepted(given.shard, given.id, given.received_at, False))
+    return out
+
+
+_STATUS = """
+SELECT i.shard, i.id, i.status, i.issues
+FROM unnest($1::smallint[], $2::bigint[]) AS a(shard, id) JOIN inbox i USING (shard, id)
+WHERE i.status NOT IN ('ready', 'claimed')
+"""
+
+
+async def finished(
+    conn: asyncpg.Connection, messages: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[str, list[Issue]]]:
+    """Of the messages (shard, id) those that are converted, held or refused: status and issues."""
+    rows = await conn.fetch(_STATUS, [m[0] for m in messages], [m[1] for m in messages])
+    return {
+        (r["shard"], r["id"]): (r["status"], [Issue(**i) for i in orjson.loads(r["issues"])] if r["issues"] else [])
+        for r in rows
+    }
+
+
+def lock(conn: psycopg.Connection[Any], token: str, messages: Sequence[Claimed]) -> None:
+    """First statement of the transaction that applies ``messages``: holds their rows until it ends. Raises LeaseLost."""
+    row = conn.execute(
+        "SELECT count(*) FROM (SELECT FROM unnest(%s::smallint[], %s::bigint[]) AS a(shard, id) JOIN inbox i USING (shard, id)"
+        " WHERE i.claimed_by = %s AND i.status = 'claimed' FOR UPDATE OF i) x",
+        ([m.shard for m in messages], [m.id for m in messages], token),
+    ).fetchone()
+    if row is None or row[0] != len(messages):
+        raise LeaseLost
+
+
+def finish(conn: psycopg.Connection[Any], outcomes: Sequence[Outcome], at: datetime) -> None:
+    """Writes what became of locked messages; the caller's transaction commits it with everything they changed."""
+    conn.execute(
+        "UPDATE inbox i SET status = a.status, reason = a.reason, issues = a.issues::jsonb, unread = a.unread::jsonb,"
+        " mapping = a.mapping, converted_at = %s, claimed_by = NULL, lease_until = NULL, attempts = 0"
+        " FROM unnest(%s::smallint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::integer[])"
+        " AS a(shard, id, status, reason, issues, unread, mapping) WHERE i.shard = a.shard AND i.id = a.id",
+        (
+            at,
+            [o.message.shard for o in outcomes],
+            [o.message.id for o in outcomes],
+            [o.status for o in outcomes],
+            [o.reason for o in outcomes],
+            [issues_json(o.issues) for o in outcomes],
+            [orjson.dumps(list(o.unread)).decode() if o.unread else None for o in outcomes],
+            [o.mapping for o in outcomes],
+        ),
+    )
+
+
+def heartbeat(conn: psycopg.Connection[Any], token: str, lease: float) -> None:
+    """Prolongs the lease of what ``token`` holds by ``lease`` seconds from now; rows being applied are locked and need none."""
+    conn.execute(
+        "UPDATE inbox SET lease_until = clock_timestamp() + make_interval(secs => %s) WHERE (shard, id) IN ("
+        "SELECT shard, id FROM inbox WHERE status = 'claimed' AND claimed_by = %s FOR UPDATE SKIP LOCKED)",
+        (lease, token),
+    )
+
+
+def release(conn: psycopg.Connection[Any], token: str) -> int:
+    """Gives back what ``token`` holds as if it had never been tried (an outage is nobody's fault). Returns how many."""
+    return conn.execute(
+        "UPDATE inbox SET status = 'ready', claimed_by = NULL, lease_until = NULL, attempts = greatest(attempts - 1, 0)"
+        " WHERE status = 'claimed' AND claimed_by = %s",
+        (token,),
+    ).rowcount
