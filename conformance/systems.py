@@ -27,6 +27,8 @@ def local_codes(facility: str, kind: str) -> str:
 ITEMS = f"{BASE}/CodeSystem/items"
 """Recognizable items of the catalogue."""
 ORDERABLES = f"{BASE}/CodeSystem/orderables"
+REPEAT_REASONS = f"{BASE}/CodeSystem/repeat-reasons"
+"""Lawful reasons for repeating a recognizable test (codes 1-6)."""
 LOINC = "http://loinc.org"
 UCUM = "http://unitsofmeasure.org"
 V2 = "http://terminology.hl7.org/CodeSystem/v2-"
