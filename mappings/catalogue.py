@@ -94,7 +94,9 @@ def load(directory: Path = DIRECTORY) -> Catalogue:
     for name in ("items.csv", "orderables.csv", "members.csv"):
         digest.update((directory / name).read_bytes().replace(b"\r\n", b"\n"))
     by_loinc = {i.loinc: i for i in items.values() if i.loinc}
-    return Catalogue(MappingProxyType(items), MappingProxyType(orderables), digest.hexdigest(), MappingProxyType(by_loinc))
+    return Catalogue(
+        MappingProxyType(items), MappingProxyType(orderables), digest.hexdigest(), MappingProxyType(by_loinc)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -115,8 +117,27 @@ def check_digit(loinc: str) -> bool:
 
 # --- rows ----------------------------------------------------------------------------------------------------------------
 
-_ITEM_COLUMNS = ("code", "category", "name_zh", "name_en", "loinc", "ucum_unit", "window_days", "window_status", "specimen", "molar_mass")
-_LETTER = {"lab": "L", "imaging": "R", "ultrasound": "U", "ecg": "E", "pathology": "P", "endoscopy": "S", "function": "F"}
+_ITEM_COLUMNS = (
+    "code",
+    "category",
+    "name_zh",
+    "name_en",
+    "loinc",
+    "ucum_unit",
+    "window_days",
+    "window_status",
+    "specimen",
+    "molar_mass",
+)
+_LETTER = {
+    "lab": "L",
+    "imaging": "R",
+    "ultrasound": "U",
+    "ecg": "E",
+    "pathology": "P",
+    "endoscopy": "S",
+    "function": "F",
+}
 
 
 def _items(path: Path, problems: list[Problem]) -> dict[str, Item]:
@@ -173,7 +194,11 @@ def _orderables(directory: Path, items: Mapping[str, Item], problems: list[Probl
         if item not in items:
             problems.append(Problem(members_path.name, row.line, "item", f"{item!r} is not in items.csv"))
         elif row["name_zh"] and row["name_zh"] != items[item].name_zh:
-            problems.append(Problem(members_path.name, row.line, "name_zh", f"{item} is {items[item].name_zh}, not {row['name_zh']}"))
+            problems.append(
+                Problem(
+                    members_path.name, row.line, "name_zh", f"{item} is {items[item].name_zh}, not {row['name_zh']}"
+                )
+            )
         if role not in ("required", "optional"):
             problems.append(Problem(members_path.name, row.line, "role", "must be required or optional"))
             continue
@@ -189,13 +214,17 @@ def _orderables(directory: Path, items: Mapping[str, Item], problems: list[Probl
         if not code or not row["name_zh"] or not row["name_en"]:
             problems.append(Problem(path.name, row.line, "code", "code and both names are needed"))
         if row["category"] not in CATEGORIES:
-            problems.append(Problem(path.name, row.line, "category", f"{row['category']!r} is not one of {', '.join(CATEGORIES)}"))
+            problems.append(
+                Problem(path.name, row.line, "category", f"{row['category']!r} is not one of {', '.join(CATEGORIES)}")
+            )
         if price and not price.isdecimal():
             problems.append(Problem(path.name, row.line, "price_fen", "a whole number of fen is needed"))
             price = ""
         found = members.get(code, {"required": [], "optional": []})
         if not found["required"]:
-            problems.append(Problem(path.name, row.line, "code", f"{code!r} has no required member in {members_path.name}"))
+            problems.append(
+                Problem(path.name, row.line, "code", f"{code!r} has no required member in {members_path.name}")
+            )
         out[code] = Orderable(
             code, row["category"], row["name_zh"], row["name_en"], tuple(found["required"]), tuple(found["optional"]),
             int(price) if price else None,

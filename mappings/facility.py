@@ -9,6 +9,24 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ObservationStatus = Literal[
+    "registered", "preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error", "unknown"
+]
+"""http://hl7.org/fhir/R4/valueset-observation-status.html"""
+ReportStatus = Literal[
+    "registered",
+    "partial",
+    "preliminary",
+    "final",
+    "amended",
+    "corrected",
+    "appended",
+    "cancelled",
+    "entered-in-error",
+    "unknown",
+]
+"""http://hl7.org/fhir/R4/valueset-diagnostic-report-status.html"""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,11 +77,16 @@ class Identifiers(_Part):
 
 
 class Codes(_Part):
-    """CSV files, relative to the profile: local test codes, order codes, and units beside the shipped unit table."""
+    """CSV files, relative to the profile: local test codes, order codes, and units beside the shipped unit table.
+
+    loinc  True when the facility's codes of system ``LN`` were reviewed and are LOINC: they then reach the catalogue without a table.
+           Private codes labelled LN are common, so the default is not to believe the label.
+    """
 
     tests: str = ""
     orders: str = ""
     units: str = ""
+    loinc: bool = False
 
 
 class Facility(_Part):
@@ -84,9 +107,9 @@ class Facility(_Part):
     """Who performed a test when OBX-15/23 and OBR do not say: the sender itself, or nobody is named."""
     flags: dict[str, str] = Field(default_factory=dict)
     """OBX-8 text -> v3 ObservationInterpretation code, before the shipped table."""
-    observation_status: dict[str, str] = Field(default_factory=dict)
+    observation_status: dict[str, ObservationStatus] = Field(default_factory=dict)
     """OBX-11 text -> Observation.status, before the shipped table."""
-    report_status: dict[str, str] = Field(default_factory=dict)
+    report_status: dict[str, ReportStatus] = Field(default_factory=dict)
     """OBR-25 text -> DiagnosticReport.status, before the shipped table."""
     quality_control_patients: list[str] = Field(default_factory=list)
     """Regular expressions on the PID-3 value that mark a quality-control run."""

@@ -16,7 +16,9 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[Ee][+-]?\d{1,3})?", re.ASCII)
 _JSON = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[Ee][+-]?\d+)?", re.ASCII)
 
 # Dashes and signs NFKC leaves alone. 〈 is typed for < on Chinese keyboards and has no other meaning before a number.
-_LEVEL = str.maketrans({"–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-", "―": "-", "〜": "~", "∼": "~", "˜": "~", "〈": "<", "〉": ">"})
+_LEVEL = str.maketrans(
+    {"–": "-", "—": "-", "−": "-", "‐": "-", "‑": "-", "―": "-", "〜": "~", "∼": "~", "˜": "~", "〈": "<", "〉": ">"}
+)
 _SPACES = re.compile(r"[\s\u200b-\u200f\ufeff]+")
 
 COMPARATORS = {

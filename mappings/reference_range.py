@@ -49,7 +49,9 @@ def _bounds(text: str, unit: Unit | None, units: UnitTable) -> tuple[Decimal | N
     low, high = read_bounds(bare)
     if (low, high) == (None, None) and unit is not None and (found := _BOUND.match(bare) or _BETWEEN.match(bare)):
         written = bare[found.end() :].strip(" ()[]")
-        if level_unit(written) == level_unit(unit.text) or (unit.ucum is not None and units.lookup(written).ucum == unit.ucum):
+        if level_unit(written) == level_unit(unit.text) or (
+            unit.ucum is not None and units.lookup(written).ucum == unit.ucum
+        ):
             return read_bounds(found[0])
     return low, high
 

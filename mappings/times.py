@@ -109,7 +109,9 @@ def _moment(
     if month == 0 or day == 0:
         raise ValueError("month or day 0")
     at = datetime(year, month or 1, day or 1, hour or 0, minute or 0, second or 0, micro, tzinfo=where)
-    date = f"{year:04}" if month is None else f"{year:04}-{month:02}" if day is None else f"{year:04}-{month:02}-{day:02}"
+    date = (
+        f"{year:04}" if month is None else f"{year:04}-{month:02}" if day is None else f"{year:04}-{month:02}-{day:02}"
+    )
     fhir = date
     if hour is not None:
         fhir = f"{date}T{hour:02}:{minute or 0:02}:{second or 0:02}{'.' + fraction if fraction else ''}{_suffix(at, offset)}"

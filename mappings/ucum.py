@@ -80,7 +80,9 @@ for _symbol in ("[iU]", "[IU]"):
 for _symbol in ("B", "Np", "Cel"):
     _atom(_symbol, 1, {_symbol: 1}, metric=True)
 
-_INSIGNIFICANT = frozenset({"cells", "cell", "count", "#", "copies", "copy", "beats", "breaths", "score", "ratio", "number", "1", "titer"})
+_INSIGNIFICANT = frozenset(
+    {"cells", "cell", "count", "#", "copies", "copy", "beats", "breaths", "score", "ratio", "number", "1", "titer"}
+)
 _TOKEN = re.compile(r"\{[^{}]*\}|[./()]|(?:\[[^\[\]]*\]|10[*^]|[A-Za-z%'_])+|[+-]?\d+|\[[^\[\]]*\]")
 _ANNOTATION = re.compile(r"\{([^{}]*)\}")
 

@@ -6,7 +6,6 @@ What is levelled before the table is asked: full width, spaces, the two micro si
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mappings import ucum
+from mappings import csv_rows, ucum
+from mappings.csv_rows import Problem
 
 TABLE = Path(__file__).with_name("units.csv")
 UCUM_NAMES = frozenset({"UCUM", "http://unitsofmeasure.org", "2.16.840.1.113883.6.8"})
@@ -33,7 +33,26 @@ _SIMPLE = re.compile(r"(?:10\*\d{1,2}|[A-Za-z%\[\]]+)?(?:/[A-Za-z%\[\]]+){0,2}")
 _WORD = re.compile(r"[A-Za-z%\[\]]+")
 _SURE_WORDS = frozenset(
     {prefix + atom for prefix in ("", "k", "d", "c", "m", "u", "n", "p", "f") for atom in ("g", "mol", "L")}
-    | {"s", "ms", "min", "h", "mm", "cm", "um", "%", "U", "mU", "uU", "kU", "[IU]", "m[IU]", "u[IU]", "k[IU]", "mm[Hg]", "kPa"}
+    | {
+        "s",
+        "ms",
+        "min",
+        "h",
+        "mm",
+        "cm",
+        "um",
+        "%",
+        "U",
+        "mU",
+        "uU",
+        "kU",
+        "[IU]",
+        "m[IU]",
+        "u[IU]",
+        "k[IU]",
+        "mm[Hg]",
+        "kPa",
+    }
     | {"meq", "mosm", "kcal"}
 )
 """UCUM words that read the same to everybody; ``K`` (kelvin), ``M``, ``G`` (gauss) and ``T`` (tesla) do not."""
@@ -45,14 +64,6 @@ class Unit:
 
     text: str
     ucum: str | None
-
-
-class UnitFault(ValueError):
-    """A row of a unit table is wrong; ``line`` is its 1-based line in the file."""
-
-    def __init__(self, line: int, key: str, text: str) -> None:
-        super().__init__(text)
-        self.line, self.key, self.text = line, key, text
 
 
 def level(text: str) -> str:
@@ -93,11 +104,15 @@ class UnitTable:
         return found
 
     def _resolve(self, key: str) -> str | None:
-        for spelling in (key, *_WRAPPED.findall(key) * (_WRAPPED.fullmatch(key) is not None)):
-            code = self._exact.get(spelling) or self._folded.get(spelling.lower())
-            if code:
+        wrapped = _WRAPPED.fullmatch(key)
+        for spelling in (key, wrapped[1]) if wrapped else (key,):
+            if code := self._exact.get(spelling) or self._folded.get(spelling.lower()):
                 return code
-            if _SIMPLE.fullmatch(spelling) and set(_WORD.findall(spelling)) <= _SURE_WORDS and ucum.read(spelling) is not None:
+            if (
+                _SIMPLE.fullmatch(spelling)
+                and set(_WORD.findall(spelling)) <= _SURE_WORDS
+                and ucum.read(spelling) is not None
+            ):
                 return spelling
         return None
 
@@ -118,30 +133,33 @@ class UnitTable:
         return Unit(sent, None)
 
 
-def read_rows(path: Path) -> list[tuple[str, str, bool]]:
-    """Rows of a unit CSV (columns ``source, ucum, case, note``; ``case`` is empty or ``exact``). Raises UnitFault with the line."""
+def read_rows(path: Path, problems: list[Problem]) -> list[tuple[str, str, bool]]:
+    """Rows of a unit CSV: columns ``source``, ``ucum``, ``case`` (empty, or ``exact`` when upper and lower case differ), ``note``.
+
+    Faults (no UCUM code, one spelling with two meanings) are appended to ``problems`` with file and line.
+    """
     out: list[tuple[str, str, bool]] = []
     seen: dict[str, str] = {}
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        missing = {"source", "ucum"} - set(reader.fieldnames or ())
-        if missing:
-            raise UnitFault(1, ",".join(sorted(missing)), "column is missing")
-        for row in reader:
-            line, source, code, case = reader.line_num, row["source"] or "", row["ucum"] or "", row.get("case") or ""
-            if not source.strip():
-                raise UnitFault(line, "source", "is empty")
-            if ucum.read(code) is None:
-                raise UnitFault(line, "ucum", f"{code!r} is not a UCUM code")
-            if case not in ("", "exact"):
-                raise UnitFault(line, "case", "must be empty or 'exact'")
-            if seen.setdefault(level(source), code) != code:
-                raise UnitFault(line, "source", f"{source!r} stands twice with different codes")
+    for row in csv_rows.read_rows(path, ("source", "ucum"), ("case", "note"), problems):
+        source, code, case = row["source"], row["ucum"], row["case"]
+        if not source:
+            problems.append(Problem(path.name, row.line, "source", "is empty"))
+        elif ucum.read(code) is None:
+            problems.append(Problem(path.name, row.line, "ucum", f"{code!r} is not a UCUM code"))
+        elif case not in ("", "exact"):
+            problems.append(Problem(path.name, row.line, "case", "must be empty or 'exact'"))
+        elif seen.setdefault(level(source), code) != code:
+            problems.append(Problem(path.name, row.line, "source", f"{source!r} stands twice with different codes"))
+        else:
             out.append((source, code, case == "exact"))
     return out
 
 
 @lru_cache(maxsize=1)
 def shipped() -> UnitTable:
-    """The shipped table, read once."""
-    return UnitTable(read_rows(TABLE))
+    """The shipped table, read once. Raises ValueError naming file and line when it is faulty."""
+    problems: list[Problem] = []
+    table = UnitTable(read_rows(TABLE, problems))
+    if problems:
+        raise ValueError("\n".join(str(p) for p in problems))
+    return table

@@ -69,9 +69,14 @@ _GRADE = re.compile(
     r"(?:弱阳性|强阳性|可疑|可疑阳性|临界|灰区|微量|TRACE|WEAK(?:LY)? (?:POSITIVE|REACTIVE)|BORDERLINE|EQUIVOCAL|INDETERMINATE|"
     r"[-+]|\+{2,4}|[1-4]\+|\+[1-4]|±|\+-|\+/-|-/\+)?(?:\((?:[-+]|\+{2,4}|[1-4]\+|\+[1-4]|±|\+-)\))?"
 )
-_NOTHING = re.compile(r"(?:-{2,}|_+|\.{2,}|/+|(?=.*\*)[*\s]+(?:\.[*\s]*)?|#+|N\.?/?A\.?|NULL|空|无结果|无数据)", re.IGNORECASE)
+_NOTHING = re.compile(
+    r"(?:-{2,}|_+|\.{2,}|/+|(?=.*\*)[*\s]+(?:\.[*\s]*)?|#+|N\.?/?A\.?|NULL|空|无结果|无数据)", re.IGNORECASE
+)
 _FAILED = re.compile(r"[*#]")
-_ELSEWHERE = re.compile(r"[(]?(?:详?见(?:备注|附注|报告|报告单|附件|图|图文|图文报告|纸质报告)|SEE (?:NOTE|COMMENT|REPORT)S?)[)]?", re.IGNORECASE)
+_ELSEWHERE = re.compile(
+    r"[(]?(?:详?见(?:备注|附注|报告|报告单|附件|图|图文|图文报告|纸质报告)|SEE (?:NOTE|COMMENT|REPORT)S?)[)]?",
+    re.IGNORECASE,
+)
 _NOT_DONE = re.compile(r"(?:未做|未测|未检|未检测|未执行|NOT DONE|NOT PERFORMED)", re.IGNORECASE)
 _PENDING = re.compile(r"(?:待测|待查|待检|待报|待复查|检测中|PENDING|IN PROGRESS)", re.IGNORECASE)
 
@@ -151,7 +156,9 @@ def _one(value_type: str, element: Element, context: _Context) -> Typed:
             return _structured(element, context)
         case "CE" | "CWE" | "CNE" | "CF":
             found = context.concept(element)
-            return Typed({"valueCodeableConcept": found}) if found else _absent(joined(element), "unknown", context.where)
+            return (
+                Typed({"valueCodeableConcept": found}) if found else _absent(joined(element), "unknown", context.where)
+            )
         case "IS" | "ID":
             return Typed({"valueCodeableConcept": {"text": _clean(joined(element))}})
         case "DT" | "DTM" | "TS":
@@ -184,7 +191,13 @@ def _number(sent: str, context: _Context) -> Typed:
     found = _text(sent, replace(context, numeric=True))
     if "dataAbsentReason" in found.value or "valueQuantity" in found.value:
         return found
-    issue = Issue("bad-number", "warning", context.where, "The value type is NM but the value is not a number; it is kept as text.", sent)
+    issue = Issue(
+        "bad-number",
+        "warning",
+        context.where,
+        "The value type is NM but the value is not a number; it is kept as text.",
+        sent,
+    )
     return Typed(found.value, (), (*found.issues, issue))
 
 
@@ -257,7 +270,9 @@ def _structured_text(parts: list[str], sent: str, context: _Context, *, understo
     value = {"valueString": _clean("".join(parts) + unit)}
     if understood:
         return Typed(value)
-    issue = Issue("bad-number", "warning", context.where, "The structured number cannot be read; it is kept as text.", sent)
+    issue = Issue(
+        "bad-number", "warning", context.where, "The structured number cannot be read; it is kept as text.", sent
+    )
     return Typed(value, (), (issue,))
 
 
@@ -267,7 +282,9 @@ def _moment(sent: str, context: _Context) -> Typed:
         return _bad_date(sent, context)
     issues: tuple[Issue, ...] = ()
     if moment.century_assumed:
-        issues = (Issue("century-assumed", "warning", context.where, "The year has two digits; it was read as 20YY.", sent),)
+        issues = (
+            Issue("century-assumed", "warning", context.where, "The year has two digits; it was read as 20YY.", sent),
+        )
     return Typed({"valueDateTime": moment.fhir}, (), issues)
 
 
@@ -287,7 +304,9 @@ def _range(element: Element, context: _Context) -> Typed:
     low, high = (number(level(text(element[i]))) if i < len(element) else None for i in (0, 1))
     if (low is None and high is None) or (low is not None and high is not None and low > high):
         return _text(joined(element), context)
-    return Typed({"valueRange": {k: quantity(n, context.unit) for k, n in (("low", low), ("high", high)) if n is not None}})
+    return Typed(
+        {"valueRange": {k: quantity(n, context.unit) for k, n in (("low", low), ("high", high)) if n is not None}}
+    )
 
 
 # --- shared ------------------------------------------------------------------------------------------------------------------------
@@ -318,7 +337,9 @@ def _absent(sent: str, reason: str, where: str) -> Typed:
     value: dict[str, Any] = {"dataAbsentReason": {"coding": [{"system": systems.DATA_ABSENT, "code": reason}]}}
     if sent and sent != NULL:
         value["extension"] = [{"url": systems.SOURCE_TEXT, "valueString": _clean(sent)}]
-    issue = Issue("no-value", "information", where, "No value was sent; the result is stored without one.", sent or None)
+    issue = Issue(
+        "no-value", "information", where, "No value was sent; the result is stored without one.", sent or None
+    )
     return Typed(value, (), (issue,))
 
 
