@@ -51,6 +51,7 @@ class Path:
     number   search_value.param; number - 1 is its bit in the presence map (tokens[1]); fixed, stored rows carry it
     seed     seed of its token hashes
     many     an element on the way repeats
+    types    datatypes at the end
     systems  code systems a plain ``code`` is bound to; empty when it is not bound or not a code
     """
 
@@ -59,6 +60,7 @@ class Path:
     number: int
     seed: int
     many: bool
+    types: tuple[str, ...]
     systems: tuple[str, ...]
 
     @property
@@ -145,28 +147,33 @@ def parameters(type: str) -> dict[str, Parameter]:
 
 
 def _path(type: str, kind: str, text: str, steps: tuple[Step, ...], number: int) -> Path:
-    many, systems = walk(type, steps)
+    many, types, systems = _end(type, steps)
     # The kind is part of the seed: Person.name as string and as token must not meet.
-    return Path(text, steps, number, xxhash.xxh64_intdigest(f"{kind} {text}".encode()), many, systems)
+    return Path(text, steps, number, xxhash.xxh64_intdigest(f"{kind} {text}".encode()), many, types, systems)
 
 
-def walk(type: str, steps: tuple[Step, ...]) -> tuple[bool, tuple[str, ...]]:
-    """(something on the way repeats, bound code systems at the end) of a parsed path."""
+def _end(type: str, steps: tuple[Step, ...]) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
+    """(something on the way repeats, datatypes at the end, bound code systems) of a parsed path."""
     at, many = type, False
+    types: tuple[str, ...] = ()
     systems: tuple[str, ...] = ()
     for kind, argument in steps:
         if kind == "index":
             many = False
+        elif kind == "as":
+            types = (argument,)
+        elif kind == "deceased":
+            return False, ("boolean",), ()
         elif kind == "extension":
-            return True, ()
+            return True, (), ()
         elif kind == "child":
             row = elements().get(f"{at}.{argument}") or elements().get(f"{at}.{argument}[x]")
             if row is None:
-                return True, ()
+                return True, (), ()
             types, repeats, systems = row
             many = many or repeats
             at = inner(f"{at}.{argument}", types[0] if types else "")
-    return many, systems
+    return many, types, systems
 
 
 def inner(path: str, type: str) -> str:

@@ -1,0 +1,292 @@
+"""A search request, understood (http://hl7.org/fhir/R4/search.html): names, modifiers and values -> a Query. No SQL, no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from conformance.capability import PATIENT_LINKS, RESOURCE_TYPES
+from fhir_server.errors import Category, Fault
+from fhir_server.search.definitions import Parameter, parameters
+
+DEFAULT_COUNT: Final = 50
+MAX_COUNT: Final = 1000
+CURSOR: Final = "_cursor"
+"""Our parameter in ``next`` links: the place where the next page begins (search/page)."""
+
+_MODIFIERS: Final = {
+    "token": frozenset({"not", "missing", "of-type"}),
+    "reference": frozenset({"missing", "identifier", *RESOURCE_TYPES}),
+    "string": frozenset({"exact", "contains", "missing"}),
+    "date": frozenset({"missing"}),
+    "uri": frozenset({"missing"}),
+    "id": frozenset[str](),
+    "updated": frozenset[str](),
+}
+_HANDLED_ELSEWHERE: Final = frozenset({"_format", "_pretty"})
+_REFUSED: Final = {"_filter", "_query", "_text", "_content", "_list", "_type"}
+
+Total = Literal["none", "estimate", "accurate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One condition: any of ``values`` (already cut at the commas, escapes kept). ``kind``: an R4 kind, or ``id`` or ``updated``."""
+
+    code: str
+    kind: str
+    modifier: str
+    values: tuple[str, ...]
+    parameter: Parameter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """One key of ``_sort``; ``column`` is a column of resource, or empty: the rows of search_value of these path numbers."""
+
+    column: str
+    numbers: tuple[int, ...]
+    dates: bool
+    descending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Include:
+    """``_include`` (forward) or ``_revinclude``: from the references of ``parameter`` of type ``source`` to ``target`` (empty: any)."""
+
+    source: str
+    parameter: Parameter
+    target: str
+    reverse: bool
+    iterate: bool
+
+
+@dataclass(slots=True)
+class Query:
+    """A search by type. ``used`` are the name and value pairs that took effect, for the self link; ``ignored`` says what did not."""
+
+    type: str
+    filters: list[Filter] = field(default_factory=list)
+    sort: list[Sort] = field(default_factory=list)
+    includes: list[Include] = field(default_factory=list)
+    count: int = DEFAULT_COUNT
+    total: Total = "none"
+    summary: str = ""
+    elements: frozenset[str] = frozenset()
+    cursor: str = ""
+    used: list[tuple[str, str]] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+
+
+def split(text: str, separator: str) -> list[str]:
+    """Cuts at separators that no backslash escapes (R4: ``\\,`` ``\\|`` ``\\$`` ``\\\\``); the parts keep their escapes."""
+    if separator not in text:
+        return [text]
+    parts, part, escaped = [], "", False
+    for c in text:
+        if c == separator and not escaped:
+            parts.append(part)
+            part = ""
+            continue
+        part += c
+        escaped = c == "\\" and not escaped
+    return [*parts, part]
+
+
+def unescape(text: str) -> str:
+    """A value without its escapes."""
+    return re.sub(r"\\([\\,|$])", r"\1", text) if "\\" in text else text
+
+
+def parse(type: str, pairs: Iterable[tuple[str, str]], *, strict: bool = False) -> Query:
+    """Decoded name and value pairs of a search of one served type -> Query.
+
+    Parameters the server does not know are left out and named in ``ignored``; with ``strict`` (Prefer: handling=strict) they raise.
+    Raises Fault INVALID for a modifier, chain or value that cannot be honoured, because ignoring it would give a wrong answer.
+    """
+    query = Query(type)
+    for name, value in pairs:
+        reason = _HANDLED_ELSEWHERE.isdisjoint({name}) and _take(query, name, value)
+        if not reason:
+            continue
+        if strict:
+            raise Fault(Category.INVALID, reason, where=name)
+        query.ignored.append((name, reason))
+    return query
+
+
+def _take(query: Query, name: str, value: str) -> str:
+    """Adds one pair to the query; returns why it was left out, or an empty text."""
+    if name in _RESULT_PARAMETERS:
+        reason = _RESULT_PARAMETERS[name](query, value)
+    elif name.partition(":")[0] in ("_include", "_revinclude"):
+        reason = _include(query, name, value)
+    else:
+        reason = _filter(query, name, value)
+    if not reason and name != CURSOR:
+        query.used.append((name, value))
+    return reason
+
+
+def _filter(query: Query, name: str, value: str) -> str:
+    code, _, modifier = name.partition(":")
+    if code == "_has" or "." in name:
+        raise Fault(Category.INVALID, f"Chained search ({code}) is not supported.", where=name)
+    if code in _REFUSED:
+        return f"Search parameter {code} is not supported; it was ignored."
+    kind, parameter = _known(query.type, code)
+    if not kind:
+        return f"{query.type} has no search parameter {code}; it was ignored."
+    if parameter is not None and not parameter.indexed:
+        return f"Search parameter {code} of {query.type} ({kind}) is not supported; it was ignored."
+    if not value:
+        return f"Search parameter {code} has no value; it was ignored."
+    if modifier and modifier not in _MODIFIERS[kind]:
+        raise Fault(Category.INVALID, f"Modifier :{modifier} is not supported for {code} ({kind}).", where=name)
+    values = tuple(split(value, ",")) if modifier != "missing" else (value,)
+    if modifier == "missing" and value not in ("true", "false"):
+        raise Fault(Category.INVALID, f"{name} must be true or false.", where=name)
+    if modifier in RESOURCE_TYPES and parameter is not None and modifier not in parameter.targets:
+        raise Fault(Category.INVALID, f"{code} of {query.type} never points to {modifier}.", where=name)
+    if "" in values:
+        raise Fault(Category.INVALID, f"{name} has an empty value in its list.", where=name)
+    query.filters.append(Filter(code, kind, modifier, values, parameter))
+    return ""
+
+
+def _known(type: str, code: str) -> tuple[str, Parameter | None]:
+    """(kind, definition) of a parameter; ("", None) when the type has none of this code."""
+    if code == "_id":
+        return "id", None
+    if code == "_lastUpdated":
+        return "updated", None
+    parameter = parameters(type).get(code)
+    return (parameter.kind, parameter) if parameter else ("", None)
+
+
+def _sort(query: Query, value: str) -> str:
+    for part in value.split(","):
+        descending = part.startswith("-")
+        code = part.removeprefix("-").strip()
+        kind, parameter = _known(query.type, code)
+        column = ""
+        numbers: tuple[int, ...] = ()
+        if kind == "id":
+            column = "id"
+        elif kind == "updated":
+            column = "updated"
+        elif parameter is None:
+            return f"{query.type} has no search parameter {code}; the results are not sorted by it."
+        elif parameter.column:
+            column = "start_at" if parameter.column == "date" else "issued_at"
+        elif about(query.type, parameter):
+            column = "patient"
+        elif parameter.indexed and kind in ("string", "date"):
+            numbers = tuple(path.number for path, _ in parameter.paths)
+        else:
+            raise Fault(
+                Category.INVALID,
+                f"Sorting by {code} ({kind}) is not supported; {query.type} sorts by {', '.join(sortable(query.type))}.",
+                where="_sort",
+            )
+        query.sort.append(Sort(column, numbers, kind == "date", descending))
+    return ""
+
+
+def about(type: str, parameter: Parameter) -> bool:
+    """True when the parameter is answered by the column resource.patient: it looks at the one element that says whom the resource is
+    about, and that element does not repeat."""
+    if type == "Patient" or parameter.kind != "reference" or len(parameter.paths) != 1:
+        return False
+    path = parameter.paths[0][0]
+    names = ".".join(a for _, a in path.steps)
+    return not path.many and names == PATIENT_LINKS.get(type, ("",))[0]
+
+
+def sortable(type: str) -> list[str]:
+    """Codes of the parameters that ``_sort`` takes."""
+    return [
+        "_id",
+        "_lastUpdated",
+        *sorted(
+            code
+            for code, p in parameters(type).items()
+            if p.indexed and (p.kind in ("string", "date") or about(type, p))
+        ),
+    ]
+
+
+def _include(query: Query, name: str, value: str) -> str:
+    direction, _, modifier = name.partition(":")
+    if modifier not in ("", "iterate"):
+        raise Fault(Category.INVALID, f"Modifier :{modifier} is not supported for {direction}.", where=name)
+    reverse = direction == "_revinclude"
+    source, _, rest = value.partition(":")
+    code, _, target = rest.partition(":")
+    if source not in RESOURCE_TYPES or (target and target not in RESOURCE_TYPES):
+        raise Fault(Category.INVALID, f"{name}={value}: {source} or {target} is not a resource type served here.", where=name)
+    if not reverse and source != query.type and not modifier:
+        raise Fault(Category.INVALID, f"{name}={value}: the source must be {query.type} unless :iterate is given.", where=name)
+    found = [
+        p
+        for p in parameters(source).values()
+        if p.kind == "reference" and p.indexed and code in ("*", p.code)
+    ]
+    if not found:
+        raise Fault(Category.INVALID, f"{name}={value}: {source} has no reference parameter {code}.", where=name)
+    query.includes.extend(Include(source, p, target, reverse, bool(modifier)) for p in found)
+    return ""
+
+
+def _count(query: Query, value: str) -> str:
+    if not value.isdecimal():
+        raise Fault(Category.INVALID, "_count must be a whole number, 0 or more.", where="_count")
+    query.count = min(int(value[:9]), MAX_COUNT)
+    return ""
+
+
+def _total(query: Query, value: str) -> str:
+    if value == "none":
+        query.total = "none"
+    elif value == "estimate":
+        query.total = "estimate"
+    elif value == "accurate":
+        query.total = "accurate"
+    else:
+        raise Fault(Category.INVALID, "_total must be none, estimate or accurate.", where="_total")
+    return ""
+
+
+def _summary(query: Query, value: str) -> str:
+    if value not in ("true", "false", "text", "data", "count"):
+        raise Fault(Category.INVALID, "_summary must be true, false, text, data or count.", where="_summary")
+    query.summary = "" if value == "false" else value
+    return ""
+
+
+def _elements(query: Query, value: str) -> str:
+    names = [n.strip().removeprefix(f"{query.type}.") for n in value.split(",")]
+    query.elements = frozenset(n.partition(".")[0] for n in names if n)
+    return ""
+
+
+def _cursor(query: Query, value: str) -> str:
+    query.cursor = value
+    return ""
+
+
+def _contained(query: Query, value: str) -> str:
+    return "" if value == "false" else "Contained resources are not searched; _contained was ignored."
+
+
+_RESULT_PARAMETERS: Final = {
+    "_sort": _sort,
+    "_count": _count,
+    "_total": _total,
+    "_summary": _summary,
+    "_elements": _elements,
+    "_contained": _contained,
+    CURSOR: _cursor,
+}
