@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -58,7 +57,7 @@ def test_converts_messages_of_every_facility(output: str, facility: str) -> None
 
 
 def test_answers_five_bad_messages_each_with_a_reason(output: str) -> None:
-    table = output.split("Deliberately bad messages")[1].split("\n\n")[0]
+    table = output.split("Deliberately bad messages")[1].split("\n\n", maxsplit=1)[0]
     answers = re.findall(r"\b(AA|AE|AR|CA|CE|CR)\b", table)
     assert len(answers) == 5
     assert (
