@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 import asyncpg
@@ -16,7 +17,9 @@ import asyncpg
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
 from fhir_server.recognition.criteria import Candidate
-from fhir_server.store.body import Codec
+from fhir_server.search.definitions import parameters
+from fhir_server.search.leaves import hash_of
+from fhir_server.store.body import Codec, UnknownDictionary
 from mappings.ids import shard_of_id
 
 _LINKED: Final = ("person", "grade")
@@ -46,17 +49,34 @@ FROM linked l LEFT JOIN result r
 """  # noqa: S608 - column names of our own dataclass
 
 
+_BY_ID: Final = """
+SELECT r.shard, r.id, p.person, p.facility FROM resource r LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.id
+WHERE r.shard = $1 AND r.rtype = $2 AND r.id = $3 AND NOT r.deleted"""
+_BY_IDENTIFIER: Final = """
+SELECT r.shard, r.id, p.person, p.facility FROM resource r LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.id
+WHERE r.rtype = $1 AND r.tokens @> ARRAY[$2::bigint] AND NOT r.deleted ORDER BY r.id LIMIT 50"""
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A facility's Patient: shard, logical id, and the facility it belongs to if that is known."""
+
+    shard: int
+    patient: str
+    facility: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Person of the Patient at that time (None when nobody is linked), and the candidate results."""
+    """Person of the Patient at that time (None when nobody has looked at it), and the candidate results."""
 
     person: str | None
     candidates: tuple[Candidate, ...]
 
-    @property
-    def patients(self) -> tuple[str, ...]:
-        """Logical ids of the Patients whose results these are."""
-        return tuple(sorted({c.patient for c in self.candidates if c.patient}))
+
+@cache
+def _identifier_seed() -> int:
+    return parameters("Patient")["identifier"].paths[0][0].seed
 
 
 async def shard_of_resource(connection: asyncpg.Connection, type: str, id: str) -> int | None:
@@ -70,12 +90,34 @@ async def shard_of_resource(connection: asyncpg.Connection, type: str, id: str) 
     return found
 
 
-async def find(connection: asyncpg.Connection, patient: str, items: Sequence[str], at: datetime) -> Found:
+async def identify(connection: asyncpg.Connection, patient: str, facility: str) -> Who | str:
+    """The Patient meant: a logical id (``Patient/`` before it is allowed), or ``system|value`` of a business identifier.
+
+    An identifier that several Patients carry (a resident ID number) means the one of the asking ``facility``, else any of them when
+    all are linked to one person. Returns ``unknown-patient`` or ``ambiguous-patient`` when it is not clear who is meant.
+    """
+    if "|" in patient:
+        token = hash_of(_identifier_seed(), patient)
+        rows = await connection.fetch(_BY_IDENTIFIER, _PATIENT, token)
+    else:
+        shard = await shard_of_resource(connection, "Patient", patient.removeprefix("Patient/"))
+        rows = (
+            await connection.fetch(_BY_ID, shard, _PATIENT, patient.removeprefix("Patient/"))
+            if shard is not None
+            else []
+        )
+    if not rows:
+        return "unknown-patient"
+    own = [r for r in rows if r["facility"] == facility]
+    if len(rows) > 1 and len(own) != 1 and len({r["person"] or r["id"] for r in rows}) > 1:
+        return "ambiguous-patient"
+    row = own[0] if own else rows[0]
+    return Who(row["shard"], row["id"], row["facility"])
+
+
+async def find(connection: asyncpg.Connection, who: Who, items: Sequence[str], at: datetime) -> Found:
     """Results of the Patient's person for catalogue items, visible at ``at`` (aware)."""
-    shard = await shard_of_resource(connection, "Patient", patient)
-    if shard is None:
-        return Found(None, ())
-    rows = await connection.fetch(_FOR_PATIENT, shard, patient, list(items), at)
+    rows = await connection.fetch(_FOR_PATIENT, who.shard, who.patient, list(items), at)
     return Found(rows[0]["me"] if rows else None, _candidates(rows))
 
 
@@ -95,7 +137,12 @@ async def emergency(connection: asyncpg.Connection, codec: Codec, encounter: str
         encounter,
         patient,
     )
-    return is_emergency(loads(codec.decompress(row["dict"], row["body"]))) if row else None
+    if row is None:
+        return None
+    try:
+        return is_emergency(loads(codec.decompress(row["dict"], row["body"])))
+    except UnknownDictionary:  # written by a newer process: not worth failing the answer for
+        return None
 
 
 def is_emergency(encounter: dict[str, Any]) -> bool | None:

@@ -26,7 +26,7 @@ from conformance import chain
 
 Kind = Literal["reminder", "no-answer", "feedback"]
 
-PATIENCE: Final = 0.2
+PATIENCE: Final = 0.15
 """Seconds the database may take for a group before the group goes to the spool."""
 _RETRY: Final = 1.0
 _ROWS_A_GROUP: Final = 500
@@ -222,7 +222,7 @@ class Spool:
         """Every complete row in our file, and with ``left_behind`` in files whose process is gone."""
         if left_behind and self._folder.is_dir():
             for path in sorted(self._folder.glob("*.jsonl")):
-                file = path.open("a+b")
+                file: IO[bytes] = path.open("a+b")
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

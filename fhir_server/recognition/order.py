@@ -47,50 +47,41 @@ class Ordered:
     name: str
 
 
-def read(request: Mapping[str, Any], rules: Rules, profile: Profile | None) -> Ordered:
-    """ServiceRequest -> Ordered. ``profile``: of the asking facility, None when nobody has described it. Bad JSON shapes count as
-    absent; a ServiceRequest without a readable code gives an empty Ordered."""
+def read(request: Mapping[str, Any], rules: Rules, profile: Profile | None, day: str) -> Ordered:
+    """ServiceRequest -> Ordered.
+
+    profile  of the asking facility, None when nobody has described it
+    day      local date of the order, ``YYYY-MM-DD``: a facility's code may mean something else next year
+
+    Wrong JSON shapes count as absent; a ServiceRequest without a readable code gives an Ordered without anything.
+    """
     concept = request.get("code")
     concept = concept if isinstance(concept, dict) else {}
     found = concept.get("coding")
     codings = [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
     first = codings[0] if codings else {}
     name = _text(concept.get("text")) or _text(first.get("display"))
-    return Ordered(of_codings(codings, rules, profile), _text(first.get("code")), name)
+    return Ordered(_of_codings(codings, name, rules, profile, day), _text(first.get("code")), name)
 
 
-def of_codings(codings: Iterable[Mapping[str, Any]], rules: Rules, profile: Profile | None) -> Orderable | None:
-    """The orderable that the first understood coding means; a single item counts as an orderable of itself."""
+def _of_codings(
+    codings: Iterable[Mapping[str, Any]], name: str, rules: Rules, profile: Profile | None, day: str
+) -> Orderable | None:
     pairs = [(_text(c.get("system")), _text(c.get("code"))) for c in codings]
-    for understand in (_local, _orderable, _item, _loinc):
-        for system, code in pairs:
-            if system and code and (found := understand(system, code, rules, profile)):
-                return found
-    return None
-
-
-def _local(system: str, code: str, rules: Rules, profile: Profile | None) -> Orderable | None:
-    if profile is None:
-        return None
-    if system == profile.orders.system:
-        row = profile.orders.get(code)
-        return rules.orderables.get(row.orderable.code) if row and row.orderable else None
-    if system == profile.tests.system:
-        test = profile.tests.get(code)
-        return _single(rules.items.get(test.item)) if test and test.item else None
-    return None
-
-
-def _orderable(system: str, code: str, rules: Rules, profile: Profile | None) -> Orderable | None:
-    return rules.orderables.get(code) if system == systems.ORDERABLES else None
-
-
-def _item(system: str, code: str, rules: Rules, profile: Profile | None) -> Orderable | None:
-    return _single(rules.items.get(code)) if system == systems.ITEMS else None
-
-
-def _loinc(system: str, code: str, rules: Rules, profile: Profile | None) -> Orderable | None:
-    return _single(rules.by_loinc.get(code)) if system == systems.LOINC else None
+    by_system = {system: code for system, code in reversed(pairs) if system and code}
+    if profile is not None:
+        facility = profile.facility.id
+        code = by_system.get(systems.local_codes(facility, "orders"))
+        if code and (row := profile.orders.lookup(code, name, day)):
+            return rules.orderables.get(row.orderable)
+        code = by_system.get(systems.local_codes(facility, "tests"))
+        if code and (test := profile.tests.lookup(code, name, day)):
+            return _single(rules.items.get(test.item))
+    return (
+        rules.orderables.get(by_system.get(systems.ORDERABLES, ""))
+        or _single(rules.items.get(by_system.get(systems.ITEMS, "")))
+        or _single(rules.by_loinc.get(by_system.get(systems.LOINC, "")))
+    )
 
 
 def _single(item: Item | None) -> Orderable | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mappings import catalogue
+from mappings import catalogue, codes
 from mappings.catalogue import Item, Orderable
 
 if TYPE_CHECKING:
@@ -99,7 +99,6 @@ class Rules:
 
     version   digest of catalogue and policy file, 16 hexadecimal digits
     members   facility id -> consortium id, of the facilities that belong to one
-    prices    (facility id, orderable code) -> fen, where a facility has a price of its own
     """
 
     version: str
@@ -110,7 +109,6 @@ class Rules:
     articles: Mapping[str, Article] = field(default_factory=dict)
     reasons: Mapping[str, Reason] = field(default_factory=dict)
     members: Mapping[str, str] = field(default_factory=dict)
-    prices: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def consortium_of(self, facility: str) -> str:
         """Consortium a facility belongs to; empty when none is known."""
@@ -125,14 +123,16 @@ class Rules:
                     return policy
         return next((p for p in self.policies if not p.consortia), self.policies[-1])
 
-    def price(self, facility: str, orderable: Orderable) -> int | None:
-        """Price in fen at a facility: its own, else the catalogue's suggestion, else None."""
-        return self.prices.get((facility, orderable.code), orderable.price)
-
     def among(self, profiles: Mapping[str, Profile]) -> Rules:
         """The same rules for these facilities: who belongs to which consortium is read from their profiles."""
         consortia = {key: profile.facility.organization.consortium for key, profile in profiles.items()}
         return replace(self, members={key: name for key, name in consortia.items() if name})
+
+
+def price(orderable: Orderable, profile: Profile | None, day: str) -> int | None:
+    """Price in fen on a day (``YYYY-MM-DD``): the facility's own, else the catalogue's suggestion, else None."""
+    own = codes.prices(profile.orders, day) if profile else {}
+    return own.get(orderable.code, orderable.price)
 
 
 def load(directory: Path = catalogue.DIRECTORY) -> Rules:

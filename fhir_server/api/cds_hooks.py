@@ -1,0 +1,199 @@
+"""CDS Hooks 2.0 (https://cds-hooks.hl7.org/2.0/): discovery, the services ``recognition-order-sign`` and
+``recognition-order-select``, and their feedback.
+
+Drafts come in ``context.draftOrders``; ``prefetch`` and ``fhirServer`` are not used, every answer is made from the repository as it is
+now. An order is never blocked: what cannot be answered in time is ``{"cards": []}`` (fhir_server.recognition.check).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from conformance import fhirjson
+from fhir_server import telemetry
+from fhir_server.api.cards import card, language_of, names_of
+from fhir_server.api.security import Asker, address_of, permit, services_of
+from fhir_server.errors import Category, Fault
+from fhir_server.recognition.check import Question, ask
+from fhir_server.recognition.feedback import read_feedback, read_string
+from fhir_server.recognition.ledger import Row
+
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One entry of the discovery answer."""
+
+    id: str
+    hook: str
+    title: str
+    description: str
+
+
+SERVICES: Final = {
+    s.id: s
+    for s in (
+        Service(
+            "recognition-order-sign",
+            "order-sign",
+            "检查检验结果互认 Recognition of earlier results",
+            "Before orders are signed: tells whether earlier results of this person, from any facility of the county, can be "
+            "recognized instead of repeating the test. 开单签署前提示可互认的既往结果。",
+        ),
+        Service(
+            "recognition-order-select",
+            "order-select",
+            "检查检验结果互认 Recognition of earlier results",
+            "When orders are selected: the same check for the selected orders. 选择医嘱时提示可互认的既往结果。",
+        ),
+    )
+}
+
+_USAGE: Final = (
+    "Needs a bearer token. context.patientId is the logical id of a Patient of this repository, or system|value of one of its "
+    "business identifiers. Draft ServiceRequests are understood by the asking facility's order codes, by catalogue codes and by LOINC."
+)
+
+
+@router.get("/cds-services")
+async def discover() -> dict[str, Any]:
+    """The services offered (section "Discovery"); needs no token."""
+    return {
+        "services": [
+            {
+                "hook": s.hook,
+                "id": s.id,
+                "title": s.title,
+                "description": s.description,
+                "usageRequirements": _USAGE,
+            }
+            for s in SERVICES.values()
+        ]
+    }
+
+
+@router.post("/cds-services/{service_id}")
+async def call(service_id: str, request: Request, asker: Asker) -> Response:
+    """Cards for draft orders (section "Calling a CDS Service"): 200 with ``cards``, 400 for a request that is not one."""
+    began = time.perf_counter()
+    service = _service(service_id)
+    await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
+    services = services_of(request)
+    question = read_question(await _json(request), service)
+    answers = await ask(services, asker, question, address_of(request))
+    language = language_of(request.headers.get("accept-language"))
+    names, base = names_of(services), request.app.state.base_url
+    cards = [card(a, services.rules, names, language, base) for a in answers.answers if a.reminds]
+    telemetry.HOOK_SECONDS.labels(answers.failure or ("card" if cards else "no-card")).observe(
+        time.perf_counter() - began
+    )
+    return _answer({"cards": cards})
+
+
+@router.post("/cds-services/{service_id}/feedback")
+async def feedback(service_id: str, request: Request, asker: Asker) -> Response:
+    """What the clinician did with cards (section "Feedback"): 200 when it is in the ledger, 400 for feedback that is not one, 503 when
+    it cannot be kept."""
+    service = _service(service_id)
+    services = services_of(request)
+    at = services.clock()
+    rows = [
+        Row(
+            "feedback",
+            at,
+            asker.facility,
+            {"service": service.id, "user": asker.subject, **entry},
+            outcome=entry["outcome"],
+        )
+        for entry in read_feedback(await _json(request), services.rules)
+    ]
+    try:
+        await services.ledger.record(*rows)
+    except OSError:
+        raise Fault(Category.UNAVAILABLE, "The feedback cannot be kept now. Send it again later.") from None
+    return _answer({})
+
+
+def _service(id: str) -> Service:
+    found = SERVICES.get(id)
+    if found is None:
+        raise Fault(
+            Category.NOT_FOUND,
+            f"There is no CDS service of that name; ask GET /cds-services for the {len(SERVICES)} offered.",
+        )
+    return found
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    try:
+        found = fhirjson.loads(await request.body())
+    except ValueError:  # UnicodeDecodeError is one
+        raise Fault(Category.INVALID, "The request body is not JSON in UTF-8.") from None
+    if not isinstance(found, dict):
+        raise Fault(Category.INVALID, "The request body is not a JSON object.")
+    return found
+
+
+def _answer(content: dict[str, Any]) -> Response:
+    return Response(fhirjson.dumps(content), media_type="application/json")
+
+
+# --- request -------------------------------------------------------------------------------------------------------------
+
+
+def read_question(body: Mapping[str, Any], service: Service) -> Question:
+    """CDS Hooks request -> Question. Raises Fault INVALID naming the field that is missing or wrong."""
+    hook = read_string(body, "hook", "")
+    if hook != service.hook:
+        raise Fault(Category.INVALID, f"Service {service.id} is for the hook {service.hook}.", where="hook")
+    instance = read_string(body, "hookInstance", "")
+    context = body.get("context")
+    if not isinstance(context, dict):
+        raise Fault(Category.INVALID, "context is missing or not an object.", where="context")
+    user = read_string(context, "userId", "context.")
+    patient = read_string(context, "patientId", "context.")
+    encounter = context.get("encounterId", "")
+    if not isinstance(encounter, str):
+        raise Fault(Category.INVALID, "context.encounterId is not a string.", where="context.encounterId")
+    requests = _drafts(context.get("draftOrders"), patient)
+    if service.hook == "order-select":
+        selections = context.get("selections")
+        if not isinstance(selections, list) or not all(isinstance(s, str) for s in selections):
+            raise Fault(
+                Category.INVALID, "context.selections is missing or not a list of ids.", where="context.selections"
+            )
+        wanted = {s.removeprefix("ServiceRequest/") for s in selections}
+        requests = [r for r in requests if r.get("id") in wanted]
+    return Question(service.id, instance, user, patient, encounter.removeprefix("Encounter/"), requests)
+
+
+def _drafts(bundle: Any, patient: str) -> list[Mapping[str, Any]]:
+    where = "context.draftOrders"
+    if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle":
+        raise Fault(Category.INVALID, f"{where} is missing or not a Bundle.", where=where)
+    entries = bundle.get("entry", [])
+    if not isinstance(entries, list):
+        raise Fault(Category.INVALID, f"{where}.entry is not a list.", where=f"{where}.entry")
+    out: list[Mapping[str, Any]] = []
+    for number, entry in enumerate(entries):
+        place = f"{where}.entry[{number}].resource"
+        resource = entry.get("resource") if isinstance(entry, dict) else None
+        if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):
+            raise Fault(Category.INVALID, f"{place} is missing or not a resource.", where=place)
+        if resource["resourceType"] != "ServiceRequest" or resource.get("doNotPerform") is True:
+            continue  # drugs, diets: other services answer for them
+        subject = resource.get("subject")
+        reference = subject.get("reference") if isinstance(subject, dict) else None
+        named = reference.rpartition("Patient/")[2].partition("/")[0] if isinstance(reference, str) else ""
+        if named and "|" not in patient and named != patient.removeprefix("Patient/"):
+            raise Fault(
+                Category.INVALID, f"{place}.subject is not the patient of the context.", where=f"{place}.subject"
+            )
+        out.append(resource)
+    return out

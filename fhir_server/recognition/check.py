@@ -1,0 +1,208 @@
+"""The order-time check: one service behind every door (CDS Hooks, plain REST). It fails open and never blocks an order.
+
+draft orders -> orderables -> candidates of the person -> ``decide`` -> audit entry and ledger rows -> answer. When it is late, or the
+database or the audit log is away, the answer is empty and says why, and the ledger keeps that too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from fhir_server.errors import Fault
+from fhir_server.recognition import candidates, rules
+from fhir_server.recognition import order as orders
+from fhir_server.recognition.decide import Decision, Outcome, as_dict, decide
+from fhir_server.recognition.ledger import Row
+from fhir_server.recognition.order import Order
+
+if TYPE_CHECKING:
+    from fhir_server.access import Principal
+    from fhir_server.services import Services
+
+_AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# The rest of the deadline belongs to the ledger (ledger.PATIENCE) and to sending.
+_SHARE: Final = 0.7
+_CARDS: Final = uuid.UUID("6f1d3a52-9f43-5a0e-8a3e-0c7a2f6f2b11")
+"""Namespace of card ids (UUID version 5): the same question gives the same ids."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One call: the patient as the caller knows it, the visit, the draft ServiceRequests, and who asks.
+
+    patient   logical id, or ``system|value`` of a business identifier; encounter: logical id, or empty
+    service   id of the service or door; instance: the caller's id of this call; user: the caller's id of the clinician
+    """
+
+    service: str
+    instance: str
+    user: str
+    patient: str
+    encounter: str
+    requests: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One orderable of the question: the decision, the drafts that ask for it, the id of the card, the price in fen."""
+
+    id: str
+    decision: Decision
+    requests: tuple[Mapping[str, Any], ...]
+    price: int | None
+
+    @property
+    def reminds(self) -> bool:
+        """Should the clinician be interrupted? Only when there is something to see, and never in an emergency."""
+        usable = self.decision.outcome in (Outcome.RECOGNIZED, Outcome.REFERENCE_ONLY)
+        return usable and not self.decision.order.emergency
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """All answers, or none and why: ``late``, ``database-away``, ``audit-away``, ``unknown-patient``, ``ambiguous-patient``."""
+
+    at: datetime
+    facility: str
+    answers: tuple[Answer, ...] = ()
+    person: str | None = None
+    patients: tuple[str, ...] = ()
+    failure: str = ""
+
+
+async def ask(services: Services, principal: Principal, question: Question, address: str) -> Answers:
+    """The answers to a question, with an audit entry and ledger rows on disk before they are returned.
+
+    Never raises for a fault of ours: then ``failure`` says what happened and there is no answer.
+    """
+    at = services.clock()
+    failed = ""
+    try:
+        async with asyncio.timeout(services.settings.hook_deadline_ms / 1000 * _SHARE):
+            answers = await _decide(services, principal, question, at)
+            if answers.patients or answers.answers:
+                await services.audit.record(
+                    principal,
+                    "R",
+                    question.service,
+                    ("Observation", "DiagnosticReport"),
+                    answers.patients,
+                    at=at,
+                    address=address,
+                )
+    except TimeoutError:
+        failed = "late"
+    except _AWAY as fault:
+        log.warning("no order-time answer", extra={"reason": type(fault).__name__})
+        failed = "database-away"
+    except Fault as fault:
+        log.warning("no order-time answer", extra={"reason": fault.category.name})
+        failed = "audit-away"
+    if failed:
+        answers = Answers(at, principal.facility, failure=failed)
+    try:
+        await services.ledger.record(*_rows(question, answers))
+    except OSError:
+        # An answer without its ledger row must not leave; the order goes on without it.
+        log.error("neither database nor spool takes the ledger row")
+        return Answers(at, principal.facility, failure="ledger-away")
+    return answers
+
+
+async def _decide(services: Services, principal: Principal, question: Question, at: datetime) -> Answers:
+    async with services.pool.acquire() as connection:
+        who = await candidates.identify(connection, question.patient, principal.facility)
+        if isinstance(who, str):
+            return Answers(at, principal.facility, failure=who)
+        facility = principal.facility or who.facility or ""
+        known = services.rules.among(services.profiles)
+        profile = services.profiles.get(facility)
+        day = at.astimezone(services.settings.zone).date().isoformat()
+        ordered: dict[str, tuple[orders.Ordered, list[Mapping[str, Any]]]] = {}
+        for request in question.requests:
+            found = orders.read(request, known, profile, day)
+            key = found.orderable.code if found.orderable else f"|{found.code}|{found.name}"
+            ordered.setdefault(key, (found, []))[1].append(request)
+        items = sorted(
+            {i for o, _ in ordered.values() if o.orderable for i in (*o.orderable.required, *o.orderable.optional)}
+        )
+        results = await candidates.find(connection, who, items, at)
+        emergency = (
+            await candidates.emergency(connection, services.codec, question.encounter, who.patient)
+            if question.encounter
+            else None
+        )
+    answers = []
+    for key, (found, requests) in ordered.items():
+        order = Order(
+            found.orderable,
+            facility,
+            who.patient,
+            results.person,
+            emergency=emergency,
+            code=found.code,
+            name=found.name,
+        )
+        decision = decide(order, results.candidates, known, at)
+        name = "\x1f".join((question.service, question.instance, who.patient, key))
+        price = rules.price(found.orderable, profile, day) if found.orderable else None
+        answers.append(Answer(str(uuid.uuid5(_CARDS, name)), decision, tuple(requests), price))
+    shown = {m.shown.patient for a in answers for m in a.decision.members if m.shown and m.shown.patient}
+    return Answers(at, facility, tuple(answers), results.person, tuple(sorted(shown | {who.patient})))
+
+
+def _rows(question: Question, answers: Answers) -> list[Row]:
+    call = {
+        "service": question.service,
+        "instance": question.instance,
+        "user": question.user,
+        "patient": question.patient if "|" not in question.patient else None,
+        "encounter": question.encounter or None,
+    }
+    if answers.failure or not answers.answers:
+        entry = call | {"reason": answers.failure or "nothing-ordered", "drafts": len(question.requests)}
+        return [Row("no-answer", answers.at, answers.facility, entry, answers.person)]
+    rows = []
+    for answer in answers.answers:
+        decision = answer.decision
+        orderable = decision.order.orderable
+        entry = call | {
+            "card": answer.id,
+            "decision": as_dict(decision),
+            "price_fen": answer.price,
+            "placers": [p for r in answer.requests for p in identifiers(r)],
+        }
+        if not answer.reminds:
+            entry["reason"] = "emergency" if decision.order.emergency else decision.outcome.value
+        rows.append(
+            Row(
+                "reminder" if answer.reminds else "no-answer",
+                answers.at,
+                answers.facility,
+                entry,
+                answers.person,
+                orderable.code if orderable else None,
+                decision.outcome.value,
+            )
+        )
+    return rows
+
+
+def identifiers(request: Mapping[str, Any]) -> list[str]:
+    """``system|value`` of a ServiceRequest's identifiers, to find the order again once it is placed."""
+    found = request.get("identifier")
+    return [
+        f"{i.get('system', '')}|{i['value']}"
+        for i in (found if isinstance(found, list) else [])
+        if isinstance(i, dict) and isinstance(i.get("value"), str)
+    ]
