@@ -96,3 +96,138 @@ PATIENT_LINKS: Final[dict[str, tuple[str, ...]]] = {
 
 PATIENT_TYPES: Final[frozenset[str]] = frozenset(PATIENT_LINKS)
 """Types of the Patient compartment."""
+
+INTERACTIONS: Final[tuple[str, ...]] = (
+    "read",
+    "vread",
+    "update",
+    "delete",
+    "history-instance",
+    "history-type",
+    "create",
+    "search-type",
+)
+"""Interactions every served type has (http://hl7.org/fhir/R4/http.html)."""
+
+SYSTEM_INTERACTIONS: Final[tuple[str, ...]] = ("transaction",)
+"""Interactions of the whole system."""
+
+SECURITY: Final[dict[str, Any]] = {
+    "cors": False,
+    "description": "Bearer tokens (RFC 6750) with SMART v2 scopes on everything but metadata and health; every access is recorded.",
+}
+"""CapabilityStatement.rest.security; the SMART-on-FHIR service code comes with an authorization server."""
+
+Operation = tuple[str, str]
+"""Operation name without ``$``, canonical URL of its OperationDefinition."""
+
+
+def capability_statement(
+    base_url: str,
+    version: str,
+    date: datetime,
+    search_params: Mapping[str, Sequence[tuple[str, str, str]]],
+    security: Mapping[str, Any] = SECURITY,
+    *,
+    interactions: Sequence[str] = INTERACTIONS,
+    system_interactions: Sequence[str] = SYSTEM_INTERACTIONS,
+    includes: Mapping[str, Sequence[str]] | None = None,
+    revincludes: Mapping[str, Sequence[str]] | None = None,
+    operations: Mapping[str, Sequence[Operation]] | None = None,
+) -> dict[str, Any]:
+    """The CapabilityStatement of a running server, made from what it serves.
+
+    base_url       address of the FHIR API, without a trailing slash
+    version, date  of the software; date is when the statement last changed (the start of the server)
+    search_params  resource type -> (name, search type, canonical URL of the SearchParameter); its keys are the types served.
+                   The key ``Resource`` holds those of every type.
+    security       CapabilityStatement.rest.security
+    includes, revincludes   resource type -> values of _include and _revinclude (``Observation:subject``)
+    operations     resource type -> operations; the key ``System`` holds those of the base address
+    """
+    unknown = set(search_params) - set(RESOURCE_TYPES) - {"Resource"}
+    if unknown:
+        raise ValueError(f"not served: {', '.join(sorted(unknown))}")
+    every = search_params.get("Resource", ())
+    given = operations or {}
+    rest: dict[str, Any] = {
+        "mode": "server",
+        "security": dict(security),
+        "resource": [
+            _resource(
+                name,
+                interactions,
+                [*every, *search_params[name]],
+                (includes or {}).get(name, ()),
+                (revincludes or {}).get(name, ()),
+                given.get(name, ()),
+            )
+            for name in RESOURCE_TYPES
+            if name in search_params
+        ],
+        "interaction": [{"code": code} for code in system_interactions],
+    }
+    if not rest["interaction"]:
+        del rest["interaction"]
+    if given.get("System"):
+        rest["operation"] = _operations(given["System"])
+    return {
+        "resourceType": "CapabilityStatement",
+        "id": "tongjian",
+        "url": f"{base_url}/metadata",
+        "version": version,
+        "name": "Tongjian",
+        "title": "Tongjian FHIR R4 server",
+        "status": "active",
+        "experimental": False,
+        "date": date.isoformat(timespec="seconds"),
+        "publisher": "Tongjian",
+        "description": "Mutual recognition of test and examination results in a county medical consortium.",
+        "kind": "instance",
+        "software": {"name": "Tongjian", "version": version},
+        "implementation": {"description": "Tongjian", "url": base_url},
+        "fhirVersion": FHIR_VERSION,
+        "format": ["application/fhir+json", "json"],
+        "rest": [rest],
+    }
+
+
+def _resource(
+    type: str,
+    interactions: Sequence[str],
+    params: Sequence[tuple[str, str, str]],
+    includes: Sequence[str],
+    revincludes: Sequence[str],
+    operations: Sequence[Operation],
+) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "type": type,
+        "profile": f"http://hl7.org/fhir/StructureDefinition/{type}",
+        "interaction": [{"code": code} for code in interactions],
+        "versioning": "versioned",
+        "readHistory": True,
+        "updateCreate": True,
+        "conditionalCreate": True,
+        "conditionalRead": "full-support",
+        "conditionalUpdate": True,
+        "conditionalDelete": "not-supported",
+        "referencePolicy": ["literal", "logical", "local"],
+    }
+    if includes:
+        out["searchInclude"] = list(includes)
+    if revincludes:
+        out["searchRevInclude"] = list(revincludes)
+    # cpb-12: a search parameter name stands once.
+    unique = {name: (name, kind, definition) for name, kind, definition in params}
+    if unique:
+        out["searchParam"] = [
+            {"name": name, "type": kind, **({"definition": definition} if definition else {})}
+            for name, kind, definition in unique.values()
+        ]
+    if operations:
+        out["operation"] = _operations(operations)
+    return out
+
+
+def _operations(operations: Sequence[Operation]) -> list[dict[str, str]]:
+    return [{"name": name, "definition": definition} for name, definition in operations]
