@@ -1,6 +1,6 @@
 """The catalogue: recognizable items (analytes, examinations) and orderables (what a doctor orders), read from CSV, versioned by digest.
 
-Files under ``mappings/catalogue``: ``items.csv`` (one row an item), ``orderables.csv`` and ``members.csv`` (which items an orderable needs).
+Files under ``mappings/catalogue``: ``items.csv`` (one row an item), ``orderables.csv``, ``members.csv`` (items of an orderable).
 LOINC codes are used under the LOINC licence (LICENCE-LOINC.txt); every code has its LOINC mod-10 check digit verified at load.
 """
 
@@ -14,13 +14,15 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
+from conformance.terminology import loinc_valid
 from mappings import ucum
 from mappings.csv_rows import Problem, Row, read_rows
 
 DIRECTORY = Path(__file__).with_name("catalogue")
 CATEGORIES = ("lab", "imaging", "ultrasound", "ecg", "pathology", "endoscopy", "function")
 SPECIMENS = (
-    "serum", "plasma", "whole-blood", "arterial-blood", "urine", "stool", "semen", "sputum", "csf", "respiratory", "breath", "cervix", "tissue",
+    "serum", "plasma", "whole-blood", "arterial-blood", "urine", "stool", "semen", "sputum", "csf", "respiratory", "breath",
+    "cervix", "tissue",
 )  # fmt: skip
 WINDOW_STATUS = ("found", "suggestion")
 
@@ -54,7 +56,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Orderable:
-    """What is ordered and charged as one (医嘱/收费项目): required and optional item codes; ``price`` in fen, suggested, None when unset."""
+    """What is ordered and charged as one (医嘱/收费项目): item codes; ``price`` in fen, a suggestion, None when unset."""
 
     code: str
     category: str
@@ -105,16 +107,6 @@ def shipped() -> Catalogue:
     return load()
 
 
-def check_digit(loinc: str) -> bool:
-    """LOINC mod-10 check digit (LOINC Users' Guide, appendix "LOINC check digit"): ``1742-6`` is right, ``1742-5`` is not."""
-    stem, dash, digit = loinc.partition("-")
-    if not (dash and stem.isdecimal() and stem.isascii() and len(digit) == 1 and digit.isdecimal() and digit.isascii()):
-        return False
-    odd = str(int(stem[::-1][::2][::-1]) * 2)
-    total = sum(int(c) for c in odd) + sum(int(c) for c in stem[::-1][1::2])
-    return (10 - total % 10) % 10 == int(digit)
-
-
 # --- rows ----------------------------------------------------------------------------------------------------------------
 
 _ITEM_COLUMNS = (
@@ -158,7 +150,7 @@ def _items(path: Path, problems: list[Problem]) -> dict[str, Item]:
                 wrong(row, column, f"{row[column]!r} stands in line {first} already")
         if not row["name_zh"] or not row["name_en"]:
             wrong(row, "name_zh", "both names are needed")
-        if loinc and not check_digit(loinc):
+        if loinc and not loinc_valid(loinc):
             wrong(row, "loinc", f"{loinc!r} fails the LOINC check digit")
         if unit and ucum.read(unit) is None:
             wrong(row, "ucum_unit", f"{unit!r} is not a UCUM code")

@@ -1,8 +1,10 @@
 """Local codes of one facility -> catalogue items and orderables, from reviewed CSV files, with the time they are valid.
 
-``tests.csv`` columns: ``code`` (OBX-3.1 as sent; may be empty when the facility sends names only), ``name`` (its usual name; further names after
-``|``), ``item`` (platform item code), ``valid_from`` and ``valid_to`` (``YYYY-MM-DD``, both inclusive, empty = open), ``note``.
-``orders.csv`` columns: ``code``, ``name``, ``orderable``, ``price_fen`` (the facility's own price), ``valid_from``, ``valid_to``, ``note``.
+``tests.csv`` columns: ``code`` (OBX-3.1 as sent; may be empty when the facility sends names only), ``name`` (its usual name; further
+names after ``|``), ``item`` (platform item code), ``valid_from`` and ``valid_to`` (``YYYY-MM-DD``, both inclusive, empty = open),
+``note``.
+``orders.csv`` columns: ``code``, ``name``, ``orderable``, ``price_fen`` (the facility's own price), ``valid_from``, ``valid_to``,
+``note``.
 
 A code decides. A name is asked only when no code was sent, and a name that belongs to another item than the code does makes the pair a
 conflict: it is then not mapped (a code can be used again for something else).
@@ -40,8 +42,9 @@ _BLANKS = re.compile(r"[\s\u200b-\u200f\ufeff]+")
 def clean_name(text: str) -> tuple[str, str]:
     """A test name as sent -> (name without recognition marks, the mark): ``【全国HR】总胆红素`` -> (``总胆红素``, ``全国HR``).
 
-    Marks are ``<scope>HR`` in brackets, a bare ``全国HR`` set off from the name, and the signs ``* ★ ☆ ▲ △`` at either end (国卫医发〔2022〕6号; domain
-    practice). Several marks are joined by a space. ``HR`` alone is the heart rate and stays. The name comes back half width and trimmed.
+    Marks are ``<scope>HR`` in brackets, a bare ``全国HR`` set off from the name (国卫医发〔2022〕6号), and the signs ``* ★ ☆ ▲ △``
+    at either end (local practice). Several marks are joined by a space. ``HR`` alone is the heart rate and stays. The name comes back half width and
+    trimmed.
     """
     name = _BLANKS.sub(" ", unicodedata.normalize("NFKC", text)).strip()
     marks: list[str] = []
@@ -93,7 +96,7 @@ _T = TypeVar("_T", LocalTest, LocalOrder)
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[_T]):
-    """Answer of ``find``: the mapping or None, by what it was found, the cleaned name and its mark, and whether code and name disagree."""
+    """Answer of ``find``: mapping or None, found by code or name, cleaned name and its mark, and whether code and name disagree."""
 
     mapping: _T | None
     by: Literal["code", "name", ""]
@@ -201,8 +204,8 @@ def read_orders(path: Path, catalogue: Catalogue, problems: list[Problem]) -> Co
 
 def _local_test(row: Row, names: tuple[str, ...], item: Item) -> LocalTest:
     return LocalTest(
-        row["code"], names[0] if names else row["code"], item.code, item.loinc, item.name_zh, item.unit, item.specimens, item.window_days,
-        row["valid_from"], row["valid_to"],
+        row["code"], names[0] if names else row["code"], item.code, item.loinc, item.name_zh, item.unit, item.specimens,
+        item.window_days, row["valid_from"], row["valid_to"],
     )  # fmt: skip
 
 

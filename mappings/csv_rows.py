@@ -36,7 +36,7 @@ class Row:
 def read_rows(path: Path, required: Sequence[str], optional: Collection[str], problems: list[Problem]) -> list[Row]:
     """Rows of a UTF-8 CSV with a header line; lines that begin with ``#`` are comments, empty lines are skipped.
 
-    An unreadable file, a missing or unknown column and a row that is too long are appended to ``problems``; what can be read is returned.
+    An unreadable file, a missing or unknown column and a row that is too long go to ``problems``; what can be read is returned.
     """
     name = path.name
     try:

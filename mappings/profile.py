@@ -1,4 +1,4 @@
-"""Facility profiles as the engine uses them: the YAML checked, its code maps and units read, one digest over all that decides a mapping.
+"""Facility profiles as the engine uses them: the YAML checked, code maps and units read, one digest over all that decides a mapping.
 
 Every fault of every file is found in one go and named by file, line and key. After loading nothing reads the disk.
 """

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from mappings.numbers import COMPARATOR, COMPARATORS, level, number, quantity
-from mappings.units import Unit, UnitTable
+from mappings.units import Unit, UnitTable, shipped
 from mappings.units import level as level_unit
 
 _NUM = r"[+-]?(?:\d+\.?\d*|\.\d+)"
@@ -23,16 +23,16 @@ _BRACKETS = (("[", "]"), ("(", ")"), ("{", "}"), ("【", "】"))
 _ZERO_FILLED = re.compile(r"[+-]?0\d")
 
 
-def reference_range(text: str, unit: Unit | None, units: UnitTable) -> list[dict[str, Any]]:
+def reference_range(text: str, unit: Unit | None, units: UnitTable | None = None) -> list[dict[str, Any]]:
     """Range text as sent (sub-components joined by ``&``, components by ``^``) -> 0 or 1 FHIR referenceRange.
 
     unit   unit of the value, also of the bounds; None when none was sent
-    units  the facility's unit table, to see whether a unit behind the range is the same one
+    units  the facility's unit table (default: the shipped one), to see whether a unit behind the range is the same one
     """
     text = text.strip()
     if not text or text == '""':
         return []
-    low, high = _bounds(text, unit, units)
+    low, high = _bounds(text, unit, units or shipped())
     out: dict[str, Any] = {}
     if low is not None:
         out["low"] = quantity(low, unit)

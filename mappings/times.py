@@ -1,8 +1,10 @@
-"""Dates and times as senders write them -> FHIR date, dateTime and time (HL7 v2.5.1 chapter 2.A.21 DT, 2.A.22 DTM, 2.A.75 TM, 2.A.77 TS;
-http://hl7.org/fhir/R4/datatypes.html#dateTime).
+"""Dates and times as senders write them -> FHIR date, dateTime and time.
 
-The written precision and the written offset are kept. Where no offset was written the facility's zone is assumed, and the Moment says so.
-Nothing is guessed: 13 digits, 31 February, day/month/year in an order one cannot be sure of give None, and the caller raises ``bad-date``.
+HL7 v2.5.1 chapter 2.A.21 DT, 2.A.22 DTM, 2.A.75 TM, 2.A.77 TS; http://hl7.org/fhir/R4/datatypes.html#dateTime.
+
+The written precision and the written offset are kept. Where no offset was written the facility's zone is assumed, and the Moment
+says so. Nothing is guessed: 13 digits, 31 February, day/month/year in an order one cannot be sure of give None, and the caller raises
+``bad-date``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """OBX-5 by OBX-2 -> Observation.value[x] (HL7 v2.5.1 chapter 7.4.2; V2-to-FHIR guide, segment map OBX, rows OBX-5 and OBX-6).
 
 Chinese laboratories send numbers, comparators and titres as text, so text is looked into; what is not sure stays text. A value is
-never invented: nothing sent, ``""`` or an analyser's filler gives ``dataAbsentReason``. Where typing changed the written form, the text as
-sent stays beside the value (extension ``source-text``).
+never invented: nothing sent, ``""`` or an analyser's filler gives ``dataAbsentReason``. Where typing changed the written form, the
+text as sent stays beside the value (extension ``source-text``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ LEFT_TO_CALLER = frozenset({"ED", "RP"})
 class Typed:
     """One OBX-5.
 
-    value       ``{"valueQuantity": {...}}``, ``{"dataAbsentReason": {...}}`` (then maybe with ``extension`` source-text), or ``{}`` for ED/RP
+    value       ``{"valueQuantity": {...}}``; or ``{"dataAbsentReason": {...}}``, then maybe with ``extension`` source-text; or ``{}``
+                for ED and RP
     components  the values of several repetitions that cannot be one value; each goes to an Observation.component with the same code
                 (``value`` is then empty: FHIR invariant obs-7)
     issues      problems found; severity warning or information, never error: a strange value does not hold a message
