@@ -127,6 +127,9 @@ def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
         codec = next((c for c in wanted if not c.startswith(("utf-16", "utf-32", _UNICODE))), "utf-8")
         return Decoded(raw.decode("ascii"), codec, tuple(issues))
     for codec in wanted:
+        if codec.startswith(("utf-16", "utf-32")):
+            # Such a message is known by its zero bytes; these bytes have none.
+            continue
         strict = "utf-8" if codec == _UNICODE else codec
         if better := _contradicted(raw, strict):
             break

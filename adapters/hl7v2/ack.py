@@ -12,7 +12,8 @@ from adapters.charset import codec_named
 from adapters.contract import Unreadable
 from adapters.hl7v2.delimiters import STANDARD, Separators, escape
 from adapters.hl7v2.peek import trigger
-from adapters.hl7v2.reader import Segment, opened, read
+from adapters.hl7v2.reader import opened, read
+from adapters.hl7v2.segment import Segment
 from conformance.issue import Issue
 
 Code = Literal["AA", "AE", "AR", "CA", "CE", "CR"]
@@ -279,7 +280,7 @@ class AcknowledgedError:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """An acknowledgement received: MSA-1, MSA-2, MSA-3, and its ERR segments. ``code`` is empty when none was asked for."""
+    """An acknowledgement received: MSA-1, MSA-2 (as written), MSA-3, and its ERRs. ``code`` is empty when none was asked for."""
 
     code: str
     control_id: str
@@ -315,4 +316,4 @@ def parse(raw: bytes) -> Acknowledgement:
             location = "^".join(record.first(2, n) for n in range(1, 7)).rstrip("^")
             words = record.first(8) or record.first(7) or record.first(3, 2)
             errors.append(AcknowledgedError(location, record.first(3), record.first(4), words))
-    return Acknowledgement(msa.first(1).strip().upper(), msa.first(2).strip(), msa.first(3), tuple(errors))
+    return Acknowledgement(msa.first(1).strip().upper(), msa.raw(2).strip(), msa.first(3), tuple(errors))

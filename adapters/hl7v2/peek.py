@@ -6,7 +6,8 @@ import re
 from zoneinfo import ZoneInfo
 
 from adapters.contract import Envelope
-from adapters.hl7v2.reader import Segment, opened, segment_lines
+from adapters.hl7v2.reader import opened, segment_lines
+from adapters.hl7v2.segment import Segment
 from mappings import times
 from mappings.facility import Facility
 from mappings.patient_key import patient_key
@@ -30,7 +31,7 @@ def trigger(header: Segment, event: str = "") -> str:
     if not name and (joined := _JOINED.match(code)):
         code, name = joined.groups()
     name = name or event.strip().upper() or _ONLY_EVENT.get(code, "")
-    return f"{code}^{name}" if name else code
+    return f"{code}^{name}" if code and name else code
 
 
 def peek(raw: bytes, facility: Facility) -> Envelope:

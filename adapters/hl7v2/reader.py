@@ -6,15 +6,16 @@ what had to be assumed is an Issue of the Message; only bytes without a usable M
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from adapters.charset import codec_named, decode, text_of, wide_codec
 from adapters.contract import Unreadable
-from adapters.hl7v2.delimiters import ABSENT, Escapes, Separators, escapes
+from adapters.hl7v2.delimiters import ABSENT, Separators, escapes
+from adapters.hl7v2.segment import Rules, Segment
 from conformance.issue import Issue
-from mappings.source import NULL, Component, Element, text
 
 _BLANK = b" \t\r\n\0\x0b\x0c\x1a\x1c"
 _BOM = b"\xef\xbb\xbf"
@@ -25,6 +26,15 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _MARK = rb"(?:[\[<][A-Za-z0-9]{2,5}[\]>])?[ \t]*(?:\xef\xbb\xbf)?"
 _HEADER = re.compile(rb"(?:\A|[\r\n\x0b\x1c\0])[ \t]*" + _MARK + rb"(MSH)(?=[^A-Za-z0-9\r\n])", re.IGNORECASE)
 _ENVELOPE = re.compile(rb"(?:\A|[\r\n])[ \t]*" + _MARK + rb"(?:FHS|BHS)[^A-Za-z0-9]")
+_PIECE = re.compile(
+    rb"(?:\A|[\r\n\x0b\x1c\0])[ \t]{0,8}(?:[\[<][A-Za-z0-9]{2,5}[\]>])?[ \t]{0,8}(?:\xef\xbb\xbf)?"
+    rb"(MSH|FHS|BHS|BTS|FTS)(?=[^A-Za-z0-9]|\Z)",
+    re.IGNORECASE,
+)
+_PIECE_LENGTH = 32
+"""No match of _PIECE is longer: so much of a chunk is looked at again with the next one."""
+_CHUNK = 256 * 1024
+_STRAY = 64 * 1024
 _NEXT = re.compile(r"\r[ \t]*MSH(?=[^A-Za-z0-9\r])", re.IGNORECASE)
 _FRAME_END = re.compile(r"\r?[\[<](?:EOM|EOB|EB|FS|0x1C|1C)[\]>](?:[\[<](?:CR|0x0D|0D)[\]>])?\s*\Z", re.IGNORECASE)
 _SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9]{2}", re.ASCII)
@@ -36,125 +46,10 @@ _NAMES = (
     "MSH ERR FT1 RXA RXE RXO RXR SFT ZDS ZPI"
 )
 _OFTEN = frozenset(_NAMES.split())
+_TEXTS = frozenset(("OBX", "NTE", "TXA", "OBR"))
+"""Segments with long text: a line after them that looks like a segment with a misspelt id is rather their text."""
+_ODD_ID = re.compile(r"[A-Z][A-Z0-9]{0,7}\Z")
 _BARE = _OFTEN | _BATCH | {"DSC"}
-
-
-class _Rules:
-    """What the segments of one message share."""
-
-    __slots__ = ("component", "delimiters", "escape", "escapes", "field", "leads", "repetition", "subcomponent")
-
-    def __init__(self, separators: Separators, unescaper: Escapes) -> None:
-        self.field = separators.field
-        self.component = separators.component
-        self.repetition = separators.repetition
-        self.subcomponent = separators.subcomponent
-        self.escape = separators.escape
-        self.escapes = unescaper
-        self.delimiters = self.component + self.repetition + self.subcomponent + " "
-        self.leads = tuple(self.field + first for first in (" ", self.component, self.subcomponent))
-
-    def fields(self, raws: list[str], line: str) -> list[tuple[Element, ...]]:
-        """All fields of one segment; a field that is absent, or holds only blanks and delimiters, is the empty tuple."""
-        component, escape, subcomponent = self.component, self.escape, self.subcomponent
-        blank, component_first, sub_first = self.leads
-        if self.repetition in line or blank in line or component_first in line or sub_first in line:
-            return [self._elements(raw, escape in raw or subcomponent in raw) if raw else () for raw in raws]
-        if escape not in line and subcomponent not in line:
-            # The usual line. No field starts with a blank or a delimiter, so none holds nothing else.
-            return [
-                (((raw,),) if component not in raw else (tuple(raw.split(component)),)) if raw else () for raw in raws
-            ]
-        return [
-            (
-                (self._element(raw, True),)
-                if escape in raw or subcomponent in raw
-                else ((raw,),)
-                if component not in raw
-                else (tuple(raw.split(component)),)
-            )
-            if raw
-            else ()
-            for raw in raws
-        ]
-
-    def _elements(self, raw: str, special: bool) -> tuple[Element, ...]:
-        if not raw.strip(self.delimiters):
-            return ()
-        if self.repetition not in raw:
-            return (self._element(raw, special),)
-        return tuple(self._element(part, special) for part in raw.rstrip(self.repetition).split(self.repetition))
-
-    def _element(self, raw: str, special: bool) -> Element:
-        if special:
-            return tuple(map(self._component, raw.split(self.component)))
-        return tuple(raw.split(self.component)) if self.component in raw else (raw,)
-
-    def _component(self, raw: str) -> Component:
-        unescape = self.escapes.unescape
-        if self.subcomponent in raw:
-            return tuple(map(unescape, raw.split(self.subcomponent)))
-        return unescape(raw)
-
-
-class Segment:
-    """One segment, a ``Record``. MSH-1 is the field separator itself (section 2.15.9.1)."""
-
-    __slots__ = ("_fields", "_line", "_rules", "name", "where")
-
-    def __init__(self, name: str, where: str, line: str, rules: _Rules) -> None:
-        self.name = name
-        self.where = where
-        self._line = line
-        self._rules = rules
-        self._fields: list[tuple[Element, ...]] = []
-
-    def _raws(self) -> list[str]:
-        raws = self._line.split(self._rules.field)
-        if self.name == "MSH":
-            raws.insert(1, self._rules.field)
-        return raws
-
-    def _split(self) -> list[tuple[Element, ...]]:
-        raws = self._raws()
-        line = self._line
-        if self.name == "MSH":
-            # MSH-2 holds the delimiters themselves: it is neither split nor a reason to look for escapes.
-            raws[2] = ""
-            line = line[5 + len(self._rules.field) :]
-        fields = self._rules.fields(raws, line)
-        if self.name == "MSH":
-            fields[1] = ((self._rules.field,),)
-            fields[2] = ((self.raw(2),),)
-        self._fields = fields
-        return fields
-
-    def raw(self, field: int) -> str:
-        """Field ``field`` (1-based) as written, delimiters and escapes included; empty when absent."""
-        raws = self._raws()
-        return raws[field] if 0 < field < len(raws) else ""
-
-    def get(self, field: int) -> tuple[Element, ...]:
-        """The repetitions of a field; the empty tuple when it is absent, or holds only blanks and delimiters."""
-        fields = self._fields or self._split()
-        return fields[field] if 0 < field < len(fields) else ()
-
-    def first(self, field: int, component: int = 1) -> str:
-        """Text of one component of the first repetition; empty when absent or HL7 null."""
-        elements = self.get(field)
-        if not elements or component > len(elements[0]):
-            return ""
-        found = text(elements[0][component - 1])
-        return "" if found == NULL else found
-
-    def filled(self) -> Iterator[int]:
-        """Numbers of the non-empty fields, ascending."""
-        for number, elements in enumerate(self._fields or self._split()):
-            if elements and number:
-                yield number
-
-    def __repr__(self) -> str:
-        return f"Segment({self.where})"
 
 
 class Message:
@@ -195,7 +90,7 @@ class Opened:
         self.separators = separators
         self.charset = charset
         self.issues = issues
-        self.rules = _Rules(separators, escapes(separators, charset))
+        self.rules = Rules(separators, escapes(separators, charset))
         end = message.find("\r")
         self.header = Segment("MSH", "MSH[1]", message if end < 0 else message[:end], self.rules)
 
@@ -363,7 +258,7 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
     for line in lines:
         name = line[:3]
         if name not in _OFTEN:
-            name = name.upper()
+            name = line.partition(rules.field)[0].rstrip().upper()
         counts[name] = number = counts.get(name, 0) + 1
         records.append(Segment(name, f"{name}[{number}]", line, rules))
         if name not in _OFTEN or line[:3] != name:
@@ -395,7 +290,7 @@ def segment_lines(start: Opened) -> tuple[list[str], list[tuple[int, int]]]:
 
     def close() -> None:
         if tail:
-            joined.append((len(lines) - 1, lines[-1].count(field) + (len(lines) == 1)))
+            joined.append((len(lines) - 1, lines[-1].count(field)))
             lines[-1] = "\n".join((lines[-1], *tail))
             tail.clear()
 
@@ -407,12 +302,21 @@ def segment_lines(start: Opened) -> tuple[list[str], list[tuple[int, int]]]:
                 continue
             if lines and not _is_segment(line, field):
                 indented = line.lstrip()
-                if indented == line or not (_is_segment(indented, field) and indented[:3].isupper()):
+                if indented != line and _is_segment(indented, field) and indented[:3].isupper():
+                    line = indented
+                elif _ODD_ID.match(line.partition(field)[0]) and field in line and lines[-1][:3] not in _TEXTS:
+                    close()
+                    lines.append(line)
+                    continue
+                elif len(lines) == 1:
+                    note = "A line after the MSH segment is not a segment and was left out."
+                    issues.append(Issue("stray-line", "warning", "MSH[1]", note, line))
+                    continue
+                else:
                     tail.extend([""] * blank)
                     tail.append(line)
                     blank = 0
                     continue
-                line = indented
             name = line[:3].upper()
             if name == "ADD" and len(lines) > 1:
                 # Section 2.10.2.1: ADD goes on with the last field of the segment before it.
@@ -433,8 +337,11 @@ def segment_lines(start: Opened) -> tuple[list[str], list[tuple[int, int]]]:
 
 
 def _report(record: Segment, line: str, issues: list[Issue]) -> None:
-    """Issues about a segment's name: not in capitals; or the message goes on in another one."""
-    if line[:3] != record.name:
+    """Issues about a segment's name: not three characters, not in capitals; or the message goes on in another one."""
+    if len(record.name) != 3:
+        note = "A segment id has three characters; the segment could not be understood."
+        issues.append(Issue("bad-segment-id", "warning", record.where, note))
+    elif line[:3] != record.name:
         note = "The segment id is not in capitals; read as if it were."
         issues.append(Issue("segment-case", "information", record.where, note))
     if record.name == "DSC" and record.first(1):
@@ -464,3 +371,51 @@ def _report_escapes(records: list[Segment], lines: list[str], start: Opened, iss
             else:
                 note = "An escape sequence or escape character without meaning was kept as it is."
                 issues.append(Issue("unknown-escape", "information", where, note, sequence))
+
+
+def split(stream: BinaryIO) -> Iterator[bytes]:
+    """The messages of a file, one after another: batches (FHS, BHS ... BTS, FTS; section 2.10.3), MLLP frames, or messages in a row.
+
+    Memory use is that of the largest message. Framing, blank lines and the batch segments are left out; each message ends with CR.
+    Bytes before the first header (at most the first 64 KiB of them) are given as they are, so that reading them says what is wrong.
+    Lines are told apart by CR and LF, which are never part of a character in any supported set. UTF-16 files come out as UTF-8.
+    """
+    head = stream.read(_CHUNK)
+    charset = wide_codec(head)
+    decoder = codecs.getincrementaldecoder(charset)("replace") if charset else None
+    buffer = bytearray()
+    inside = b""
+    looked = 0
+    chunk = head
+    while True:
+        last = not chunk
+        buffer += decoder.decode(chunk, last).encode("utf-8", "replace") if decoder else chunk
+        start = 0
+        at = looked
+        while found := _PIECE.search(buffer, at):
+            if not last and found.end(1) == len(buffer):
+                break
+            if (piece := _piece(buffer[start : found.start()], inside)) is not None:
+                yield piece
+            inside = found[1].upper()
+            start = at = found.start(1)
+            at += 3
+        del buffer[:start]
+        looked = max(3 if inside else 0, len(buffer) - _PIECE_LENGTH)
+        if inside != b"MSH" and len(buffer) > _STRAY:
+            # Nothing of a message: bytes without a header, or what follows a batch trailer.
+            del buffer[_STRAY:-_PIECE_LENGTH]
+            looked = max(0, len(buffer) - _PIECE_LENGTH)
+        if last:
+            break
+        chunk = stream.read(_CHUNK)
+    if (piece := _piece(buffer, inside)) is not None:
+        yield piece
+
+
+def _piece(data: bytearray, inside: bytes) -> bytes | None:
+    """One message, or the bytes before any header; None for blanks and batch segments."""
+    if inside not in (b"", b"MSH"):
+        return None
+    message = bytes(data).rstrip(_BLANK)
+    return message + b"\r" if message.removeprefix(_BOM).strip(_BLANK) else None
