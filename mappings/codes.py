@@ -43,8 +43,8 @@ def clean_name(text: str) -> tuple[str, str]:
     """A test name as sent -> (name without recognition marks, the mark): ``【全国HR】总胆红素`` -> (``总胆红素``, ``全国HR``).
 
     Marks are ``<scope>HR`` in brackets, a bare ``全国HR`` set off from the name (国卫医发〔2022〕6号), and the signs ``* ★ ☆ ▲ △``
-    at either end (local practice). Several marks are joined by a space. ``HR`` alone is the heart rate and stays. The name comes back half width and
-    trimmed.
+    at either end (local practice). Several marks are joined by a space. ``HR`` alone is the heart rate and stays. The name comes back
+    half width and trimmed.
     """
     name = _BLANKS.sub(" ", unicodedata.normalize("NFKC", text)).strip()
     marks: list[str] = []

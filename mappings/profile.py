@@ -241,6 +241,8 @@ def _check_together(
 ) -> None:
     """Faults that only show between profiles: one sender in two facilities, one certificate or port for two, an unknown laboratory."""
     owner: dict[tuple[str, ...], str] = {}
+    # An empty application agrees with any: such a name must not serve another facility under some application.
+    open_names = {s.facility for p in profiles.values() for s in p.facility.senders if not s.application}
     for facility_id, profile in profiles.items():
         document = wanted[facility_id][1]
 
@@ -255,6 +257,8 @@ def _check_together(
 
         for index, sender in enumerate(profile.facility.senders):
             claim(("sender", sender.application, sender.facility), ("senders", index))
+            if sender.facility in open_names:
+                claim(("name", sender.facility), ("senders", index))
         for index, channel in enumerate(profile.facility.channels):
             if channel.certificate:
                 claim(("certificate", channel.certificate), ("channels", index, "certificate"))

@@ -1,0 +1,57 @@
+"""Resident ID numbers. Source: GB 11643-1999, whose own example is 11010519491231002X."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mappings.resident_id import check_character, normalise, read
+
+EXAMPLE = "11010519491231002X"
+
+
+def test_reads_the_example_of_the_standard() -> None:
+    found = read(EXAMPLE)
+    assert found is not None
+    assert (found.birth_date, found.sex, found.region) == ("1949-12-31", "female", "110105")
+
+
+@pytest.mark.parametrize("sent", ["11010519491231002x", " 110105 19491231 002X ", "１１０１０５１９４９１２３１００２Ｘ", "110105-19491231-002X"])
+def test_normalises_before_reading(sent: str) -> None:
+    assert normalise(sent) == EXAMPLE
+    assert read(sent) is not None
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["", "110105194912310021", "11010519491331002X", "1101051949123100", "01010519491231002X", "A1010519491231002X", "11010519491231002XX"],
+)
+def test_reads_no_number_with_a_wrong_form_date_or_check_character(sent: str) -> None:
+    assert read(sent) is None
+
+
+def test_completes_the_old_form_of_15_digits() -> None:
+    found = read("110105491231002")
+    assert found is not None
+    assert found.full == EXAMPLE
+    assert found.number == "110105491231002"
+
+
+def test_finds_every_single_wrong_digit() -> None:
+    # ISO 7064 MOD 11-2 detects all single substitutions.
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    numbers = random.Random(seed)
+    for _ in range(300):
+        first17 = "990121" + f"19{numbers.randrange(30, 100)}0{numbers.randrange(1, 10)}1{numbers.randrange(10)}{numbers.randrange(1000):03}"
+        good = first17 + check_character(first17)
+        assert read(good) is not None
+        place = numbers.randrange(17)
+        other = str((int(good[place]) + numbers.randrange(1, 10)) % 10)
+        assert read(good[:place] + other + good[place + 1 :]) is None
+
+
+def test_the_check_character_needs_17_digits() -> None:
+    with pytest.raises(ValueError, match="17 digits"):
+        check_character("123")
