@@ -12,7 +12,9 @@ from alembic.config import Config
 from psycopg_pool import ConnectionPool
 from sqlalchemy import create_engine, pool
 
-_MIGRATION_LOCK = 0x746F6E676A69616E  # "tongjian": one number for everybody, so that parallel starts wait for each other
+_MIGRATION_LOCK = (
+    0x746F6E676A69616E  # "tongjian": one number for everybody, so that parallel starts wait for each other
+)
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg")
 
 
@@ -20,7 +22,9 @@ def database_url(text: str) -> str:
     """A DATABASE_URL as ``postgresql://...`` (what psycopg and asyncpg read). Raises ValueError for any other kind of database."""
     scheme, separator, rest = text.strip().partition("://")
     if not separator or scheme not in _SCHEMES:
-        raise ValueError("DATABASE_URL must begin with postgresql:// (PostgreSQL 15 or newer is the only database spoken)")
+        raise ValueError(
+            "DATABASE_URL must begin with postgresql:// (PostgreSQL 15 or newer is the only database spoken)"
+        )
     return f"postgresql://{rest}"
 
 

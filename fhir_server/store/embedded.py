@@ -240,7 +240,9 @@ def _clear_stale(home: Path) -> None:
     told = False
     while left := _orphans(home):
         if time.monotonic() > deadline:
-            raise EmbeddedError(f"processes of a killed server still run in {home} (pid {left[0]}): end them and start again")
+            raise EmbeddedError(
+                f"processes of a killed server still run in {home} (pid {left[0]}): end them and start again"
+            )
         if not told:
             for pid in left:
                 _signal(pid, signal.SIGTERM)
@@ -339,7 +341,9 @@ def _await(home: Path, pid: int, password: str) -> None:
         if size != seen:
             seen, since = size, time.monotonic()
         elif time.monotonic() - since > STALLED_AFTER:
-            raise EmbeddedError(f"PostgreSQL has made no progress for {STALLED_AFTER:.0f} s: {_last_line(reason)} (see {log})")
+            raise EmbeddedError(
+                f"PostgreSQL has made no progress for {STALLED_AFTER:.0f} s: {_last_line(reason)} (see {log})"
+            )
         time.sleep(0.05)
 
 

@@ -104,7 +104,9 @@ def choose(home: Path, program: Path) -> ServerUser:
     me = os.geteuid()
     if me != 0:
         if owner.st_uid != me:
-            raise EmbeddedError(f"{home} belongs to another user (uid {owner.st_uid}): start as that user, or use another folder")
+            raise EmbeddedError(
+                f"{home} belongs to another user (uid {owner.st_uid}): start as that user, or use another folder"
+            )
         return ServerUser(me, os.getegid())
     if owner.st_uid != 0:
         user = ServerUser(owner.st_uid, owner.st_gid)

@@ -43,7 +43,13 @@ resource = Table(
     Column("id", Id, primary_key=True),
     Column("version", Integer, nullable=False, comment="version id of the current state"),
     Column("top", Integer, nullable=False, comment="highest version id used, stale arrivals included"),
-    Column("seq", BigInteger, nullable=False, server_default=_NEXT, comment="change number; order of history, key of paging"),
+    Column(
+        "seq",
+        BigInteger,
+        nullable=False,
+        server_default=_NEXT,
+        comment="change number; order of history, key of paging",
+    ),
     Column("updated", Time, nullable=False, comment="meta.lastUpdated"),
     Column("deleted", Boolean, nullable=False, server_default=text("false")),
     Column("patient", Id, comment="logical id of the Patient whose compartment it is in; null for directories"),
@@ -51,10 +57,16 @@ resource = Table(
     Column("start_at", Time, comment="lower bound of the type's main date parameter (search/params)"),
     Column("end_at", Time, comment="upper bound, exclusive"),
     Column("issued_at", Time, comment="issued (Observation, DiagnosticReport), authored (ServiceRequest)"),
-    Column("tokens", ARRAY(BigInteger), nullable=False, comment="hashes of token, reference and uri values (search/params)"),
-    Column("recency", LargeBinary, nullable=False, comment="sortable bytes of Recency + content digest (store.statement)"),
+    Column(
+        "tokens", ARRAY(BigInteger), nullable=False, comment="hashes of token, reference and uri values (search/params)"
+    ),
+    Column(
+        "recency", LargeBinary, nullable=False, comment="sortable bytes of Recency + content digest (store.statement)"
+    ),
     Column("content", LargeBinary, nullable=False, comment="16-byte digest of the statement: equal -> no new version"),
-    Column("withdrawn", Text, comment="status it had before its report number went to another patient; null while in force"),
+    Column(
+        "withdrawn", Text, comment="status it had before its report number went to another patient; null while in force"
+    ),
     Column("inbox", BigInteger, comment="inbox id of the message it came from; null for API writes"),
     Column("mapping", Integer, comment="mapping_version.id"),
     Column("dict", SmallInteger, nullable=False, comment="zstd_dictionary.id"),
@@ -119,7 +131,12 @@ business_key = Table(
     Column("rtype", SmallInteger, nullable=False),
     Column("id", Id, nullable=False),
     Column("patient", Id, nullable=False),
-    Column("claim", LargeBinary, nullable=False, comment="sortable bytes: the newest statement of the number decides whose it is"),
+    Column(
+        "claim",
+        LargeBinary,
+        nullable=False,
+        comment="sortable bytes: the newest statement of the number decides whose it is",
+    ),
     comment="which patient a report number belongs to now: finds results sent for the wrong patient",
 )
 
@@ -171,7 +188,11 @@ source_patient = Table(
     Column("name", Text, comment="normalised name used for matching"),
     Column("sex", Text),
     Column("birth", Date),
-    Column("certain", LargeBinary, comment="16-byte digest of all that agrees in a certain match; null when it cannot have one"),
+    Column(
+        "certain",
+        LargeBinary,
+        comment="16-byte digest of all that agrees in a certain match; null when it cannot have one",
+    ),
     Index("source_patient_certain", "certain", postgresql_where=text("certain IS NOT NULL")),
     Index("source_patient_resident", "resident_id", postgresql_where=text("resident_id IS NOT NULL")),
     Index("source_patient_name", "name", "birth", postgresql_where=text("name IS NOT NULL AND birth IS NOT NULL")),

@@ -1,0 +1,278 @@
+"""The flat result row of an Observation (table ``result``): what recognition, cumulative tables, audit and exports read.
+
+http://hl7.org/fhir/R4/observation.html. A value that was not stated stays None: nothing is guessed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+from conformance import systems
+from fhir_server.search import dates
+
+
+class Result(NamedTuple):
+    """The stated part of a row of ``result``, in the order of its columns from ``performer`` to ``quality``."""
+
+    performer: str | None
+    item: str | None
+    loinc: str | None
+    code: str
+    name: str | None
+    specimen: str | None
+    number: Decimal | None
+    comparator: str | None
+    value_text: str | None
+    unit: str | None
+    unit_text: str | None
+    flag: str | None
+    range_text: str | None
+    order: str | None
+    status: str
+    effective: datetime | None
+    issued: datetime | None
+    mark: str | None
+    quality: str | None
+
+
+# Specimen type as sent (HL7 tables 0487 and 0070, or Chinese text) -> specimen word of the catalogue (catalogue/items.csv).
+# "Blood" and "venous blood" are not here: they say what was drawn, not whether serum, plasma or whole blood was measured.
+SPECIMENS: Final[dict[str, str]] = {
+    **dict.fromkeys(("SER", "ASERU", "CSERU", "血清", "serum"), "serum"),
+    **dict.fromkeys(("PLAS", "PLB", "血浆", "plasma"), "plasma"),
+    **dict.fromkeys(("WB", "全血", "EDTA全血", "末梢全血", "whole-blood", "whole blood"), "whole-blood"),
+    **dict.fromkeys(("BLDA", "动脉血", "arterial-blood"), "arterial-blood"),
+    **dict.fromkeys(
+        (
+            "UR",
+            "URN",
+            "URC",
+            "URT",
+            "RANDU",
+            "URNS",
+            "UMED",
+            "尿",
+            "尿液",
+            "晨尿",
+            "随机尿",
+            "中段尿",
+            "24小时尿",
+            "urine",
+        ),
+        "urine",
+    ),
+    **dict.fromkeys(("STL", "粪便", "大便", "粪", "stool"), "stool"),
+    **dict.fromkeys(("SPT", "SPUT", "痰", "痰液", "sputum"), "sputum"),
+    **dict.fromkeys(("SMN", "SEM", "精液", "semen"), "semen"),
+    **dict.fromkeys(("EXG", "EXHLD", "呼气", "呼出气", "breath"), "breath"),
+    **dict.fromkeys(("NP", "NPS", "咽拭子", "鼻咽拭子", "口咽拭子", "respiratory"), "respiratory"),
+}
+
+
+_LARGEST_EXPONENT: Final = 100
+
+
+def flatten(
+    observation: Mapping[str, Any],
+    *,
+    facility: str,
+    report: Mapping[str, Any] | None = None,
+    specimen: Mapping[str, Any] | None = None,
+) -> Result:
+    """One Observation -> its row.
+
+    ``facility`` is the one that sent it (its local code system is known by it); ``report`` and ``specimen`` are the resources the
+    Observation belongs to, where at hand: they give the order, the times and the specimen the Observation itself does not state.
+    """
+    item, loinc, code, name = _codes(observation.get("code") or {}, facility)
+    number, comparator, value_text, unit, unit_text = _value(observation)
+    effective = _effective(observation)
+    if effective is None and specimen is not None:
+        # The effective time of a laboratory result is when the specimen was taken (Observation.effective, note in R4).
+        collection = specimen.get("collection") or {}
+        effective = _time(collection.get("collectedDateTime") or (collection.get("collectedPeriod") or {}).get("start"))
+    if effective is None and report is not None:
+        effective = _effective(report)
+    issued = _time(observation.get("issued"))
+    if issued is None and report is not None:
+        issued = _time(report.get("issued"))
+    return Result(
+        performer=_performer(observation),
+        item=item,
+        loinc=loinc,
+        code=code,
+        name=name,
+        specimen=_specimen_word(specimen),
+        number=number,
+        comparator=comparator,
+        value_text=value_text,
+        unit=unit,
+        unit_text=unit_text,
+        flag=_flag(observation),
+        range_text=_range_text(observation),
+        order=_order(observation) or (_order(report) if report is not None else None),
+        status=observation.get("status") or "unknown",
+        effective=effective,
+        issued=issued,
+        mark=_extension(observation, systems.MARK),
+        quality=_condition(specimen),
+    )
+
+
+def _codes(concept: Mapping[str, Any], facility: str) -> tuple[str | None, str | None, str, str | None]:
+    item = loinc = None
+    local: Mapping[str, Any] | None = None
+    first: Mapping[str, Any] | None = None
+    own = systems.local_codes(facility, "tests")
+    for coding in concept.get("coding") or ():
+        system = coding.get("system")
+        if system == systems.ITEMS:
+            item = item or coding.get("code")
+        elif system == systems.LOINC:
+            loinc = loinc or coding.get("code")
+        if system == own:
+            local = local or coding
+        first = first or coding
+    chosen = local or first or {}
+    text = concept.get("text")
+    return item, loinc, chosen.get("code") or text or chosen.get("display") or "", text or chosen.get("display")
+
+
+_Value = tuple[Decimal | None, str | None, str | None, str | None, str | None]
+
+
+def _value(observation: Mapping[str, Any]) -> _Value:
+    """number, comparator, value_text, unit (UCUM), unit_text."""
+    quantity = observation.get("valueQuantity")
+    if quantity is not None:
+        unit = quantity.get("code") if quantity.get("system") == systems.UCUM else None
+        number, text = _number(quantity.get("value"))
+        return (
+            number,
+            quantity.get("comparator"),
+            text,
+            unit,
+            quantity.get("unit") or quantity.get("code"),
+        )
+    for key in observation:
+        if key.startswith("value"):
+            return _other_value(key, observation[key])
+    return None, None, None, None, None
+
+
+def _number(value: Any) -> tuple[Decimal | None, str | None]:
+    """A JSON number for the database; one that is too large or too small for any measurement stays text."""
+    if not isinstance(value, int | Decimal):
+        return None, None
+    number = Decimal(value)
+    return (number, None) if abs(number.adjusted()) <= _LARGEST_EXPONENT else (None, str(value))
+
+
+def _other_value(key: str, value: Any) -> _Value:
+    if key == "valueInteger":
+        number, text = _number(value)
+        return number, None, text, None, None
+    if key == "valueCodeableConcept":
+        coding = (value.get("coding") or [{}])[0]
+        return None, None, value.get("text") or coding.get("display") or coding.get("code"), None, None
+    if key in ("valueRange", "valueRatio"):
+        low, high, between = ("low", "high", "-") if key == "valueRange" else ("numerator", "denominator", ":")
+        parts = [value.get(low) or {}, value.get(high) or {}]
+        unit = next((p.get("code") for p in parts if p.get("system") == systems.UCUM), None)
+        text = between.join(f"{p.get('comparator') or ''}{p.get('value', '')}" for p in parts)
+        return None, None, text, unit, next((p["unit"] for p in parts if p.get("unit")), None)
+    if isinstance(value, bool):
+        return None, None, "true" if value else "false", None, None
+    return (None, None, value, None, None) if isinstance(value, str) else (None, None, None, None, None)
+
+
+def _effective(resource: Mapping[str, Any]) -> datetime | None:
+    return _time(
+        resource.get("effectiveDateTime")
+        or resource.get("effectiveInstant")
+        or (resource.get("effectivePeriod") or {}).get("start")
+    )
+
+
+def _time(text: str | None) -> datetime | None:
+    """The first moment of a FHIR date or time; None when absent or not one."""
+    if not text:
+        return None
+    try:
+        return dates.span(text, dates.SHANGHAI)[0]
+    except ValueError:
+        return None
+
+
+def _performer(observation: Mapping[str, Any]) -> str | None:
+    """The performing laboratory: a facility id where stated, else the first name given."""
+    name: str | None = None
+    for performer in observation.get("performer") or ():
+        identifier = performer.get("identifier") or {}
+        if identifier.get("system") == systems.FACILITY:
+            return str(identifier.get("value"))
+        kind = performer.get("type") or (performer.get("reference") or "").partition("/")[0]
+        if name is None and kind in ("", "Organization"):
+            name = performer.get("display") or identifier.get("value")
+    return name
+
+
+def _flag(observation: Mapping[str, Any]) -> str | None:
+    for concept in observation.get("interpretation") or ():
+        for coding in concept.get("coding") or ():
+            if coding.get("system") == systems.INTERPRETATION:
+                return str(coding.get("code"))
+    return None
+
+
+def _range_text(observation: Mapping[str, Any]) -> str | None:
+    ranges = observation.get("referenceRange") or ()
+    if not ranges:
+        return None
+    first = ranges[0]
+    if first.get("text"):
+        return str(first["text"])
+    low, high = (first.get(side, {}).get("value") for side in ("low", "high"))
+    if low is None and high is None:
+        return None
+    if high is None:
+        return f">={low}"
+    return f"<={high}" if low is None else f"{low}-{high}"
+
+
+def _order(resource: Mapping[str, Any]) -> str | None:
+    for based_on in resource.get("basedOn") or ():
+        kind, _, logical = (based_on.get("reference") or "").partition("/")
+        if kind == "ServiceRequest" and logical:
+            return str(logical)
+    return None
+
+
+def _extension(resource: Mapping[str, Any], url: str) -> str | None:
+    for extension in resource.get("extension") or ():
+        if extension.get("url") == url:
+            return next((str(v) for k, v in extension.items() if k in ("valueString", "valueCode")), None)
+    return None
+
+
+def _specimen_word(specimen: Mapping[str, Any] | None) -> str | None:
+    concept = (specimen or {}).get("type") or {}
+    for coding in concept.get("coding") or ():
+        for said in (coding.get("code"), coding.get("display")):
+            if said in SPECIMENS:
+                return SPECIMENS[said]
+    return SPECIMENS.get(concept.get("text") or "")
+
+
+def _condition(specimen: Mapping[str, Any] | None) -> str | None:
+    """Specimen.condition as code, else text."""
+    for concept in (specimen or {}).get("condition") or ():
+        for coding in concept.get("coding") or ():
+            if coding.get("code"):
+                return str(coding["code"])
+        if concept.get("text"):
+            return str(concept["text"])
+    return None

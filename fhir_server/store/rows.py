@@ -1,0 +1,271 @@
+"""The SQL of the write path: each function is one round trip (or one COPY) for a whole batch, whatever its size.
+
+Keys travel as three parallel arrays. ``LATERAL ... OFFSET 0`` keeps the planner on the primary key even while a table is too new
+to have statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+import psycopg.sql
+import xxhash
+
+from fhir_server.store.statement import Key, State
+
+Cursor = psycopg.Cursor[Any]
+
+_CURRENT: Final = (
+    "shard int2, rtype int2, id text, version int4, top int4, updated timestamptz, deleted bool, patient text, parent text, "
+    "start_at timestamptz, end_at timestamptz, issued_at timestamptz, tokens int8[], recency bytea, content bytea, withdrawn text, "
+    "inbox int8, mapping int4, dict int2, body bytea"
+)
+_HISTORY: Final = (
+    "shard int2, rtype int2, id text, version int4, updated timestamptz, deleted bool, stale bool, patient text, content bytea, "
+    "inbox int8, mapping int4, dict int2, body bytea"
+)
+_SEARCH: Final = "shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz, number numeric"
+_RESULT: Final = (
+    "shard int2, id text, version int4, patient text, report text, facility text, recorded timestamptz, backfill bool, "
+    "performer text, item text, loinc text, code text, name text, specimen text, number numeric, comparator text, value_text text, "
+    'unit text, unit_text text, flag text, range_text text, "order" text, status text, effective timestamptz, issued timestamptz, '
+    "mark text, quality text"
+)
+
+
+def lock(cursor: Cursor, names: Iterable[str]) -> None:
+    """Takes the transaction locks of ``names`` (patient ids, ``Type/id``, report numbers), in one order for everybody: no deadlock.
+
+    A lock is the 64-bit hash of its name; two names that share one only wait for each other.
+    """
+    numbers = sorted({xxhash.xxh3_64_intdigest(name.encode()) - (1 << 63) for name in names})
+    if numbers:
+        cursor.execute("SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) AS n", (numbers,))
+
+
+def existing(cursor: Cursor, keys: Collection[Key]) -> set[Key]:
+    """Those of ``keys`` that have a row (deleted ones included)."""
+    if not keys:
+        return set()
+    cursor.execute(
+        """
+        SELECT r.shard, r.rtype, r.id
+        FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)
+        CROSS JOIN LATERAL (SELECT shard, rtype, id FROM resource r
+            WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id OFFSET 0) r
+        """,
+        _arrays(keys),
+    )
+    return set(cursor.fetchall())
+
+
+def states(cursor: Cursor, keys: Collection[Key]) -> dict[Key, State]:
+    """The current state of those of ``keys`` that have a row."""
+    if not keys:
+        return {}
+    cursor.execute(
+        """
+        SELECT r.*
+        FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)
+        CROSS JOIN LATERAL (
+            SELECT shard, rtype, id, version, top, updated, deleted, patient, parent, recency, content, withdrawn, inbox
+            FROM resource r WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id OFFSET 0) r
+        """,
+        _arrays(keys),
+    )
+    return {row[:3]: State(*row[3:]) for row in cursor.fetchall()}
+
+
+def family(cursor: Cursor, reports: Collection[tuple[int, str]]) -> dict[Key, State]:
+    """The states of all resources that belong to the given reports (shard, id) by ``parent``."""
+    if not reports:
+        return {}
+    cursor.execute(
+        """
+        SELECT r.*
+        FROM unnest(%s::smallint[], %s::text[]) AS k(shard, id)
+        CROSS JOIN LATERAL (
+            SELECT shard, rtype, id, version, top, updated, deleted, patient, parent, recency, content, withdrawn, inbox
+            FROM resource r WHERE r.shard = k.shard AND r.parent = k.id OFFSET 0) r
+        """,
+        ([r[0] for r in reports], [r[1] for r in reports]),
+    )
+    return {row[:3]: State(*row[3:]) for row in cursor.fetchall()}
+
+
+def bodies(cursor: Cursor, keys: Collection[Key]) -> dict[Key, tuple[int, bytes]]:
+    """Dictionary id and compressed body of the current version; deleted ones are left out."""
+    if not keys:
+        return {}
+    cursor.execute(
+        """
+        SELECT r.*
+        FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)
+        CROSS JOIN LATERAL (SELECT shard, rtype, id, dict, body FROM resource r
+            WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id AND NOT r.deleted OFFSET 0) r
+        """,
+        _arrays(keys),
+    )
+    return {row[:3]: (row[3], bytes(row[4])) for row in cursor.fetchall()}
+
+
+def kept_contents(cursor: Cursor, keys: Collection[Key]) -> dict[Key, set[bytes]]:
+    """The content digests history holds of each of ``keys``."""
+    out: dict[Key, set[bytes]] = {key: set() for key in keys}
+    if keys:
+        cursor.execute(
+            """
+            SELECT h.*
+            FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)
+            CROSS JOIN LATERAL (SELECT shard, rtype, id, content FROM resource_history h
+                WHERE h.shard = k.shard AND h.rtype = k.rtype AND h.id = k.id OFFSET 0) h
+            """,
+            _arrays(keys),
+        )
+        for shard, rtype, logical, content in cursor.fetchall():
+            out[shard, rtype, logical].add(bytes(content))
+    return out
+
+
+Owner = tuple[int, int, str, str, bytes]
+"""business_key: shard, rtype, id of the report; patient; claim."""
+
+
+def owners(cursor: Cursor, numbers: Collection[bytes]) -> dict[bytes, Owner]:
+    """Whose the report numbers (digests) are now."""
+    if not numbers:
+        return {}
+    cursor.execute(
+        "SELECT b.* FROM unnest(%s::bytea[]) AS k(key) CROSS JOIN LATERAL"
+        " (SELECT key, shard, rtype, id, patient, claim FROM business_key b WHERE b.key = k.key OFFSET 0) b",
+        (list(numbers),),
+    )
+    return {bytes(row[0]): (*row[1:5], bytes(row[5])) for row in cursor.fetchall()}
+
+
+def put_owners(cursor: Cursor, changed: dict[bytes, Owner]) -> None:
+    """Records new owners and newer claims."""
+    if changed:
+        columns = zip(*((key, *owner) for key, owner in changed.items()), strict=True)
+        cursor.execute(
+            "INSERT INTO business_key (key, shard, rtype, id, patient, claim) SELECT * FROM"
+            " unnest(%s::bytea[], %s::smallint[], %s::smallint[], %s::text[], %s::text[], %s::bytea[])"
+            " ON CONFLICT (key) DO UPDATE SET shard = excluded.shard, rtype = excluded.rtype, id = excluded.id,"
+            " patient = excluded.patient, claim = excluded.claim",
+            [list(column) for column in columns],
+        )
+
+
+def supersede(cursor: Cursor, keys: Collection[Key]) -> None:
+    """Moves the current rows of ``keys`` to history, and drops their search values."""
+    if not keys:
+        return
+    arrays = _arrays(keys)
+    cursor.execute(
+        """
+        WITH k AS MATERIALIZED (
+            SELECT * FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)),
+        gone AS (
+            DELETE FROM resource r USING k WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id RETURNING r.*),
+        values_gone AS (
+            DELETE FROM search_value v USING k WHERE v.shard = k.shard AND v.rtype = k.rtype AND v.id = k.id)
+        INSERT INTO resource_history
+            (shard, rtype, id, version, seq, updated, deleted, stale, patient, content, inbox, mapping, dict, body)
+        SELECT shard, rtype, id, version, seq, updated, deleted, false, patient, content, inbox, mapping, dict, body FROM gone
+        """,
+        arrays,
+    )
+
+
+def close_results(cursor: Cursor, closed: Collection[tuple[int, str, datetime]]) -> None:
+    """Ends the visible result rows of Observations (shard, id) at the given time."""
+    if closed:
+        cursor.execute(
+            "UPDATE result t SET until = greatest(k.at, t.recorded) FROM unnest(%s::smallint[], %s::text[], %s::timestamptz[])"
+            " AS k(shard, id, at) WHERE t.shard = k.shard AND t.id = k.id AND t.until IS NULL",
+            [list(column) for column in zip(*closed, strict=True)],
+        )
+
+
+def advance(cursor: Cursor, moved: dict[Key, State]) -> None:
+    """Records a higher ``top`` or ``recency`` of rows whose current version stays."""
+    if moved:
+        cursor.execute(
+            "UPDATE resource r SET top = k.top, recency = k.recency FROM"
+            " unnest(%s::smallint[], %s::smallint[], %s::text[], %s::int[], %s::bytea[]) AS k(shard, rtype, id, top, recency)"
+            " WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id",
+            [*_arrays(moved), [s.top for s in moved.values()], [s.recency for s in moved.values()]],
+        )
+
+
+def locate(cursor: Cursor, rtype: int, logical: str, derived: int | None) -> int | None:
+    """The shard a resource is stored in, None when there is no row. ``derived`` is the shard its id names, if it names one."""
+    cursor.execute(
+        "SELECT shard FROM resource WHERE rtype = %(rtype)s AND id = %(id)s"
+        " AND shard IN (%(derived)s, (SELECT shard FROM client_id WHERE rtype = %(rtype)s AND id = %(id)s))",
+        {"rtype": rtype, "id": logical, "derived": derived},
+    )
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def given_shard(cursor: Cursor, rtype: int, logical: str) -> int | None:
+    """The shard recorded for an id given by a client."""
+    cursor.execute("SELECT shard FROM client_id WHERE rtype = %s AND id = %s", (rtype, logical))
+    row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def record_given(cursor: Cursor, key: Key) -> None:
+    """Records where a resource is whose id does not say so."""
+    cursor.execute(
+        "INSERT INTO client_id (shard, rtype, id) VALUES (%s, %s, %s)"
+        " ON CONFLICT (rtype, id) DO UPDATE SET shard = excluded.shard",
+        key,
+    )
+
+
+def move(cursor: Cursor, key: Key, shard: int) -> None:
+    """Moves everything about one resource to another shard."""
+    old, rtype, logical = key
+    for table in ("resource", "resource_history", "search_value"):
+        cursor.execute(
+            psycopg.sql.SQL("UPDATE {} SET shard = %s WHERE shard = %s AND rtype = %s AND id = %s").format(
+                psycopg.sql.Identifier(table)
+            ),
+            (shard, old, rtype, logical),
+        )
+    cursor.execute("UPDATE result SET shard = %s WHERE shard = %s AND id = %s", (shard, old, logical))
+
+
+def copy(cursor: Cursor, table: str, columns: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Binary COPY of ``rows``; ``columns`` is ``name type, ...`` in their order."""
+    if not rows:
+        return
+    named = [column.split(" ") for column in columns.split(", ")]
+    with cursor.copy(f"COPY {table} ({', '.join(n for n, _ in named)}) FROM STDIN (FORMAT BINARY)") as target:
+        target.set_types([t for _, t in named])
+        for row in rows:
+            target.write_row(row)
+
+
+def insert(
+    cursor: Cursor,
+    *,
+    history: Sequence[tuple[Any, ...]] = (),
+    current: Sequence[tuple[Any, ...]] = (),
+    search: Sequence[tuple[Any, ...]] = (),
+    results: Sequence[tuple[Any, ...]] = (),
+) -> None:
+    """Adds rows; history first, so that change numbers follow the order of versions."""
+    copy(cursor, "resource_history", _HISTORY, history)
+    copy(cursor, "resource", _CURRENT, current)
+    copy(cursor, "search_value", _SEARCH, search)
+    copy(cursor, "result", _RESULT, results)
+
+
+def _arrays(keys: Collection[Key]) -> list[list[Any]]:
+    return [[key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]]
