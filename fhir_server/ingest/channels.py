@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Protocol
 
 from conformance.issue import Issue
-from mappings.facility import Channel, Facility
+from mappings.facility import Channel, Facility, Organization
 
 Network = IPv4Network | IPv6Network
 
@@ -37,6 +37,10 @@ class Binding:
 
 class ChannelError(Exception):
     """The profiles contradict each other; the text names the facilities and what to change."""
+
+
+NOBODY = Facility(id="nobody", organization=Organization(name=""))
+"""Stands for the facility of a connection that no channel knows, to read the header of what it sends."""
 
 
 class Channels:

@@ -38,7 +38,7 @@ class LeaseLost(Exception):
 class Arrival:
     """A message on its way into the inbox. ``sha256`` is of the bytes as received, ``raw`` their zstd form, ``size`` their number.
 
-    keys: ordering keys (``ordering_keys``); status: ``ready``, ``quality-control`` or, with ``issues``, ``failed``.
+    keys: ordering keys (``ordering_keys``); status: ``ready``, ``quality-control``, or for the first of ``issues`` ``failed`` or ``held``.
     """
 
     shard: int
@@ -118,7 +118,8 @@ def decompress(stored: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(stored)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text for an indexed column: cut to what an index takes."""
     # Neither NUL nor half a surrogate pair can stand in a PostgreSQL text; an index entry has a largest size.
     return text.replace("\x00", "").encode(errors="replace").decode()[:_TEXT_LIMIT]
 
@@ -186,18 +187,18 @@ async def accept(conn: asyncpg.Connection, arrivals: Sequence[Arrival]) -> list[
         [a.facility for a in rows],
         [a.channel for a in rows],
         [a.format for a in rows],
-        [_plain(a.trigger) for a in rows],
-        [_plain(a.control_id) for a in rows],
+        [plain(a.trigger) for a in rows],
+        [plain(a.control_id) for a in rows],
         [a.sent_at for a in rows],
         [a.received_at for a in rows],
         [a.sha256 for a in rows],
         [a.size for a in rows],
-        [_plain(a.charset) for a in rows],
+        [plain(a.charset) for a in rows],
         [a.lane for a in rows],
         ["{" + ",".join(map(str, a.keys)) + "}" for a in rows],
         [a.status for a in rows],
         reused,
-        [a.issues[0].key if a.issues and a.status == "failed" else None for a in rows],
+        [a.issues[0].key if a.issues and a.status in ("failed", "held") else None for a in rows],
         [issues_json(a.issues) for a in rows],
         [a.raw for a in rows],
     )

@@ -1,0 +1,160 @@
+"""Group commit into the inbox: the messages of many connections share a commit, so that each waits for one fsync at most two long.
+
+One task writes, one group after the other: inbox ids grow in the order of commits, and a message is visible before the next one of the
+same connection gets its id. A group takes from the waiting channels in turn, so a flooding channel delays a quiet one by one
+group, however many connections it opens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import asyncpg
+
+from fhir_server.ingest import inbox
+from fhir_server.ingest.inbox import READY_CHANNEL, Accepted, Arrival
+
+log = logging.getLogger(__name__)
+
+_MOST = 128
+_MOST_BYTES = 4 * 1024 * 1024
+_WAKE_EVERY = 0.02
+_ROW_FAULTS = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    ValueError,
+    OverflowError,
+)
+"""One row is wrong. Everything else says that the database cannot do it now."""
+AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+
+class DatabaseAway(Exception):
+    """The message is not durable, or nobody knows whether it is: the sender has to keep it."""
+
+
+class Refused(Exception):
+    """The database refuses this one message."""
+
+
+_Waiting = tuple[Arrival, "asyncio.Future[Accepted]"]
+
+
+class GroupCommit:
+    """``accept`` for many callers at once. ``run`` has to be running."""
+
+    def __init__(self, pool: asyncpg.Pool, *, timeout: float = 10.0) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._channels: dict[tuple[str, str], deque[_Waiting]] = {}
+        self._work = asyncio.Event()
+        self._fresh = asyncio.Event()
+        self._away = False
+
+    async def accept(self, arrival: Arrival) -> Accepted:
+        """Returns once the message is durable. Raises DatabaseAway or Refused."""
+        future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        self._channels.setdefault((arrival.facility, arrival.channel), deque()).append((arrival, future))
+        self._work.set()
+        return await future
+
+    async def run(self) -> None:
+        """Writes groups until cancelled; a group under way is finished first."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._wake_workers())
+            while True:
+                await self._work.wait()
+                group = self._next_group()
+                if not group:
+                    self._work.clear()
+                    continue
+                await self._write(group)
+
+    async def drain(self) -> None:
+        """Writes what still waits; for the end, after ``run`` was cancelled."""
+        while group := self._next_group():
+            await self._write(group)
+
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        size = 0
+        while self._channels and len(group) < _MOST and size < _MOST_BYTES:
+            for name in list(self._channels):
+                queue = self._channels[name]
+                group.append(queue.popleft())
+                size += len(group[-1][0].raw)
+                if not queue:
+                    del self._channels[name]
+                if len(group) >= _MOST or size >= _MOST_BYTES:
+                    # Whoever was served goes to the end of the round.
+                    if name in self._channels:
+                        self._channels[name] = self._channels.pop(name)
+                    break
+        return group
+
+    async def _write(self, group: list[_Waiting]) -> None:
+        try:
+            accepted = await self._store([arrival for arrival, _ in group])
+        except _ROW_FAULTS as fault:
+            if len(group) > 1:
+                for one in group:
+                    await self._write([one])
+                return
+            log.error("inbox_refused fault=%s", type(fault).__name__)
+            _settle(group[0][1], Refused())
+            return
+        except AWAY as fault:
+            if not self._away:
+                log.warning("inbox_away fault=%s", type(fault).__name__)
+            self._away = True
+            for _, future in group:
+                _settle(future, DatabaseAway())
+            return
+        if self._away:
+            log.info("inbox_back")
+        self._away = False
+        for (_, future), answer in zip(group, accepted, strict=True):
+            if not future.done():
+                future.set_result(answer)
+        self._fresh.set()
+
+    async def _store(self, arrivals: list[Arrival]) -> list[Accepted]:
+        async with asyncio.timeout(self._timeout), self._pool.acquire() as conn:
+            return await inbox.accept(conn, arrivals)
+
+    async def _wake_workers(self) -> None:
+        # After the commit and outside it: NOTIFY inside would make the commits of the workers wait for each other's fsync.
+        while True:
+            await self._fresh.wait()
+            self._fresh.clear()
+            with contextlib.suppress(*AWAY):
+                async with asyncio.timeout(self._timeout):
+                    await self._pool.execute(f"NOTIFY {READY_CHANNEL}")
+            await asyncio.sleep(_WAKE_EVERY)
+
+
+def _settle(future: asyncio.Future[Accepted], fault: Exception) -> None:
+    if not future.done():
+        future.set_exception(fault)
+
+
+class Throttle:
+    """A token bucket: ``per_second`` messages on average, a second's worth at once; more has to wait, nothing is refused."""
+
+    def __init__(self, per_second: float, now: Callable[[], float]) -> None:
+        self._interval = 1 / per_second
+        self._burst = max(1.0, per_second) * self._interval
+        self._now = now
+        self._next = 0.0
+
+    async def take(self) -> None:
+        """Returns when the next message may come in; callers are served in the order they ask."""
+        now = self._now()
+        self._next = max(self._next, now - self._burst) + self._interval
+        if self._next > now:
+            await asyncio.sleep(self._next - now)

@@ -1,0 +1,153 @@
+"""A worker: claims, converts, applies, until told to stop. Synchronous, one connection, constant memory; run as many as wanted.
+
+An outage of the database is waited for. SIGTERM finishes the batch under way. A killed worker loses its lease after a while and its
+messages go to others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import psycopg
+
+from fhir_server import telemetry
+from fhir_server.ingest import inbox
+from fhir_server.ingest.claim import claim
+from fhir_server.ingest.pipeline import CannotStore, Pipeline
+from fhir_server.store.body import Codec
+from mappings.profile import Profile
+
+log = logging.getLogger(__name__)
+
+_POLL = 1.0
+_LONGEST_PAUSE = 10.0
+_OPTIONS = "-c statement_timeout=300000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def run(
+    url: str, profiles: Mapping[str, Profile], *, batch: int = 40, lease: float = 30.0, log_level: str = "INFO"
+) -> None:
+    """Works until SIGTERM or SIGINT; the entry of a worker process. Prints nothing.
+
+    batch: messages in one transaction; lease: seconds after which a worker without a heartbeat loses them.
+    """
+    telemetry.configure(log_level)
+    stop = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    Worker(url, profiles, stop, batch=batch, lease=lease).run()
+
+
+class Worker:
+    """One worker. ``stop`` ends it after the batch under way; ``clock`` gives the times it records."""
+
+    def __init__(
+        self,
+        url: str,
+        profiles: Mapping[str, Profile],
+        stop: threading.Event,
+        *,
+        batch: int = 40,
+        lease: float = 30.0,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
+        self._url = url
+        self._profiles = profiles
+        self._stop = stop
+        self._batch = batch
+        self._lease = lease
+        self._clock = clock
+        self._name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self._turn = 0
+        self._token: str | None = None
+
+    def run(self) -> None:
+        """Returns when stopped."""
+        pause = 0.1
+        log.info("worker_started name=%s", self._name)
+        while not self._stop.is_set():
+            try:
+                with psycopg.connect(
+                    self._url, autocommit=True, application_name="tongjian-worker", options=_OPTIONS, connect_timeout=10
+                ) as conn:
+                    self._give_back(conn)
+                    pipeline = Pipeline(self._profiles, Codec.load(conn), self._clock)
+                    conn.execute(f"LISTEN {inbox.READY_CHANNEL}")
+                    pause = 0.1
+                    self._serve(conn, pipeline)
+            except (CannotStore, psycopg.OperationalError, psycopg.InterfaceError, psycopg.ProgrammingError) as fault:
+                log.warning("database_away fault=%s again_in=%.1f", fault, pause, exc_info=fault)
+                self._stop.wait(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        log.info("worker_stopped name=%s", self._name)
+
+    def _serve(self, conn: psycopg.Connection[Any], pipeline: Pipeline) -> None:
+        while not self._stop.is_set():
+            if not self._work_once(conn, pipeline):
+                for _ in conn.notifies(timeout=_POLL, stop_after=1):
+                    pass
+
+    def _work_once(self, conn: psycopg.Connection[Any], pipeline: Pipeline) -> bool:
+        """One batch; False when there was nothing to do."""
+        self._turn += 1
+        token = f"{self._name}/{self._turn}"
+        messages = claim(conn, token, self._lease, self._batch, self._turn)
+        if not messages:
+            return False
+        self._token = token
+        with self._heartbeat(token):
+            try:
+                outcomes = pipeline.work(conn, token, messages)
+            except inbox.LeaseLost:
+                # Others have, or had, the batch: theirs counts.
+                log.warning("lease_lost messages=%d", len(messages))
+                outcomes = []
+        self._token = None
+        held = sum(o.status == "held" for o in outcomes)
+        log.debug("batch messages=%d held=%d", len(messages), held)
+        return True
+
+    def _give_back(self, conn: psycopg.Connection[Any]) -> None:
+        """After an outage: what was claimed when it began is free again at once."""
+        if self._token is not None:
+            inbox.release(conn, self._token)
+            self._token = None
+
+    @contextlib.contextmanager
+    def _heartbeat(self, token: str) -> Iterator[None]:
+        """Prolongs the lease from a thread with its own connection while a batch takes longer than a third of it."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(token, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _beat(self, token: str, done: threading.Event) -> None:
+        while not done.wait(self._lease / 3):
+            try:
+                with psycopg.connect(self._url, autocommit=True, connect_timeout=5, options=_OPTIONS) as conn:
+                    inbox.heartbeat(conn, token, self._lease)
+            except psycopg.OperationalError as fault:
+                log.warning("heartbeat_missed", exc_info=fault)

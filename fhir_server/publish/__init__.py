@@ -1,0 +1,1 @@
+"""What others are told: rows written with the change they tell of, delivered later."""
