@@ -1,0 +1,193 @@
+"""The duplicate audit as values, and as a table, CSV or JSON. Amounts are in fen; a figure that cannot be computed is null, never 0."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from rich.table import Table
+
+from conformance import fhirjson
+
+Kind = Literal["avoidable", "justified", "undetermined", "system"]
+Basis = Literal["order", "collection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One repeat of an orderable for one person.
+
+    id        derived from order and orderable: the same audit twice gives the same findings
+    kind      avoidable: a recognizable result was visible and no lawful reason is recorded; justified: a lawful reason is recorded;
+              undetermined: something needed to tell is not known; system: the result existed, but the platform could not offer it
+    cause     justified: ``reason-1`` ... ``reason-6``; system: ``not-yet-received``, ``unmapped-code``, ``unmapped-unit``,
+              ``identity-not-linked``, ``corrected-later``; undetermined: the criteria unknown; else empty
+    order     ``ServiceRequest/<id>``, or ``DiagnosticReport/<id>`` where a feed sends no orders
+    at        the order's time; basis: where that time comes from
+    prior     Observations (with version) that covered the order; repeated: Observations of the order itself
+    decision  the decision as of that time (docs/recognition.md), with the version of the rules
+    """
+
+    id: str
+    kind: Kind
+    cause: str
+    facility: str
+    orderable: str
+    order: str
+    at: datetime
+    basis: Basis
+    prior: tuple[str, ...]
+    repeated: tuple[str, ...]
+    price_fen: int | None
+    decision: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Counts of one facility and orderable. ``amount_fen``: price of the avoidable repeats, None when a price is not known."""
+
+    facility: str
+    orderable: str
+    name: str
+    basis: Basis
+    orders: int = 0
+    avoidable: int = 0
+    justified: int = 0
+    undetermined: int = 0
+    system: int = 0
+    partial: int = 0
+    amount_fen: int | None = 0
+
+    @property
+    def repeats(self) -> int:
+        """Orders of which every required item had an earlier result."""
+        return self.avoidable + self.justified + self.undetermined + self.system
+
+    def with_order(self, finding: Finding | None, *, partial: bool) -> Row:
+        """The row after one more order."""
+        row = replace(self, orders=self.orders + 1, partial=self.partial + (1 if partial else 0))
+        if finding is None:
+            return row
+        row = replace(row, **{finding.kind: getattr(row, finding.kind) + 1})
+        if finding.kind != "avoidable":
+            return row
+        known = row.amount_fen is not None and finding.price_fen is not None
+        return replace(row, amount_fen=(row.amount_fen or 0) + (finding.price_fen or 0) if known else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The audit of the orders of a period [start, end). ``not_understood``: facility -> orders of a code the catalogue does not know."""
+
+    start: datetime
+    end: datetime
+    rules_version: str
+    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
+    not_understood: dict[str, int] = field(default_factory=dict)
+
+
+def _total(rows: Iterable[Row], facility: str, basis: Basis) -> Row:
+    total = Row(facility, "", "", basis)
+    for row in rows:
+        known = total.amount_fen is not None and row.amount_fen is not None
+        total = replace(
+            total,
+            orders=total.orders + row.orders,
+            avoidable=total.avoidable + row.avoidable,
+            justified=total.justified + row.justified,
+            undetermined=total.undetermined + row.undetermined,
+            system=total.system + row.system,
+            partial=total.partial + row.partial,
+            amount_fen=(total.amount_fen or 0) + (row.amount_fen or 0) if known else None,
+        )
+    return total
+
+
+def totals(report: Report) -> tuple[Row, ...]:
+    """One total per basis that has rows: orders first, then feeds without order times."""
+    out = []
+    bases: tuple[Basis, ...] = ("order", "collection")
+    for basis in bases:
+        rows = [r for r in report.rows if r.basis == basis]
+        if rows:
+            out.append(_total(rows, "", basis))
+    return tuple(out)
+
+
+def yuan(fen: int | None) -> str:
+    """Fen as yuan with two digits; ``-`` when not known."""
+    return "-" if fen is None else f"{fen // 100}.{fen % 100:02d}"
+
+
+_COLUMNS = ("orders", "repeats", "avoidable", "justified", "undetermined", "system", "partial")
+
+
+def table(report: Report) -> Table:
+    """The audit for a terminal: facilities and orderables with a repeat or a partial overlap, then totals."""
+    title = (
+        f"Duplicate audit {report.start:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M}, rules {report.rules_version}"
+    )
+    out = Table(title=title, caption=_caption(report), caption_justify="left")
+    out.add_column("facility")
+    out.add_column("orderable")
+    for name in _COLUMNS:
+        out.add_column(name, justify="right")
+    out.add_column("avoidable yuan", justify="right")
+    for row in report.rows:
+        if row.repeats or row.partial:
+            out.add_row(_shown(row.facility, row.basis), row.name, *_cells(row))
+    for total in totals(report):
+        out.add_section()
+        out.add_row(_shown("all", total.basis), "all, also those without repeats", *_cells(total))
+    return out
+
+
+def _shown(facility: str, basis: Basis) -> str:
+    return facility if basis == "order" else f"{facility} (no order times)"
+
+
+def _cells(row: Row) -> list[str]:
+    return [*(str(getattr(row, name)) for name in _COLUMNS), yuan(row.amount_fen)]
+
+
+def _caption(report: Report) -> str:
+    text = "repeats = avoidable + justified + undetermined + system; partial: only some required items had an earlier result, not a repeat."
+    if report.not_understood:
+        named = ", ".join(f"{facility} {count}" for facility, count in sorted(report.not_understood.items()))
+        text += f"\nOrders whose code is not in the catalogue, not judged: {named}."
+    return text
+
+
+def as_csv(report: Report) -> str:
+    """One line a facility, orderable and basis; amounts in fen, empty when not known. UTF-8 text with CRLF line ends (RFC 4180)."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(("facility", "orderable", "name", "basis", *_COLUMNS, "amount_fen"))
+    for row in report.rows:
+        amount = "" if row.amount_fen is None else row.amount_fen
+        cells = (row.facility, row.orderable, row.name, row.basis)
+        writer.writerow((*cells, *(getattr(row, name) for name in _COLUMNS), amount))
+    return out.getvalue()
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """The whole report as JSON values: period, rules version, rows, totals, findings with their decisions."""
+    return {
+        "start": report.start.isoformat(),
+        "end": report.end.isoformat(),
+        "rules": report.rules_version,
+        "rows": [asdict(r) | {"repeats": r.repeats} for r in report.rows],
+        "totals": [asdict(r) | {"repeats": r.repeats} for r in totals(report)],
+        "not_understood": report.not_understood,
+        "findings": [asdict(f) | {"at": f.at.isoformat()} for f in report.findings],
+    }
+
+
+def as_json(report: Report) -> str:
+    """``as_dict`` as JSON text, indented, with a line end."""
+    return fhirjson.dumps(as_dict(report), pretty=True).decode() + "\n"
