@@ -29,7 +29,8 @@ _HISTORY: Final = (
 )
 _SEARCH: Final = "shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz, number numeric"
 _RESULT: Final = (
-    "shard int2, id text, version int4, patient text, report text, facility text, recorded timestamptz, backfill bool, "
+    "shard int2, id text, version int4, patient text, report text, facility text, recorded timestamptz, "
+    "backfill bool, "
     "performer text, item text, loinc text, code text, name text, specimen text, number numeric, comparator text, value_text text, "
     'unit text, unit_text text, flag text, range_text text, "order" text, status text, effective timestamptz, issued timestamptz, '
     "mark text, quality text"
