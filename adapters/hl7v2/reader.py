@@ -109,7 +109,7 @@ def _start(raw: bytes, issues: list[Issue]) -> int:
         if not raw.removeprefix(_BOM).strip(_BLANK):
             _refuse("empty", "The message is empty.", "")
         controls = len(raw) - len(raw.translate(None, _CONTROLS))
-        if controls * 8 > len(raw):
+        if controls * 16 > len(raw):
             _refuse("binary-noise", "The bytes are not text; an HL7 v2 message starts with an MSH segment.", "")
         _refuse("no-header", "There is no MSH segment; an HL7 v2 message starts with one.")
     before = raw[:start].removeprefix(_BOM).strip(_BLANK)
@@ -257,7 +257,7 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
     records: list[Segment] = []
     for line in lines:
         name = line[:3]
-        if name not in _OFTEN:
+        if name not in _OFTEN or line[3:4] != rules.field:
             name = line.partition(rules.field)[0].rstrip().upper()
         counts[name] = number = counts.get(name, 0) + 1
         records.append(Segment(name, f"{name}[{number}]", line, rules))
