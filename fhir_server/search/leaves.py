@@ -53,7 +53,8 @@ class Sink:
         self.base = base
 
 
-Leaf = Callable[[Any, Sink], None]
+Leaf = Callable[[Any, Any], None]
+"""(value, sink): the sink is a Sink, or whatever else the end of the path fills."""
 
 _digest = xxhash.xxh64_intdigest
 _SIGN: Final = 1 << 63

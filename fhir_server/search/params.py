@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, tzinfo
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from conformance.capability import PATIENT_LINKS
 from fhir_server.search import dates, leaves
@@ -79,7 +79,7 @@ def _compiled(type: str) -> tuple[dict[str, tuple[Leaf, ...]], tuple[Leaf, ...]]
             if path.steps[0][0] == "deceased":
                 whole.append(_deceased(path))
                 continue
-            for key, leaf in _walk(type, path.steps, _End(type, parameter, path)):
+            for key, leaf in walk(type, path.steps, _Index(type, parameter, path)):
                 table.setdefault(key, []).append(leaf)
     if type == "Patient":
         whole.append(_own_id)
@@ -88,8 +88,16 @@ def _compiled(type: str) -> tuple[dict[str, tuple[Leaf, ...]], tuple[Leaf, ...]]
     return {k: tuple(v) for k, v in table.items()}, tuple(whole)
 
 
-class _End:
-    """What to do at the end of a path, by datatype."""
+class End(Protocol):
+    """What to do at the end of a path."""
+
+    def leaf(self, datatype: str) -> Leaf | None:
+        """The function for a value of the datatype; None when values of it are passed over."""
+        ...
+
+
+class _Index:
+    """The end of an indexed path: the leaf that files the value."""
 
     def __init__(self, type: str, parameter: Parameter, path: Path) -> None:
         self._path, self._parameter = path, parameter
@@ -103,7 +111,7 @@ class _End:
         )
 
 
-def _walk(at: str, steps: tuple[Step, ...], end: _End) -> list[tuple[str, Leaf]]:
+def walk(at: str, steps: tuple[Step, ...], end: End) -> list[tuple[str, Leaf]]:
     """JSON names below an object of type or element path ``at`` -> extractors of the value there, one or a list."""
     kind, name = steps[0]
     if kind == "extension":
@@ -126,7 +134,7 @@ def _walk(at: str, steps: tuple[Step, ...], end: _End) -> list[tuple[str, Leaf]]
         for datatype in elements().get(f"{at}.{name}{suffix}", ((), False, ()))[0]:
             if wanted and datatype != wanted:
                 continue
-            leaf = _below(_walk(inner(f"{at}.{name}", datatype), rest, end)) if rest else end.leaf(datatype)
+            leaf = _below(walk(inner(f"{at}.{name}", datatype), rest, end)) if rest else end.leaf(datatype)
             if leaf is None:
                 continue
             if where[0]:
@@ -175,7 +183,7 @@ def _where(field: str, wanted: str, leaf: Leaf) -> Leaf:
     return where
 
 
-def _extension(url: str, end: _End) -> Leaf:
+def _extension(url: str, end: End) -> Leaf:
     def extension(value: Any, sink: Sink) -> None:
         if value.get("url") != url:
             return

@@ -1,0 +1,59 @@
+"""Bundles put together from stored JSON, byte by byte: no body is parsed on its way out (http://hl7.org/fhir/R4/bundle.html)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote, urlencode
+
+import orjson
+
+from fhir_server.api.responses import issue, outcome
+from fhir_server.search.page import encode
+from fhir_server.search.query import CURSOR, Query
+from fhir_server.search.run import Found, Hit
+
+Link = tuple[str, str]
+"""relation, url"""
+
+
+def searchset(query: Query, found: Found, base: str) -> bytes:
+    """The answer to a search: matches, then what came along, then one OperationOutcome when something was not done as asked."""
+    links = [("self", search_url(query, base))]
+    if found.next is not None:
+        links.append(("next", search_url(query, base, encode(query, found.next))))
+    entries = [_entry(hit, base, b"match") for hit in found.matches]
+    entries += [_entry(hit, base, b"include") for hit in found.included]
+    told = [issue("warning", "not-supported", reason, name) for name, reason in query.ignored]
+    if found.cut:
+        told.append(issue("warning", "too-costly", "Too many resources come along with this page; some were left out."))
+    if told:
+        entries.append(b'{"resource":' + outcome(told) + b',"search":{"mode":"outcome"}}')
+    return bundle("searchset", entries, links=links, total=found.total)
+
+
+def _entry(hit: Hit, base: str, mode: bytes) -> bytes:
+    url = f"{base}/{hit.type}/{hit.id}".encode()
+    return b'{"fullUrl":"%b","resource":%b,"search":{"mode":"%b"}}' % (url, hit.body, mode)
+
+
+def search_url(query: Query, base: str, cursor: str = "") -> str:
+    """The search as a URL: the parameters that took effect, and the place when it is not the first page."""
+    pairs = [*query.used, (CURSOR, cursor)] if cursor else query.used
+    if not cursor and query.cursor:
+        pairs = [*query.used, (CURSOR, query.cursor)]
+    # ":" "," "/" and "|" stay readable; clients compare links as text.
+    told = urlencode(pairs, quote_via=quote, safe=":,/|*$")
+    return f"{base}/{query.type}" + (f"?{told}" if told else "")
+
+
+def bundle(type: str, entries: Sequence[bytes], *, links: Iterable[Link] = (), total: int | None = None) -> bytes:
+    """A Bundle of entries that are JSON already."""
+    head = b'{"resourceType":"Bundle","type":"%b"' % type.encode()
+    if total is not None:
+        head += b',"total":%d' % total
+    shown = [{"relation": relation, "url": url} for relation, url in links]
+    if shown:
+        head += b',"link":' + orjson.dumps(shown)
+    if entries:
+        head += b',"entry":[' + b",".join(entries) + b"]"
+    return head + b"}"

@@ -1,0 +1,136 @@
+"""``_include`` and ``_revinclude`` (http://hl7.org/fhir/R4/search.html#revinclude): which resources come along with the matches.
+
+Forward includes read the references out of the matched bodies; reverse includes ask for the token of the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any, Final
+
+from conformance.capability import RESOURCE_TYPES
+from fhir_server.search.definitions import Path, parameters
+from fhir_server.search.leaves import Leaf, hash_of, reference_text
+from fhir_server.search.page import COLUMNS, Sql
+from fhir_server.search.params import walk
+from fhir_server.search.query import Include
+from fhir_server.search.sql import Statement
+from mappings.ids import shard_of_id
+
+MAX_INCLUDED: Final = 10_000
+"""Most resources that come along with one page."""
+
+Target = tuple[str, str]
+"""(resource type, logical id)."""
+
+
+class _Literal:
+    """The end of a path: the literal reference, appended to a list."""
+
+    def leaf(self, datatype: str) -> Leaf | None:
+        def reference(value: Any, found: list[str]) -> None:
+            literal = value.get("reference")
+            if literal and literal[0] != "#":
+                found.append(literal)
+
+        return reference if datatype == "Reference" else None
+
+
+@cache
+def _reader(type: str, path: Path) -> Callable[[Mapping[str, Any], list[str]], None]:
+    leaves = walk(type, path.steps, _Literal())
+
+    def read(resource: Mapping[str, Any], found: list[str]) -> None:
+        for key, leaf in leaves:
+            if key in resource:
+                leaf(resource[key], found)
+
+    return read
+
+
+def targets(include: Include, resources: Iterable[Mapping[str, Any]], base: str) -> set[Target]:
+    """What the resources (those of type ``include.source``) point to by the parameter: served types and local references only."""
+    literals: list[str] = []
+    out: set[Target] = set()
+    for path, only in include.parameter.paths:
+        read = _reader(include.source, path)
+        literals.clear()
+        for resource in resources:
+            read(resource, literals)
+        for literal in literals:
+            kind, _, logical = reference_text(literal, base).partition("/")
+            if kind in RESOURCE_TYPES and logical and only in ("", kind) and include.target in ("", kind):
+                out.add((kind, logical))
+    return out
+
+
+def by_id(wanted: Iterable[Target]) -> Sql:
+    """The current resources of the given types and ids. Columns: rtype, then page.COLUMNS."""
+    out = Statement()
+    derived = [(shard, kind, i) for kind, i in wanted if (shard := shard_of_id(i)) is not None]
+    given = [(kind, i) for kind, i in wanted if shard_of_id(i) is None]
+    parts = []
+    if derived:
+        shards = out.arg([s for s, _, _ in derived], "smallint[]")
+        rtypes = out.arg([RESOURCE_TYPES[k] for _, k, _ in derived], "smallint[]")
+        ids = out.arg([i for _, _, i in derived], "text[]")
+        parts.append(
+            f"SELECT r.rtype, {COLUMNS} FROM unnest({shards}, {rtypes}, {ids}) AS k(shard, rtype, id) "  # noqa: S608
+            "JOIN resource r ON r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id WHERE NOT r.deleted"
+        )
+    if given:
+        rtypes = out.arg([RESOURCE_TYPES[k] for k, _ in given], "smallint[]")
+        ids = out.arg([i for _, i in given], "text[]")
+        parts.append(
+            f"SELECT r.rtype, {COLUMNS} FROM unnest({rtypes}, {ids}) AS k(rtype, id) "  # noqa: S608 -- placeholders only
+            "JOIN client_id c ON c.rtype = k.rtype AND c.id = k.id "
+            "JOIN resource r ON r.shard = c.shard AND r.rtype = c.rtype AND r.id = c.id WHERE NOT r.deleted"
+        )
+    return Sql(" UNION ALL ".join(parts), out.args)
+
+
+def pointing_at(include: Include, found: Iterable[Target], limit: int) -> Sql | None:
+    """The resources of type ``include.source`` that point to any of ``found``; None when none of them is of the target type."""
+    hashes = [
+        hash_of(path.seed, f"{kind}/{logical}")
+        for kind, logical in found
+        for path, only in include.parameter.paths
+        if only in ("", kind) and include.target in ("", kind)
+    ]
+    if not hashes:
+        return None
+    out = Statement()
+    rtype, array = out.arg(RESOURCE_TYPES[include.source], "smallint"), out.arg(hashes, "bigint[]")
+    return Sql(
+        f"SELECT r.rtype, {COLUMNS} FROM resource r WHERE r.rtype = {rtype} AND NOT r.deleted "  # noqa: S608
+        f"AND r.tokens && {array} ORDER BY (r.shard + 0), r.id LIMIT {out.arg(limit, 'bigint')}",
+        out.args,
+    )
+
+
+def sources(include: Include, type: str) -> bool:
+    """True when the include starts from resources of this type."""
+    if not include.reverse:
+        return include.source == type
+    return include.target == type or (not include.target and type in include.parameter.targets)
+
+
+def included_types(include: Include) -> frozenset[str]:
+    """Resource types that the include may bring along."""
+    if include.reverse:
+        return frozenset({include.source})
+    if include.target:
+        return frozenset({include.target})
+    only = {kind for _, kind in include.parameter.paths}
+    return frozenset(include.parameter.targets) if "" in only else frozenset(only)
+
+
+def references_to(type: str) -> list[str]:
+    """``Source:code`` of every reference parameter that may point to the type, as the CapabilityStatement lists them."""
+    return [
+        f"{source}:{code}"
+        for source in RESOURCE_TYPES
+        for code, p in parameters(source).items()
+        if p.kind == "reference" and p.indexed and type in p.targets
+    ]
