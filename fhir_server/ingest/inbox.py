@@ -38,7 +38,7 @@ class LeaseLost(Exception):
 class Arrival:
     """A message on its way into the inbox. ``sha256`` is of the bytes as received, ``raw`` their zstd form, ``size`` their number.
 
-    keys: ordering keys (``ordering_keys``); status: ``ready``, ``quality-control``, or for the first of ``issues`` ``failed`` or ``held``.
+    keys: ordering keys (``ordering_keys``); status: ready, quality-control, or for the first of ``issues`` failed or held.
     """
 
     shard: int
