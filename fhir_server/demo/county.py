@@ -58,18 +58,18 @@ COUNTY = Dialect(
     "county-hospital", "127.0.1.11", "LIS", "YXXRMYY", "2.5.1", "utf-8", "UNICODE UTF-8", order="OML", units={**_MORE}
 )
 NORTH = Dialect(
-    "north-township", "127.0.1.12", "HIS", "BLZWSY", "2.3.1", "gb18030", component="$", sexes="12",
-    units={**_PLAIN_UNITS, **_MORE}, flags=("M", "H", "L"), resident_id_type="SFZ",
+    "north-township", "127.0.1.12", "HIS", "BLWSY", "2.3.1", "gb18030", component="$", sexes="12",
+    units={**_PLAIN_UNITS, **_MORE}, flags=("M", "H", "L"), resident_id_type="01",
 )  # fmt: skip
 SOUTH = Dialect(
-    "south-township", "127.0.1.13", "NHLIS", "NHZWSY", "2.4", "utf-8", "UNICODE UTF-8", sexes="MF",
-    units={**_GREEK, **_MORE}, flags=("", "↑", "↓"), value_type="ST",
+    "south-township", "127.0.1.13", "NHLIS", "NHWSY", "2.4", "utf-8", "UNICODE UTF-8", sexes="MF",
+    units={**_GREEK, **_MORE}, flags=("", "↑", "↓"), value_type="ST", resident_id_type="身份证",
 )  # fmt: skip
 CLINIC = Dialect(
     "east-clinic",
     "127.0.1.14",
     "CLINIC",
-    "DWCWSS",
+    "DWWSS",
     "2.4",
     "utf-8",
     units={**_PLAIN_UNITS, **_MORE},
@@ -118,6 +118,17 @@ class Panel:
     name: str
     orderable: str
     tests: tuple[Test, ...]
+
+
+UNMAPPED: dict[str, tuple[Test, ...]] = {
+    "county-hospital": (Test("PDW", "血小板分布宽度", "fL", Analyte(9, 17, 1, 0.15, ())),),
+    "north-township": (
+        Test("1021", "红细胞分布宽度SD", "fL", Analyte(37, 54, 1, 0.08, ())),
+        Test("1022", "血小板分布宽度", "fL", Analyte(9, 17, 1, 0.15, ())),
+    ),
+    "south-township": (Test("BC5380.PCT", "血小板压积", "%", Analyte(0.11, 0.28, 3, 0.2, ())),),
+}
+"""What the analysers add to a blood count and nobody has mapped: the worklist of the demo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +216,9 @@ class Writer:
     def visit(self, person: Person, at: datetime) -> bytes:
         """ADT^A04: an outpatient is registered."""
         stamp = _time(at)
-        pv1 = f"PV1|1|O|{self._comp('门诊', '1', '1')}||||D{person.number % 7:03d}{self._comp('', '王医生')}||||||||||||{self.visit_number(person)}"
-        return self._message(("ADT", "A04"), at, (f"EVN|A04|{stamp}", self._pid(person), f"{pv1}{'|' * 25}{stamp}"))
+        doctor = self._comp(f"D{person.number % 7:03d}", "王医生")
+        pv1 = f"PV1|1|O|{self._comp('门诊', '1', '1')}||||{doctor}||||||||||||{self.visit_number(person)}{'|' * 25}{stamp}"
+        return self._message(("ADT", "A04"), at, (f"EVN|A04|{stamp}", self._pid(person), pv1))
 
     def visit_number(self, person: Person) -> str:
         """Number of the person's visit."""
@@ -216,7 +228,7 @@ class Writer:
         """ORM^O01 or OML^O21: order control NW (new) or CA (cancel)."""
         d = self.dialect
         stamp = _time(report.ordered)
-        orc = f"ORC|{control}|{self._placer(report)}||||||{self._comp('', '')}|{stamp}|||D001{self._comp('', '王医生')}|||||{self._comp('NK', '内科')}"
+        orc = f"ORC|{control}|{self._placer(report)}|||||||{stamp}|||{self._comp('D001', '王医生')}|||||{self._comp('NK', '内科')}"
         code = self._comp(report.panel.code, report.panel.name, "L")
         obr = f"OBR|1|{self._placer(report)}||{code}||{stamp}"
         kind = ("ORM", "O01") if d.order == "ORM" else ("OML", "O21")
@@ -238,7 +250,7 @@ class Writer:
         source = "" if modern else "血清"
         obr = (
             f"OBR|1|{self._placer(report)}|{report.number}|{code}||{_time(report.ordered)}|{drawn}|||||||{drawn}|{source}"
-            f"|D001{self._comp('', '王医生')}||||||{issued}||LAB|{report.status}"
+            f"|{self._comp('D001', '王医生')}||||||{issued}||LAB|{report.status}"
         )
         orc = f"ORC|RE|{self._placer(report)}|{report.number}||CM||||{_time(report.ordered)}"
         segments = [self._pid(who), self._pv1(who), orc, obr]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 from rich.console import Console
 from rich.panel import Panel as Box
 
+from conformance.systems import local_codes
 from fhir_server.demo.county import Panel
-from fhir_server.demo.people import Person
 from fhir_server.demo.story import Repeat
-from mappings.profile import Profile
 
 SERVICE = "recognition-order-sign"
 
@@ -23,7 +23,9 @@ class HookClient:
     def __init__(self, fhir: str, token: str) -> None:
         self._fhir = fhir
         self._root = fhir.removesuffix("/fhir")
-        self._http = httpx.AsyncClient(headers={"Authorization": f"Bearer {token}", "Accept-Language": "zh-CN"}, timeout=30)
+        self._http = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {token}", "Accept-Language": "zh-CN"}, timeout=30
+        )
 
     async def close(self) -> None:
         """Ends the connections."""
@@ -71,25 +73,28 @@ class HookClient:
                     "card": card["uuid"],
                     "outcome": "overridden",
                     "overrideReason": {"reason": {"code": reason["code"], "system": reason["system"]}},
-                    "outcomeTimestamp": "2026-01-01T00:00:00Z",
+                    "outcomeTimestamp": datetime.now(UTC).isoformat(),
                 }
             ]
         }
         (await self._http.post(f"{self._root}/cds-services/{SERVICE}/feedback", json=feedback)).raise_for_status()
 
 
-async def ask(console: Console, client: HookClient, repeat: Repeat, record_number: str, profile: Profile) -> dict[str, Any]:
+async def ask(console: Console, client: HookClient, repeat: Repeat, record_number: str) -> dict[str, Any]:
     """Asks for one repeat, shows the card, gives it back. Raises LookupError when the answer is empty."""
     patient = await client.patient(record_number)
-    cards = await client.order_sign(patient["id"], profile.orders.system, repeat.panel)
+    facility = repeat.dialect.facility
+    cards = await client.order_sign(patient["id"], local_codes(facility, "orders"), repeat.panel)
     if not cards:
         raise LookupError("the recognition check gave no card")
     card = cards[0]
-    person: Person = repeat.prior.person
+    before = repeat.prior
+    what = f"{before.panel.name}, {before.collected:%Y-%m-%d %H:%M}"
     console.print(
         Box(
-            f"{person.name[0]}** was tested at {repeat.prior.dialect.facility} ({repeat.prior.panel.name}) and is now ordered "
-            f"{repeat.panel.name} at {repeat.dialect.facility}.\n\n[bold]{card['summary']}[/]\n{card.get('detail', '')}",
+            f"{before.person.name[0]}** was tested at {before.dialect.facility} ({what})"
+            f" and is now ordered {repeat.panel.name} at {facility}. The hospital's HIS asks; the answer:\n\n"
+            f"[bold]{card['summary']}[/]\n\n{card.get('detail', '')}",
             title="order-sign",
         )
     )

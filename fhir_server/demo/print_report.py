@@ -31,7 +31,9 @@ SELECT facility, count(*),
 def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if rows and isinstance(rows[0][columns.index(column)], int) else "left")
+        table.add_column(
+            column, justify="right" if rows and isinstance(rows[0][columns.index(column)], int) else "left"
+        )
     for row in rows:
         table.add_row(*("" if v is None else str(v) for v in row))
     console.print()

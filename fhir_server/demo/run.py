@@ -24,8 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from adapters.transports.mllp import Sender, SendError
 from fhir_server.access import Keys, issue_token
 from fhir_server.demo import print_report
-from fhir_server.demo.county import Dialect, Panel, Test, analytes
-from fhir_server.demo.order_time import ask_at_order_time
+from fhir_server.demo.county import UNMAPPED, Dialect, Panel, Test, analytes
+from fhir_server.demo.order_time import HookClient, ask
 from fhir_server.demo.story import Story, repeats, tell, today
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
@@ -56,7 +56,9 @@ def run(settings: Settings, *, leave: bool) -> None:
     server = embedded.start(settings.data_dir)
     try:
         url = _fresh_database(server.url)
-        console.print(f"Embedded PostgreSQL in {settings.data_dir}, database '{DATABASE}' ({time.monotonic() - started:.1f} s).")
+        console.print(
+            f"Embedded PostgreSQL in {settings.data_dir}, database '{DATABASE}' ({time.monotonic() - started:.1f} s)."
+        )
         with _serving(settings, url) as addresses:
             console.print(f"Server up: {addresses.fhir}, MLLP {addresses.mllp_host}:{addresses.mllp_port}.\n")
             token = issue_token(
@@ -107,7 +109,12 @@ def _free(host: str, port: int) -> int:
 @contextmanager
 def _serving(settings: Settings, url: str) -> Iterator[Addresses]:
     """`tongjian serve` as a process of its own, on the usual ports if they are free."""
-    ports = ["--port", str(_free(settings.host, settings.port)), "--mllp-port", str(_free(settings.mllp_host, settings.mllp_port))]
+    ports = [
+        "--port",
+        str(_free(settings.host, settings.port)),
+        "--mllp-port",
+        str(_free(settings.mllp_host, settings.mllp_port)),
+    ]
     command = [sys.executable, "-m", "fhir_server.cli", "serve", *ports, "--data", str(settings.data_dir)]
     if settings.profiles_dir:
         command += ["--profiles", str(settings.profiles_dir)]
@@ -143,16 +150,17 @@ def _panels(profiles: Mapping[str, Profile]) -> dict[str, Sequence[Panel]]:
     known = analytes()
     panels: dict[str, Sequence[Panel]] = {}
     for facility, profile in profiles.items():
-        by_item = {t.item: t for t in profile.tests.rows() if t.item and t.loinc in known}
+        by_item = {t.item: t for t in profile.tests.rows if t.loinc in known and not t.valid_to}
         found = []
-        for order in profile.orders.rows():
-            members = order.orderable.members if order.orderable else ()
-            if not members or any(m.required and m.item not in by_item for m in members):
+        for order in profile.orders.rows:
+            orderable = profile.catalogue.orderables[order.orderable]
+            if any(item not in by_item for item in orderable.required):
                 continue
-            tests = [by_item[m.item] for m in members if m.item in by_item]
-            found.append(
-                Panel(order.code, order.name, order.orderable.code, tuple(Test(t.code, t.name, t.unit, known[t.loinc]) for t in tests))
-            )
+            tests = [by_item[item] for item in (*orderable.required, *orderable.optional) if item in by_item]
+            reported = [Test(t.code, t.name, t.unit, known[t.loinc]) for t in tests]
+            if order.orderable == "CBC":
+                reported += UNMAPPED.get(facility, ())
+            found.append(Panel(order.code, order.name, order.orderable, tuple(reported)))
         panels[facility] = sorted(found, key=lambda p: -len(p.tests))
     return panels
 
@@ -172,7 +180,9 @@ async def _send(
 
 
 def _progress(console: Console) -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
 
 
 async def _drained(conn: psycopg.Connection[Any]) -> None:
@@ -183,7 +193,9 @@ async def _drained(conn: psycopg.Connection[Any]) -> None:
         if row is not None and row[0] == 0:
             return
         if time.monotonic() > until:
-            raise DemoFailed(f"{row[0] if row else '?'} messages are still waiting for a worker after {DRAIN_WITHIN:.0f} s.")
+            raise DemoFailed(
+                f"{row[0] if row else '?'} messages are still waiting for a worker after {DRAIN_WITHIN:.0f} s."
+            )
         await asyncio.sleep(0.1)
 
 
@@ -198,16 +210,16 @@ async def _play(
     began = datetime.now(settings.zone)
     story = tell(_panels(profiles), began, SEED)
     total = sum(len(o.messages) for o in story.history)
-    console.print(f"History: {len(story.people)} people, {story.reports} reports in {total} messages, one connection per facility.")
+    console.print(
+        f"History: {len(story.people)} people, {story.reports} reports in {total} messages, one connection per facility."
+    )
     refused: list[str] = []
     start = time.monotonic()
     try:
         with _progress(console) as progress:
+            lines = [(o, progress.add_task(o.dialect.facility, total=len(o.messages))) for o in story.history]
             await asyncio.gather(
-                *(
-                    _send(addresses, o.dialect, o.messages, progress, progress.add_task(o.dialect.facility, total=len(o.messages)), refused)
-                    for o in story.history
-                )
+                *(_send(addresses, o.dialect, o.messages, progress, task, refused) for o, task in lines)
             )
         answers = await _send_bad(story, addresses)
         await _drained(conn)
@@ -243,29 +255,65 @@ async def _send_bad(story: Story, addresses: Addresses) -> list[tuple[str, str]]
 async def _today(
     console: Console, settings: Settings, story: Story, addresses: Addresses, conn: psycopg.Connection[Any], token: str
 ) -> None:
+    """Patients go next door: registered there, then the HIS asks for two of them, then the orders and the new results."""
     rng = random.Random(SEED + 2)
     again = repeats(story, REPEATS, SEED)
+    recognized, declined = [r for r in again if r.shows_well][:2]
+    visits, at = _Batch(), datetime.now(settings.zone)
+    for repeat in again:
+        visits.add(repeat.dialect, story.writers[repeat.dialect.facility].visit(repeat.prior.person, at))
     with _progress(console) as progress:
-        task = progress.add_task("today: the same panels next door", total=len(again) * 3)
-        by_house: dict[str, list[tuple[Any, Dialect]]] = {}
-        for repeat in again:
-            by_house.setdefault(repeat.dialect.facility, []).append((repeat, repeat.dialect))
-        orders: list[tuple[Dialect, bytes]] = []
-        results: dict[str, list[bytes]] = {}
-        at = datetime.now(settings.zone)
-        for number, repeat in enumerate(again):
-            writer = story.writers[repeat.dialect.facility]
-            report = today(repeat, number, at, rng)
-            orders += [(repeat.dialect, writer.visit(report.person, at)), (repeat.dialect, writer.order(report))]
-            results.setdefault(repeat.dialect.facility, []).append(writer.result(report))
-        houses = {r.dialect.facility: r.dialect for r in again}
-        for facility, dialect in houses.items():
-            await _send(addresses, dialect, [m for d, m in orders if d.facility == facility], progress, task, [])
-        await _drained(conn)
-        await ask_at_order_time(console, addresses.fhir, token, story, again, conn)
-        for facility, dialect in houses.items():
-            await _send(addresses, dialect, results[facility], progress, task, [])
+        await visits.send(addresses, progress, "today: registered next door")
     await _drained(conn)
+
+    client = HookClient(addresses.fhir, token)
+    try:
+        await ask(
+            console,
+            client,
+            recognized,
+            story.writers[recognized.dialect.facility].record_number(recognized.prior.person),
+        )
+        console.print("The doctor drops that order. For another patient the answer is declined, with a lawful reason:")
+        card = await ask(
+            console, client, declined, story.writers[declined.dialect.facility].record_number(declined.prior.person)
+        )
+        reason = card["overrideReasons"][0]
+        await client.decline(card, reason)
+        console.print(f"Declined: {reason['display']}\n")
+    except LookupError as fault:
+        raise DemoFailed(f"The recognition check did not answer as it should: {fault}.") from fault
+    finally:
+        await client.close()
+
+    orders, results, at = _Batch(), _Batch(), datetime.now(settings.zone)
+    for number, repeat in enumerate(again):
+        if repeat is not recognized:
+            writer, report = story.writers[repeat.dialect.facility], today(repeat, number, at, rng)
+            orders.add(repeat.dialect, writer.order(report))
+            results.add(repeat.dialect, writer.result(report))
+    with _progress(console) as progress:
+        await orders.send(addresses, progress, "today: ordered again")
+        await _drained(conn)
+        await results.send(addresses, progress, "today: tested again")
+    await _drained(conn)
+
+
+class _Batch:
+    """Messages of several facilities, each on its own connection."""
+
+    def __init__(self) -> None:
+        self._messages: dict[str, tuple[Dialect, list[bytes]]] = {}
+
+    def add(self, dialect: Dialect, message: bytes) -> None:
+        self._messages.setdefault(dialect.facility, (dialect, []))[1].append(message)
+
+    async def send(self, addresses: Addresses, progress: Progress, title: str) -> None:
+        refused: list[str] = []
+        task = progress.add_task(title, total=sum(len(m) for _, m in self._messages.values()))
+        await asyncio.gather(*(_send(addresses, d, m, progress, task, refused) for d, m in self._messages.values()))
+        if refused:
+            raise DemoFailed("; ".join(refused[:3]))
 
 
 def _stay(console: Console, addresses: Addresses, token: str) -> None:
@@ -274,7 +322,10 @@ def _stay(console: Console, addresses: Addresses, token: str) -> None:
     console.print("Try it (the token is valid for 12 hours):\n")
     console.print(f"TOKEN={token}", soft_wrap=True, markup=False, highlight=False)
     console.print(
-        f"curl -H \"Authorization: Bearer $TOKEN\" '{addresses.fhir}/Patient?_count=5'", soft_wrap=True, markup=False, highlight=False
+        f"curl -H \"Authorization: Bearer $TOKEN\" '{addresses.fhir}/Patient?_count=5'",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
     )
     with suppress(KeyboardInterrupt):
         signal.pause()

@@ -53,7 +53,9 @@ class Story:
     reports: int
 
 
-def _history_of(person: Person, home: Dialect, panels: Sequence[Panel], now: datetime, rng: random.Random) -> list[Report]:
+def _history_of(
+    person: Person, home: Dialect, panels: Sequence[Panel], now: datetime, rng: random.Random
+) -> list[Report]:
     count = min(len(panels), rng.choice((3, 4, 4, 5)))
     # Larger panels are ordered more often, as in a real surgery.
     chosen = sorted(panels, key=lambda p: rng.random() ** (1 / len(p.tests)), reverse=True)[:count]
@@ -87,7 +89,9 @@ def tell(panels: Mapping[str, Sequence[Panel]], now: datetime, seed: int) -> Sto
         home = rng.choices([d for d, _ in _HOMES], [w for _, w in _HOMES])[0]
         writer, line = writers[home.facility], timeline[home.facility]
         reports = _history_of(person, home, panels[home.facility], now, rng)
-        line.append((reports[0].ordered - timedelta(minutes=5), writer.visit(person, reports[0].ordered - timedelta(minutes=5))))
+        line.append(
+            (reports[0].ordered - timedelta(minutes=5), writer.visit(person, reports[0].ordered - timedelta(minutes=5)))
+        )
         for report in reports:
             number += 1
             numbered = replace(report, number=f"{home.sender}{number:06d}")
@@ -141,6 +145,17 @@ class Repeat:
     dialect: Dialect
     panel: Panel
 
+    @property
+    def shows_well(self) -> bool:
+        """A township's patient with identity number who comes to the county hospital for a panel with a window of 30 days."""
+        return (
+            self.prior.dialect is NORTH
+            and self.dialect is COUNTY
+            and bool(self.prior.person.resident_id)
+            and self.prior.panel.orderable in ("LIPID", "THYROID", "LIVER")
+            and self.prior.status == "F"
+        )
+
 
 def repeats(story: Story, count: int, seed: int) -> list[Repeat]:
     """Whom the county hospital and the townships will order again today, oldest people first; each person once."""
@@ -162,6 +177,6 @@ def today(repeat: Repeat, number: int, at: datetime, rng: random.Random) -> Repo
     """The repeated order as a report: ordered, collected and issued now."""
     d = repeat.dialect
     values = draw(repeat.panel, rng)
-    return Report(d, repeat.prior.person, repeat.panel, f"{d.sender}T{number:05d}", at, at, at + timedelta(seconds=1), values)
-
-
+    return Report(
+        d, repeat.prior.person, repeat.panel, f"{d.sender}T{number:05d}", at, at, at + timedelta(seconds=1), values
+    )
