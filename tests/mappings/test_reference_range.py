@@ -38,7 +38,9 @@ def test_reads_low_and_high_behind_any_dash(text: str) -> None:
         ("0.00--0.06", "0.00", "0.06"), ("0-0", "0", "0"), ("70_105", "70", "105"), ("4.50&5.90", "4.50", "5.90"),
     ],
 )  # fmt: skip
-def test_reads_one_sided_and_negative_bounds_only_in_the_one_way_they_can_mean(text: str, low: str | None, high: str | None) -> None:
+def test_reads_one_sided_and_negative_bounds_only_in_the_one_way_they_can_mean(
+    text: str, low: str | None, high: str | None
+) -> None:
     assert bounds(text) == (Decimal(low) if low else None, Decimal(high) if high else None)
 
 

@@ -17,7 +17,10 @@ def test_reads_the_example_of_the_standard() -> None:
     assert (found.birth_date, found.sex, found.region) == ("1949-12-31", "female", "110105")
 
 
-@pytest.mark.parametrize("sent", ["11010519491231002x", " 110105 19491231 002X ", "１１０１０５１９４９１２３１００２Ｘ", "110105-19491231-002X"])
+@pytest.mark.parametrize(
+    "sent",
+    ["11010519491231002x", " 110105 19491231 002X ", "１１０１０５１９４９１２３１００２Ｘ", "110105-19491231-002X"],
+)
 def test_normalises_before_reading(sent: str) -> None:
     assert normalise(sent) == EXAMPLE
     assert read(sent) is not None
@@ -25,7 +28,15 @@ def test_normalises_before_reading(sent: str) -> None:
 
 @pytest.mark.parametrize(
     "sent",
-    ["", "110105194912310021", "11010519491331002X", "1101051949123100", "01010519491231002X", "A1010519491231002X", "11010519491231002XX"],
+    [
+        "",
+        "110105194912310021",
+        "11010519491331002X",
+        "1101051949123100",
+        "01010519491231002X",
+        "A1010519491231002X",
+        "11010519491231002XX",
+    ],
 )
 def test_reads_no_number_with_a_wrong_form_date_or_check_character(sent: str) -> None:
     assert read(sent) is None
@@ -44,7 +55,10 @@ def test_finds_every_single_wrong_digit() -> None:
     print("seed", seed)
     numbers = random.Random(seed)
     for _ in range(300):
-        first17 = "990121" + f"19{numbers.randrange(30, 100)}0{numbers.randrange(1, 10)}1{numbers.randrange(10)}{numbers.randrange(1000):03}"
+        first17 = (
+            "990121"
+            + f"19{numbers.randrange(30, 100)}0{numbers.randrange(1, 10)}1{numbers.randrange(10)}{numbers.randrange(1000):03}"
+        )
         good = first17 + check_character(first17)
         assert read(good) is not None
         place = numbers.randrange(17)

@@ -122,7 +122,13 @@ def test_without_end_is_a_date_and_its_instant_does_not_overflow() -> None:
 
 @pytest.mark.parametrize(
     ("written", "fhir"),
-    [("11", "11:00:00"), ("1104", "11:04:00"), ("110405.12", "11:04:05.12"), ("11:04", "11:04:00"), ("110405+0800", "11:04:05")],
+    [
+        ("11", "11:00:00"),
+        ("1104", "11:04:00"),
+        ("110405.12", "11:04:05.12"),
+        ("11:04", "11:04:00"),
+        ("110405+0800", "11:04:05"),
+    ],
 )
 def test_reads_times_of_day(written: str, fhir: str) -> None:
     assert time_of_day(written) == fhir

@@ -29,7 +29,11 @@ def test_every_code_of_the_unit_table_and_the_catalogue_is_valid_ucum() -> None:
 def test_factors_agree_with_an_independent_implementation() -> None:
     registry = PintUcumRegistry()
     # Kept apart here and folded together by UCUM: annotations, arbitrary units, per field, moles of charge and of particles.
-    plain = [c for c in table_codes() if not set(c) & set("{[") and not {"eq", "osm", "Cel"} & set(c.replace("/", ".").replace("m", "").split("."))]
+    plain = [
+        c
+        for c in table_codes()
+        if not set(c) & set("{[") and not {"eq", "osm", "Cel"} & set(c.replace("/", ".").replace("m", "").split("."))
+    ]
     quantities = {c: registry.from_ucum(c) for c in plain}
     compared = 0
     for one, other in itertools.combinations(plain, 2):
@@ -72,6 +76,8 @@ def test_gives_exact_factors_within_one_kind() -> None:
     assert ucum.factor("mmol/L", "mg/dL") is None
 
 
-@pytest.mark.parametrize("code", ["", "mmol/", "mmol//L", "(g", "g)", "foo", "10^9/L ", "g/L" * 30, "5.5g", "µmol/L", "{open"])
+@pytest.mark.parametrize(
+    "code", ["", "mmol/", "mmol//L", "(g", "g)", "foo", "10^9/L ", "g/L" * 30, "5.5g", "µmol/L", "{open"]
+)
 def test_refuses_what_is_not_ucum(code: str) -> None:
     assert ucum.read(code) is None

@@ -37,7 +37,9 @@ def test_reads_a_written_unit(written: str, code: str) -> None:
     assert found.text == written
 
 
-@pytest.mark.parametrize("written", ["", " ", "foo", "MLMIN", "109/L", "ng/mL·h", "12", "t/L", "gauss", "阴性", "x" * 200])
+@pytest.mark.parametrize(
+    "written", ["", " ", "foo", "MLMIN", "109/L", "ng/mL·h", "12", "t/L", "gauss", "阴性", "x" * 200]
+)
 def test_keeps_the_text_of_an_unknown_unit_and_gives_no_code(written: str) -> None:
     assert shipped().lookup(written).ucum is None
     assert shipped().lookup(written).text == written
@@ -89,7 +91,9 @@ def test_a_facility_row_stands_before_the_shipped_one() -> None:
 
 def test_a_faulty_table_names_file_line_and_column(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
-    file.write_text("source,ucum,case\nmmol/L,mmol/L,\n,g/L,\nfoo,foo,\ng/L,g/L,maybe\nmmol/L,mol/L,\n", encoding="utf-8")
+    file.write_text(
+        "source,ucum,case\nmmol/L,mmol/L,\n,g/L,\nfoo,foo,\ng/L,g/L,maybe\nmmol/L,mol/L,\n", encoding="utf-8"
+    )
     problems: list[Problem] = []
     read_rows(file, problems)
     assert [(p.file, p.line, p.key) for p in problems] == [

@@ -24,7 +24,15 @@ def concept(element: Element) -> dict[str, Any] | None:
 
 def value_of(kind: str, *elements: str | Element, unit: str = "", **more: str) -> Typed:
     repetitions = tuple((e,) if isinstance(e, str) else e for e in elements)
-    return typed(kind, repetitions, shipped().lookup(unit) if unit else None, zone=SHANGHAI, concept=concept, where="OBX[1]-5", **more)
+    return typed(
+        kind,
+        repetitions,
+        shipped().lookup(unit) if unit else None,
+        zone=SHANGHAI,
+        concept=concept,
+        where="OBX[1]-5",
+        **more,
+    )
 
 
 def quantity(text: str, unit: str = "", comparator: str = "") -> dict[str, Any]:
@@ -47,7 +55,10 @@ def source_text(body: dict[str, Any]) -> str | None:
 # --- NM ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("sent", "served"), [("5.60", b"5.60"), ("0.0000001", b"0.0000001"), ("-3.20", b"-3.20"), ("100", b"100"), ("1.0E2", b"1.0E2")])
+@pytest.mark.parametrize(
+    ("sent", "served"),
+    [("5.60", b"5.60"), ("0.0000001", b"0.0000001"), ("-3.20", b"-3.20"), ("100", b"100"), ("1.0E2", b"1.0E2")],
+)
 def test_a_number_keeps_its_digits(sent: str, served: bytes) -> None:
     found = value_of("NM", sent, unit="mmol/L")
     assert bare(found.value["valueQuantity"]) == quantity(sent, "mmol/L")
@@ -56,7 +67,9 @@ def test_a_number_keeps_its_digits(sent: str, served: bytes) -> None:
     assert not found.issues
 
 
-@pytest.mark.parametrize(("sent", "number"), [("+5", "5"), (".5", "0.5"), ("5.", "5"), ("01.20", "1.20"), ("５.６", "5.6"), ("5.6↑", "5.6")])
+@pytest.mark.parametrize(
+    ("sent", "number"), [("+5", "5"), (".5", "0.5"), ("5.", "5"), ("01.20", "1.20"), ("５.６", "5.6"), ("5.6↑", "5.6")]
+)
 def test_a_number_json_cannot_hold_as_written_keeps_its_source_text(sent: str, number: str) -> None:
     found = value_of("NM", sent, unit="mmol/L").value["valueQuantity"]
     assert bare(found) == quantity(number, "mmol/L")
@@ -72,7 +85,9 @@ def test_a_comparator_in_a_number_is_a_comparator() -> None:
 def test_a_number_that_is_none_stays_text_with_an_issue(sent: str) -> None:
     found = value_of("NM", sent, unit="mmol/L")
     assert found.value == {"valueString": sent}
-    assert [(i.key, i.severity, i.where, i.value) for i in found.issues] == [("bad-number", "warning", "OBX[1]-5", sent)]
+    assert [(i.key, i.severity, i.where, i.value) for i in found.issues] == [
+        ("bad-number", "warning", "OBX[1]-5", sent)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +151,9 @@ def test_not_equal_has_no_fhir_comparator_and_stays_text() -> None:
     assert not found.issues
 
 
-@pytest.mark.parametrize("element", [("", "x"), (">", "1", "-", "3"), ("", "3", "-", "1"), ("", "1", "~", "3"), ("?", "5")])
+@pytest.mark.parametrize(
+    "element", [("", "x"), (">", "1", "-", "3"), ("", "3", "-", "1"), ("", "1", "~", "3"), ("?", "5")]
+)
 def test_a_structured_number_that_makes_no_sense_stays_text_with_an_issue(element: Element) -> None:
     found = value_of("SN", element)
     assert list(found.value) == ["valueString"]
@@ -166,14 +183,30 @@ def test_a_comparator_in_text_is_a_quantity(kind: str, sent: str, number: str, c
     assert source_text(found) == (sent if changed else None)
 
 
-@pytest.mark.parametrize(("sent", "comparator"), [("1:160", ""), ("1：160", ""), ("≥1:160", ">="), (">1:320", ">"), ("<1:20", "<")])
+@pytest.mark.parametrize(
+    ("sent", "comparator"), [("1:160", ""), ("1：160", ""), ("≥1:160", ">="), (">1:320", ">"), ("<1:20", "<")]
+)
 def test_a_titre_is_a_ratio(sent: str, comparator: str) -> None:
     ratio = value_of("ST", sent).value["valueRatio"]
     assert ratio["numerator"] == quantity("1", comparator=comparator)
     assert ratio["denominator"]["value"] in (20, 160, 320)
 
 
-@pytest.mark.parametrize("sent", ["12:30", "2024-03-18", "10-12 hours", "0-0-1-0", "1.2.840", "见附图及说明文字", "黄色", "A", "1/2", "010-88888888"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "12:30",
+        "2024-03-18",
+        "10-12 hours",
+        "0-0-1-0",
+        "1.2.840",
+        "见附图及说明文字",
+        "黄色",
+        "A",
+        "1/2",
+        "010-88888888",
+    ],
+)
 def test_other_text_stays_text(sent: str) -> None:
     assert value_of("ST", sent).value == {"valueString": sent}
 
@@ -241,10 +274,14 @@ def test_dates_and_times() -> None:
     assert value_of("DT", "20240318").value == {"valueDateTime": "2024-03-18"}
     assert value_of("DTM", "202403181104").value == {"valueDateTime": "2024-03-18T11:04:00+08:00"}
     assert value_of("TM", "1104").value == {"valueTime": "11:04:00"}
-    assert value_of("DR", ("20240101", "20240202")).value == {"valuePeriod": {"start": "2024-01-01", "end": "2024-02-02"}}
+    assert value_of("DR", ("20240101", "20240202")).value == {
+        "valuePeriod": {"start": "2024-01-01", "end": "2024-02-02"}
+    }
 
 
-@pytest.mark.parametrize(("kind", "sent"), [("DT", "20240231"), ("TS", "2024031811040"), ("TM", "2500"), ("DR", "20240231")])
+@pytest.mark.parametrize(
+    ("kind", "sent"), [("DT", "20240231"), ("TS", "2024031811040"), ("TM", "2500"), ("DR", "20240231")]
+)
 def test_an_impossible_date_stays_text_with_an_issue(kind: str, sent: str) -> None:
     found = value_of(kind, sent)
     assert found.value == {"valueString": sent}
@@ -273,7 +310,10 @@ def test_an_unknown_unit_keeps_its_text_and_has_no_code() -> None:
     assert found.value == {"valueQuantity": {"value": 5, "unit": "Zoll"}}
 
 
-@given(st.sampled_from(["NM", "ST", "SN", "TX", "DT", "TM", "CE", "XX", "NR", "CQ", "DR"]), st.lists(st.text(max_size=12), max_size=5))
+@given(
+    st.sampled_from(["NM", "ST", "SN", "TX", "DT", "TM", "CE", "XX", "NR", "CQ", "DR"]),
+    st.lists(st.text(max_size=12), max_size=5),
+)
 def test_any_input_gives_at_most_one_value_and_never_an_empty_one(kind: str, components: list[str]) -> None:
     found = value_of(kind, tuple(components))
     keys = [k for k in found.value if k.startswith("value")]
