@@ -18,23 +18,26 @@ from fhir_server.store.statement import Key, State
 
 Cursor = psycopg.Cursor[Any]
 
-_CURRENT: Final = (
-    "shard int2, rtype int2, id text, version int4, top int4, updated timestamptz, deleted bool, patient text, parent text, "
-    "start_at timestamptz, end_at timestamptz, issued_at timestamptz, tokens int8[], recency bytea, content bytea, withdrawn text, "
-    "inbox int8, mapping int4, dict int2, body bytea"
-)
-_HISTORY: Final = (
-    "shard int2, rtype int2, id text, version int4, updated timestamptz, deleted bool, stale bool, patient text, content bytea, "
-    "inbox int8, mapping int4, dict int2, body bytea"
-)
-_SEARCH: Final = "shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz, number numeric"
-_RESULT: Final = (
-    "shard int2, id text, version int4, patient text, report text, facility text, recorded timestamptz, "
-    "backfill bool, "
-    "performer text, item text, loinc text, code text, name text, specimen text, number numeric, comparator text, value_text text, "
-    'unit text, unit_text text, flag text, range_text text, "order" text, status text, effective timestamptz, issued timestamptz, '
-    "mark text, quality text"
-)
+# Columns and types of each COPY, in the order of the rows that versions.py makes.
+_CURRENT: Final = """
+shard int2, rtype int2, id text, version int4, top int4, updated timestamptz, deleted bool, patient text, parent text,
+start_at timestamptz, end_at timestamptz, issued_at timestamptz, tokens int8[], recency bytea, content bytea,
+withdrawn text, inbox int8, mapping int4, dict int2, body bytea
+"""
+_HISTORY: Final = """
+shard int2, rtype int2, id text, version int4, updated timestamptz, deleted bool, stale bool, patient text,
+content bytea, inbox int8, mapping int4, dict int2, body bytea
+"""
+_SEARCH: Final = """
+shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz,
+number numeric
+"""
+_RESULT: Final = """
+shard int2, id text, version int4, patient text, report text, facility text, recorded timestamptz, backfill bool,
+performer text, item text, loinc text, code text, name text, specimen text, number numeric, comparator text,
+value_text text, unit text, unit_text text, flag text, range_text text, "order" text, status text,
+effective timestamptz, issued timestamptz, mark text, quality text
+"""
 
 
 def lock(cursor: Cursor, names: Iterable[str]) -> None:
@@ -246,7 +249,7 @@ def copy(cursor: Cursor, table: str, columns: str, rows: Sequence[tuple[Any, ...
     """Binary COPY of ``rows``; ``columns`` is ``name type, ...`` in their order."""
     if not rows:
         return
-    named = [column.split(" ") for column in columns.split(", ")]
+    named = [column.split() for column in columns.split(",")]
     with cursor.copy(f"COPY {table} ({', '.join(n for n, _ in named)}) FROM STDIN (FORMAT BINARY)") as target:
         target.set_types([t for _, t in named])
         for row in rows:

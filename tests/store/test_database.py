@@ -56,7 +56,9 @@ def test_migrating_again_changes_nothing(database_url: str) -> None:
         assert conn.execute("SELECT id FROM zstd_dictionary").fetchall() == [(99,)]
 
 
-@pytest.mark.parametrize("given", ["postgres://h/d", "postgresql+asyncpg://h/d", "postgresql+psycopg://h/d", " postgresql://h/d\n"])
+@pytest.mark.parametrize(
+    "given", ["postgres://h/d", "postgresql+asyncpg://h/d", "postgresql+psycopg://h/d", " postgresql://h/d\n"]
+)
 def test_reads_every_spelling_of_a_postgresql_url(given: str) -> None:
     assert database.database_url(given) == "postgresql://h/d"
 
