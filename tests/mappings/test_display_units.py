@@ -1,4 +1,4 @@
-"""Display conversion. Sources of the pairs: the definition of the mole with IUPAC molar masses (glucose 180.16 g/mol, creatinine 113.12)."""
+"""Display conversion. Source of the pairs: the mole, with IUPAC molar masses (glucose 180.16 g/mol, creatinine 113.12 g/mol)."""
 
 from __future__ import annotations
 

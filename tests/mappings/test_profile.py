@@ -109,8 +109,8 @@ def test_a_label_ln_is_believed_only_where_the_profile_says_so(tmp_path: Path) -
 
 
 def test_inherits_from_a_shipped_profile_key_by_key(tmp_path: Path) -> None:
-    text = "id: branch\nbase: county-hospital\norganization:\n  name: 云溪县人民医院东院\nsenders:\n  - {facility: YXDY}\nflags:\n  M: N\n"
-    (tmp_path / "branch.yaml").write_text(text, encoding="utf-8")
+    text = "id: branch\nbase: county-hospital\norganization: {name: 云溪县人民医院东院}\nsenders:\n  - {facility: YXDY}\n"
+    (tmp_path / "branch.yaml").write_text(text + "flags: {M: N}\n", encoding="utf-8")
     # The county hospital itself is not of this folder, so its name as performer would lead nowhere.
     (tmp_path / "county.yaml").write_text(
         "id: county-hospital\nbase: generic\norganization: {name: 云溪县人民医院}\n", encoding="utf-8"
@@ -195,7 +195,7 @@ def test_a_fault_in_an_inherited_key_names_the_base_file(tmp_path: Path) -> None
         ("id: a\norganization: {name: a}\ncodes:\n  tests: none.csv\n", 4, "codes.tests"),
         ("id: a\norganization: {name: a}\nperformers:\n  LAB: nobody\n", 4, "performers.LAB"),
     ],
-)  # fmt: skip
+)
 def test_each_fault_names_file_line_and_key(tmp_path: Path, text: str, line: int, key: str) -> None:
     assert ("a.yaml", line, key) in problems_of(tmp_path, a=text)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -74,11 +73,36 @@ def test_reads_what_senders_write_instead(written: str, fhir: str) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        "", "   ", '""', "0000", "00000000", "00000000000000", "20240231", "20230229", "20241301", "20240001", "20240100",
-        "2024031811040", "202403182500", "202403181160", "20240318110460", "240318", "2024031", "18/03/2024", "03/18/2024", "24年3月18日",
-        "00010101000000", "20240318110405+2500", "20240318110405+0860", "tomorrow", "1710730800000", "2024-03-18T", "2024--03-18", "x" * 100,
+        "",
+        "   ",
+        '""',
+        "0000",
+        "00000000",
+        "00000000000000",
+        "20240231",
+        "20230229",
+        "20241301",
+        "20240001",
+        "20240100",
+        "2024031811040",
+        "202403182500",
+        "202403181160",
+        "20240318110460",
+        "240318",
+        "2024031",
+        "18/03/2024",
+        "03/18/2024",
+        "24年3月18日",
+        "00010101000000",
+        "20240318110405+2500",
+        "20240318110405+0860",
+        "tomorrow",
+        "1710730800000",
+        "2024-03-18T",
+        "2024--03-18",
+        "x" * 100,
     ],
-)  # fmt: skip
+)
 def test_reads_nothing_where_the_date_is_impossible_or_not_sure(written: str) -> None:
     assert parse(written, SHANGHAI) is None
 
@@ -140,18 +164,15 @@ def test_reads_no_impossible_time_of_day(written: str) -> None:
     assert time_of_day(written) is None
 
 
-def test_any_instant_survives_being_written_and_read() -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)
-    numbers = random.Random(seed)
-    for _ in range(500):
-        at = datetime(1950, 1, 1, tzinfo=UTC) + timedelta(seconds=numbers.randrange(3_000_000_000))
-        written = at.astimezone(SHANGHAI).strftime("%Y%m%d%H%M%S%z")[:19]
-        moment = parse(written, SHANGHAI)
-        assert moment is not None, written
-        assert moment.at == at, written
-        assert moment.instant == sortable(at)
-        assert FHIR_DATETIME.fullmatch(moment.fhir), moment.fhir
+@given(st.datetimes(datetime(1950, 1, 1), datetime(2049, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001
+def test_any_instant_survives_being_written_and_read(at: datetime) -> None:
+    at = at.replace(microsecond=0)
+    written = at.astimezone(SHANGHAI).strftime("%Y%m%d%H%M%S%z")
+    moment = parse(written, SHANGHAI)
+    assert moment is not None
+    assert moment.at == at
+    assert moment.instant == sortable(at)
+    assert FHIR_DATETIME.fullmatch(moment.fhir)
 
 
 def test_instants_sort_as_time_does() -> None:

@@ -50,10 +50,20 @@ def test_factors_agree_with_an_independent_implementation() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("10*9/L", "10*3/uL"), ("10*12/L", "10*6/uL"), ("ng/mL", "ug/L"), ("g/L", "mg/mL"), ("m[IU]/L", "u[IU]/mL"), ("[iU]/L", "[IU]/L"),
-        ("mmol/l", "mmol/L"), ("U/L", "umol/min/L"), ("g/(24.h)", "g/d"), ("/uL", "10*6/L"), ("{cells}/uL", "/uL"), ("mmol/L", "umol/mL"),
+        ("10*9/L", "10*3/uL"),
+        ("10*12/L", "10*6/uL"),
+        ("ng/mL", "ug/L"),
+        ("g/L", "mg/mL"),
+        ("m[IU]/L", "u[IU]/mL"),
+        ("[iU]/L", "[IU]/L"),
+        ("mmol/l", "mmol/L"),
+        ("U/L", "umol/min/L"),
+        ("g/(24.h)", "g/d"),
+        ("/uL", "10*6/L"),
+        ("{cells}/uL", "/uL"),
+        ("mmol/L", "umol/mL"),
     ],
-)  # fmt: skip
+)
 def test_knows_one_unit_in_two_spellings(one: str, other: str) -> None:
     assert ucum.same_unit(one, other)
 
@@ -61,10 +71,21 @@ def test_knows_one_unit_in_two_spellings(one: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("g/L", "g/dL"), ("mmol/L", "mg/dL"), ("ug/L{FEU}", "ug/L{DDU}"), ("mg/L{FEU}", "mg/L"), ("U/L", "[IU]/L"), ("/[HPF]", "/uL"),
-        ("mL/min", "mL/min/{1.73_m2}"), ("mmol/L", "meq/L"), ("g/L", "10*9/L"), ("L/L", "%"), ("U/g{Hb}", "U/g"), ("Cel", "K"), ("g/L", "nonsense"),
+        ("g/L", "g/dL"),
+        ("mmol/L", "mg/dL"),
+        ("ug/L{FEU}", "ug/L{DDU}"),
+        ("mg/L{FEU}", "mg/L"),
+        ("U/L", "[IU]/L"),
+        ("/[HPF]", "/uL"),
+        ("mL/min", "mL/min/{1.73_m2}"),
+        ("mmol/L", "meq/L"),
+        ("g/L", "10*9/L"),
+        ("L/L", "%"),
+        ("U/g{Hb}", "U/g"),
+        ("Cel", "K"),
+        ("g/L", "nonsense"),
     ],
-)  # fmt: skip
+)
 def test_keeps_different_units_apart(one: str, other: str) -> None:
     assert not ucum.same_unit(one, other)
 

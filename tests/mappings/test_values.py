@@ -1,4 +1,4 @@
-"""OBX-5 by OBX-2. Sources: HL7 v2.5.1 chapter 7.4.2.5 and 2.A (NM, SN, DTM, TM), V2-to-FHIR guide segment map OBX rows OBX-5 and OBX-6."""
+"""OBX-5 by OBX-2. Sources: HL7 v2.5.1 chapter 7.4.2.5 and 2.A (NM, SN, DTM, TM); V2-to-FHIR guide, map OBX, rows OBX-5, OBX-6."""
 
 from __future__ import annotations
 
@@ -93,10 +93,18 @@ def test_a_number_that_is_none_stays_text_with_an_issue(sent: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "sent", "reason"),
     [
-        ("NM", "***.**", "error"), ("NM", "****", "error"), ("NM", "----", "unknown"), ("NM", "-", "unknown"), ("ST", "----", "unknown"),
-        ("ST", "见备注", "as-text"), ("ST", "详见报告单", "as-text"), ("ST", "未做", "not-performed"), ("ST", "待测", "temp-unknown"), ("NM", "N/A", "unknown"),
+        ("NM", "***.**", "error"),
+        ("NM", "****", "error"),
+        ("NM", "----", "unknown"),
+        ("NM", "-", "unknown"),
+        ("ST", "----", "unknown"),
+        ("ST", "见备注", "as-text"),
+        ("ST", "详见报告单", "as-text"),
+        ("ST", "未做", "not-performed"),
+        ("ST", "待测", "temp-unknown"),
+        ("NM", "N/A", "unknown"),
     ],
-)  # fmt: skip
+)
 def test_a_filler_is_no_value_and_its_text_stays(kind: str, sent: str, reason: str) -> None:
     found = value_of(kind, sent, unit="mmol/L")
     assert found.value["dataAbsentReason"]["coding"] == [{"system": systems.DATA_ABSENT, "code": reason}]
@@ -129,11 +137,15 @@ def test_no_repetition_at_all_is_no_value() -> None:
         (("≤", "5"), "valueQuantity", quantity("5", comparator="<=")),
         (("<5",), "valueQuantity", quantity("5", comparator="<")),
         (("", "1", ":", "128"), "valueRatio", {"numerator": quantity("1"), "denominator": quantity("128")}),
-        ((">", "1", ":", "128"), "valueRatio", {"numerator": quantity("1", comparator=">"), "denominator": quantity("128")}),
+        (
+            (">", "1", ":", "128"),
+            "valueRatio",
+            {"numerator": quantity("1", comparator=">"), "denominator": quantity("128")},
+        ),
         (("", "1", "/", "2"), "valueRatio", {"numerator": quantity("1"), "denominator": quantity("2")}),
         (("", "1", "-", "3"), "valueRange", {"low": quantity("1"), "high": quantity("3")}),
     ],
-)  # fmt: skip
+)
 def test_a_structured_number_becomes_what_its_parts_say(element: Element, key: str, body: dict[str, Any]) -> None:
     found = value_of("SN", element)
     assert list(found.value) == [key]
@@ -171,11 +183,18 @@ def test_both_parts_of_a_ratio_and_a_range_carry_the_unit() -> None:
 @pytest.mark.parametrize(
     ("sent", "number", "comparator", "changed"),
     [
-        ("<0.01", "0.01", "<", False), ("＜0.01", "0.01", "<", True), (">1000", "1000", ">", False), ("＞1000", "1000", ">", True),
-        ("≤5", "5", "<=", True), ("≥ 90", "90", ">=", True), ("< 0.5", "0.5", "<", True), ("大于1000", "1000", ">", True), ("〈0.5", "0.5", "<", True),
+        ("<0.01", "0.01", "<", False),
+        ("＜0.01", "0.01", "<", True),
+        (">1000", "1000", ">", False),
+        ("＞1000", "1000", ">", True),
+        ("≤5", "5", "<=", True),
+        ("≥ 90", "90", ">=", True),
+        ("< 0.5", "0.5", "<", True),
+        ("大于1000", "1000", ">", True),
+        ("〈0.5", "0.5", "<", True),
         ("<=5", "5", "<=", False),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("kind", ["ST", "TX", "FT", ""])
 def test_a_comparator_in_text_is_a_quantity(kind: str, sent: str, number: str, comparator: str, changed: bool) -> None:
     found = value_of(kind, sent, unit="ng/mL").value["valueQuantity"]
@@ -228,10 +247,20 @@ def test_a_span_in_text_is_a_range(sent: str) -> None:
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        ("阴性(-)", "NEG"), ("阴性（－）", "NEG"), ("阴性", "NEG"), ("NEG", "NEG"), ("Negative", "NEG"), ("(-)", "NEG"),
-        ("阳性(+)", "POS"), ("阳性（+）", "POS"), ("POS", "POS"), ("未检出", "ND"), ("Reactive", "RR"), ("Non-Reactive", "NR"),
+        ("阴性(-)", "NEG"),
+        ("阴性（－）", "NEG"),
+        ("阴性", "NEG"),
+        ("NEG", "NEG"),
+        ("Negative", "NEG"),
+        ("(-)", "NEG"),
+        ("阳性(+)", "POS"),
+        ("阳性（+）", "POS"),
+        ("POS", "POS"),
+        ("未检出", "ND"),
+        ("Reactive", "RR"),
+        ("Non-Reactive", "NR"),
     ],
-)  # fmt: skip
+)
 def test_a_sure_finding_is_coded_and_keeps_its_words(sent: str, code: str) -> None:
     found = value_of("ST", sent).value["valueCodeableConcept"]
     assert found["text"] == sent
