@@ -268,7 +268,7 @@ def _structured(element: Element, context: _Context) -> Typed:
 
 def _structured_text(parts: list[str], sent: str, context: _Context, *, understood: bool) -> Typed:
     unit = f" {context.unit.text}" if context.unit else ""
-    value = {"valueString": _clean("".join(parts) + unit)}
+    value = {"valueString": _clean(("".join(parts) or sent) + unit)}
     if understood:
         return Typed(value)
     issue = Issue(
@@ -377,7 +377,7 @@ def _is_numeric_range(range_text: str) -> bool:
 
 def _written(element: Element) -> bool:
     sent = joined(element)
-    return bool(sent.strip("^& \t\r\n")) and sent != NULL
+    return bool(_clean(sent.replace("^", "").replace("&", ""))) and sent != NULL
 
 
 def _clean(sent: str) -> str:
