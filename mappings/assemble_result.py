@@ -1,0 +1,321 @@
+"""An order group with results -> DiagnosticReport and Observations (guide: ORU_R01.ORDER_OBSERVATION)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conformance import systems
+
+from mappings import ids
+from mappings.annotations import REPORT_NOTE, add_notes, participation
+from mappings.assemble_order import map_request, map_specimens, peers
+from mappings.code_table import table
+from mappings.context import Context
+from mappings.datatypes import plain
+from mappings.directory import named_facility
+from mappings.documents import ATTACHMENTS, VALUE_ATTACHMENT, attachments, document_reference
+from mappings.grouping import Order, Result
+from mappings.model import Entry, Recency
+from mappings.order_state import OrderState
+from mappings.orders import code_key, order_number
+from mappings.performers import default_performer
+from mappings.results import missing_status, without_value
+from mappings.source import text
+from mappings.statements import STATUS_RANK, Plan, tier_of
+
+LABORATORY = [{"coding": [{"system": systems.OBSERVATION_CATEGORY, "code": "laboratory", "display": "Laboratory"}]}]
+_CONCLUSIONS = frozenset(
+    {"检查结论", "检查提示", "诊断意见", "诊断结论", "诊断提示", "影像诊断", "超声提示", "印象", "结论", "主观提示", "检查诊断", "impression", "conclusion",
+     "diagnosis", "19005-8", "DE04.50.132"}
+)  # fmt: skip
+"""Names and codes of the result that is the doctor's conclusion, not the finding."""
+
+
+class Reports:
+    """The reports of one patient group; two OBR with the same number and code are one report."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, tuple[OrderState, dict[str, Any]]] = {}
+
+
+def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: int) -> None:
+    """ORC, OBR, SPM, OBX -> ServiceRequest, DiagnosticReport, Specimens, Observations."""
+    obr = order.obr
+    maps = plan.maps("order", "DiagnosticReport")
+    if obr is None or not maps:
+        return
+    filler, placer = order_number(order.orc, obr, 3, x), order_number(order.orc, obr, 2, x)
+    code = code_key(obr)
+    number = filler if filler[1] else placer
+    business = ""
+    if number[1]:
+        logical = ids.logical_id(x.shard, x.facility.id, "DiagnosticReport", x.patient, *number, code)
+        business = "|".join(("DiagnosticReport", *number, code))
+    else:
+        words = "The report has neither filler nor placer number; it is kept under its code and time."
+        x.issue("no-report-key", "warning", words, where=f"{obr.where}-3")
+        taken = obr.first(7) or (order.results[0].record.first(14) if order.results else "")
+        unsure = () if taken else (str(ordinal),)
+        logical = ids.logical_id(x.shard, x.facility.id, "DiagnosticReport", x.patient, "", code, taken, *unsure)
+    known = reports.states.get(logical)
+    if known is None:
+        state, out = OrderState(report=logical, scope=logical), {"resourceType": "DiagnosticReport", "id": logical, "meta": x.meta()}
+        out["status"] = "unknown"
+    else:
+        state, out = known
+    x.order = state
+    _set_day(order, state, x)
+    x.peers = peers(order)
+    for compiled in maps:
+        record = order.orc if compiled.segment == "ORC" else obr
+        if record is not None:
+            compiled.apply(record, x, out)
+    if not obr.get(25):
+        _missing_report_status(obr.where, x, out)
+    if "code" not in out:
+        x.issue("no-order-code", "warning", "The order has no code (OBR-4).", where=f"{obr.where}-4")
+        out["code"] = {"text": "OBR-4 missing"} if not order.results else {"text": "unknown"}
+    out["subject"] = x.subject
+    if x.encounter is not None:
+        out["encounter"] = x.encounter
+    _read_times(order, out, state, x)
+    state.withdrawn = out["status"] == "entered-in-error"
+    state.category = _category(obr.first(24))
+    state.based_on = map_request(order, x, plan, ordinal)
+    x.order = state
+    if state.based_on is not None:
+        _append(out, "basedOn", state.based_on)
+    for reference in map_specimens(order, logical, x, plan, state, logical):
+        _append(out, "specimen", reference)
+    if "effectiveDateTime" not in out and "effectivePeriod" not in out:
+        state.effective = _taken(x)
+        out |= state.effective
+    _participants(order, x, out)
+    add_notes(order.notes, x, out, REPORT_NOTE)
+    kinds: set[str] = set()
+    for result in order.results:
+        reference = map_observation(result, x, plan, out)
+        if reference is not None:
+            _append(out, "result", reference)
+            kinds.add(result.record.first(2).upper())
+    _conclude(order, kinds, out)
+    for who in state.performers:
+        _append(out, "performer", who)
+    if known is None:
+        reports.states[logical] = state, out
+        status = out["status"]
+        x.add(out, Recency(tier_of(status), state.reported_at, x.sent_at, STATUS_RANK.get(status, 1)), business=business)
+    else:
+        _restate(x.conversion.entries, out, state, x)
+
+
+def _restate(entries: list[Entry], out: dict[str, Any], state: OrderState, x: Context) -> None:
+    """A second OBR of the same report: its status and time speak for the whole report."""
+    for index, entry in enumerate(entries):
+        if entry.resource is out:
+            recency = Recency(tier_of(out["status"]), state.reported_at, x.sent_at, STATUS_RANK.get(out["status"], 1))
+            entries[index] = Entry(out, max(entry.recency, recency), entry.patient, entry.business, entry.parent)
+
+
+def _append(out: dict[str, Any], key: str, value: Any) -> None:
+    held = out.setdefault(key, [])
+    if value not in held:
+        held.append(value)
+
+
+def _set_day(order: Order, state: OrderState, x: Context) -> None:
+    """The day local codes are looked up for: OBR-7, else the first OBX-14, else OBR-22, else the message."""
+    obr = order.obr
+    candidates = [obr.first(7) if obr is not None else "", *(r.record.first(14) for r in order.results[:1])]
+    candidates.append(obr.first(22) if obr is not None else "")
+    for written in candidates:
+        digits = written[:8]
+        if len(digits) == 8 and digits.isdigit():
+            state.day = f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}"
+            return
+    state.day = x.sent_at[:10]
+
+
+def _missing_report_status(where: str, x: Context, out: dict[str, Any]) -> None:
+    own = x.facility.report_status.get("")
+    if own is not None:
+        out["status"] = own
+        return
+    words = "The report has no status (OBR-25); it is stored as unknown."
+    x.issue_once("no-report-status", "warning", words, where=f"{where}-25")
+
+
+def _read_times(order: Order, out: dict[str, Any], state: OrderState, x: Context) -> None:
+    """Times the results inherit, and when the report was stated."""
+    state.effective = {k: out[k] for k in ("effectiveDateTime", "effectivePeriod") if k in out}
+    state.issued = out.get("issued", "")
+    obr = order.obr
+    reported = ""
+    if obr is not None and obr.get(22):
+        x.record, x.field = obr, 22
+        from_obr = x.quiet_time(obr.first(22))
+        reported = from_obr.instant if from_obr else ""
+    state.reported_at = reported or x.sent_at
+
+
+def _taken(x: Context) -> dict[str, Any]:
+    """When no time of the order says when it was measured: when the specimen was taken."""
+    for _, reference in x.order.specimens:
+        logical = reference["reference"].partition("/")[2]
+        for entry in x.conversion.entries:
+            if entry.resource["id"] == logical:
+                collection = entry.resource.get("collection", {})
+                if "collectedDateTime" in collection:
+                    return {"effectiveDateTime": collection["collectedDateTime"]}
+                if "collectedPeriod" in collection:
+                    return {"effectivePeriod": collection["collectedPeriod"]}
+    return {}
+
+
+def _category(section: str) -> list[dict[str, Any]]:
+    row = table("ObservationCategory").get(section) if section else None
+    return [{"coding": [row.coding()]}] if row else LABORATORY
+
+
+def _participants(order: Order, x: Context, out: dict[str, Any]) -> None:
+    """PRT below OBR: interpreters, technicians, and the organisation that performs (guide: PRT rows of ORU_R01)."""
+    for record in order.participations:
+        role = record.first(4)
+        who = participation(record, x)
+        if who is None or who.reference is None:
+            continue
+        if role in ("PRI", "PI", "ARI"):
+            _append(out, "resultsInterpreter", who.reference)
+        elif role in ("TN", "TR", "PO", "POMD"):
+            _append(out, "performer", who.reference)
+            if role == "PO" and who.reference not in x.order.performers:
+                name = who.reference.get("display", "")
+                known = x.facility.performers.get(name)
+                x.order.performers.append(named_facility(known, name, x) if known else who.reference)
+
+
+# --- observations ----------------------------------------------------------------------------------------------------------
+
+
+def map_observation(result: Result, x: Context, plan: Plan, report: dict[str, Any] | None) -> dict[str, str] | None:
+    """OBX -> Observation, added to the conversion; gives the reference to it, None when it has neither code nor name."""
+    record = result.record
+    maps = plan.maps("order", "Observation") or plan.maps("patient", "Observation")
+    if not maps:
+        return None
+    state = x.order
+    if not record.get(3):
+        x.issue("no-result-code", "warning", "The result has no code and no name (OBX-3); it is not stored.", where=f"{record.where}-3")
+        return None
+    out: dict[str, Any] = {"resourceType": "Observation", "id": "", "meta": {"source": x.source_uri}, "status": "unknown"}
+    state.test = None
+    for compiled in maps:
+        compiled.apply(record, x, out)
+    if not record.get(11):
+        missing_status(record, x, out)
+    if state.withdrawn:
+        out["status"] = "entered-in-error"
+    if "category" not in out and state.category:
+        out["category"] = state.category
+    out["subject"] = x.subject
+    if x.encounter is not None:
+        out["encounter"] = x.encounter
+    if "effectiveDateTime" not in out and state.effective:
+        out |= state.effective
+    if state.issued:
+        out["issued"] = state.issued
+    elif record.get(19):
+        analysed = x.quiet_time(record.first(19))
+        if analysed is not None and analysed.has_time:
+            out["issued"] = analysed.fhir
+    if state.based_on is not None:
+        out["basedOn"] = [state.based_on]
+    if "specimen" not in out and state.specimens:
+        _specimen(result, state, out)
+    sub = "&".join(text(c) for c in record.get(4)[0]) if record.get(4) else ""
+    key = (state.code, sub)
+    ordinal = state.seen.get(key, 0)
+    state.seen[key] = ordinal + 1
+    parts = (state.scope, *key, str(ordinal)) if ordinal else (state.scope, *key)
+    out["id"] = ids.logical_id(x.shard, x.facility.id, "Observation", x.patient, *parts)
+    _perform(result, out, x)
+    kind = record.first(2)
+    if kind.upper() in ATTACHMENTS:
+        _attach(result, "|".join(parts), out, report, x)
+    without_value(kind, out)
+    if result.notes:
+        add_notes(result.notes, x, out, "")
+    status = out["status"]
+    x.conversion.entries.append(
+        Entry(out, Recency(tier_of(status), state.reported_at, x.sent_at, STATUS_RANK.get(status, 1)), x.patient, "", state.report)
+    )
+    return {"reference": f"Observation/{out['id']}"}
+
+
+def _specimen(result: Result, state: OrderState, out: dict[str, Any]) -> None:
+    """The one specimen of the order; with several, the one whose SPM stands right before the result."""
+    if len(state.specimens) == 1:
+        out["specimen"] = state.specimens[0][1]
+    elif result.specimen is not None:
+        numbers = [e for element in result.specimen.record.get(2) for c in element for e in (c if isinstance(c, tuple) else (c,))]
+        for values, reference in state.specimens:
+            if values and set(values) & set(numbers):
+                out["specimen"] = reference
+                return
+
+
+def _perform(result: Result, out: dict[str, Any], x: Context) -> None:
+    """PRT of the result, then the performer of the whole order, then the profile's default."""
+    for record in result.participations:
+        who = participation(record, x)
+        if who is None:
+            continue
+        if who.device is not None:
+            out.setdefault("device", who.device)
+        if who.reference is not None:
+            _append(out, "performer", who.reference)
+    held = out.get("performer")
+    organization = next((p for p in held if str(p.get("reference", "")).startswith("Organization/")), None) if held else None
+    if organization is None:
+        organization = x.order.performers[0] if x.order.performers else default_performer(x)
+        if organization is None:
+            return
+        out["performer"] = [organization, *(held or ())]
+    if organization not in x.order.performers:
+        x.order.performers.append(organization)
+
+
+def _attach(result: Result, scope: str, out: dict[str, Any], report: dict[str, Any] | None, x: Context) -> None:
+    """ED, RP -> Binary, DocumentReference, presentedForm of the report, and the attachment on the Observation."""
+    record = result.record
+    title = plain(record.get(3)[0], 2) or plain(record.get(3)[0], 1)
+    found = attachments(record, x, scope, title)
+    if not found:
+        return
+    moment = out.get("issued")
+    document, reference = document_reference(found, scope, x, type=out.get("code"), date=moment)
+    x.add(document, Recency(tier_of(out["status"]), x.order.reported_at, x.sent_at, STATUS_RANK.get(out["status"], 1)))
+    out.setdefault("extension", []).extend({"url": VALUE_ATTACHMENT, "valueAttachment": content} for content in found)
+    out["derivedFrom"] = [reference]
+    if report is not None:
+        for content in found:
+            _append(report, "presentedForm", content)
+
+
+def _conclude(order: Order, kinds: set[str], out: dict[str, Any]) -> None:
+    """The doctor's conclusion of a text report: the result named so; a report of texts alone is its own conclusion."""
+    said = []
+    for result in order.results:
+        record = result.record
+        if not record.get(3) or record.first(2).upper() not in ("TX", "FT", "ST"):
+            continue
+        names = {plain(record.get(3)[0], n).casefold() for n in (1, 2, 4, 5)}
+        if names & {word.casefold() for word in _CONCLUSIONS}:
+            said += ["^".join(text(c) for c in element) for element in record.get(5)]
+    if not said and kinds and kinds <= {"TX", "FT"}:
+        said = ["^".join(text(c) for c in element) for result in order.results for element in result.record.get(5)]
+    words = "\n".join(line for line in said if line != '""').strip()
+    if words:
+        out["conclusion"] = words
+
+

@@ -1,0 +1,169 @@
+"""The state of one conversion: where the mapping stands, what it found, what it could not read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+from conformance import systems
+from conformance.issue import Issue, Severity
+
+from mappings import times
+from mappings.model import Conversion, Entry, Recency, Tier, Unmapped, Unread
+from mappings.order_state import OrderState
+from mappings.profile import Profile
+from mappings.source import Element, Record, text
+
+T = TypeVar("T")
+
+_MEMO_LIMIT = 20_000
+
+
+class Memo:
+    """Answers that depend on the profile and the source text alone, shared by all messages of a profile, bounded.
+
+    What it hands out is shared between resources: fragments are read, never changed.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The kept answer, or ``make()`` kept."""
+        found = self._answers.get(key)
+        if found is None:
+            if len(self._answers) >= _MEMO_LIMIT:
+                self._answers.clear()
+            found = self._answers[key] = make()
+        answer: T = found
+        return answer
+
+
+class Context:
+    """One conversion under way.
+
+    record, field   the place being read: issues and unread components name it
+    peers           other records of the same group by segment id (conditions of rules look there)
+    order           what the results being mapped share
+    subject         reference to the Patient of the group being mapped; patient its logical id; shard its shard
+    """
+
+    __slots__ = (
+        "_noted", "control_id", "conversion", "directory", "encounter", "facility", "field", "memo", "patient", "peers",
+        "order", "profile", "reading", "record", "sent_at", "shard", "source_uri", "subject", "trigger", "zone", "zone_noted",
+    )  # fmt: skip
+
+    def __init__(self, profile: Profile, memo: Memo) -> None:
+        self.profile = profile
+        self.facility = profile.facility
+        self.memo = memo
+        self.conversion = Conversion()
+        self.directory: dict[str, Entry] = {}
+        self.reading: dict[int, set[int]] = {}
+        self.peers: dict[str, Record] = {}
+        self.record: Record | None = None
+        self.field = 0
+        self.shard = 0
+        self.patient = ""
+        self.subject: dict[str, str] = {}
+        self.encounter: dict[str, str] | None = None
+        self.order = OrderState()
+        self.sent_at = ""
+        self.control_id = ""
+        self.trigger = ""
+        self.source_uri = ""
+        self.zone = ZoneInfo(profile.facility.time_zone)
+        self.zone_noted = False
+        self._noted: set[tuple[str, str]] = set()
+
+    # --- where we are ------------------------------------------------------------------------------------------------------
+
+    def at(self, component: int = 0) -> str:
+        """Position for people: ``OBX[3]-5`` or ``OBX[3]-5.1``."""
+        if self.record is None:
+            return ""
+        place = f"{self.record.where}-{self.field}" if self.field else self.record.where
+        return f"{place}.{component}" if component else place
+
+    def fields_read(self, record: Record) -> set[int]:
+        """The set of field numbers of a record that some rule has read; rules add to it."""
+        found = self.reading.get(id(record))
+        if found is None:
+            found = self.reading[id(record)] = set()
+        return found
+
+    # --- what was found ----------------------------------------------------------------------------------------------------
+
+    def issue(self, key: str, severity: Severity, words: str, value: str | None = None, where: str | None = None) -> None:
+        """Record a problem at the current place (or ``where``)."""
+        self.conversion.issues.append(Issue(key, severity, self.at() if where is None else where, words, value))
+
+    def issue_once(self, key: str, severity: Severity, words: str, value: str = "", where: str | None = None) -> None:
+        """As ``issue``, but one per key and value in a message."""
+        if (key, value) not in self._noted:
+            self._noted.add((key, value))
+            self.issue(key, severity, words, value or None, where)
+
+    def unmapped(self, kind: str, code: str, name: str, unit: str = "") -> None:
+        """Put a local code or unit on the worklist, once per message."""
+        mark = ("unmapped " + kind, f"{code}\x1f{name}\x1f{unit}")
+        if mark not in self._noted:
+            self._noted.add(mark)
+            self.conversion.unmapped.append(Unmapped(kind, self.facility.id, code, name, unit, self.at()))
+
+    def leftover(self, element: Element, components: tuple[int, ...], repetition: int) -> None:
+        """List the non-empty components (1-based) of a repetition that its datatype does not read."""
+        place = self.at()
+        if repetition:
+            place = f"{place}[{repetition + 1}]"
+        for component in components:
+            if component <= len(element):
+                value = text(element[component - 1])
+                if value:
+                    unread = Unread(f"{place}.{component}", value)
+                    if unread not in self.conversion.unread:
+                        self.conversion.unread.append(unread)
+
+    # --- times -------------------------------------------------------------------------------------------------------------
+
+    def time(self, written: str, severity: Severity = "warning", *, birth: bool = False) -> times.Moment | None:
+        """Read a date or time in the facility's zone; an impossible one is an issue ``bad-date`` of ``severity``."""
+        if not written:
+            return None
+        moment = times.parse(written, self.zone, birth=birth)
+        if moment is None:
+            self.issue("bad-date", severity, "This is not a date or time that exists; correct it and send again.", written)
+            return None
+        if moment.zone_assumed and not self.zone_noted and "T" in moment.fhir:
+            self.zone_noted = True
+            self.issue("zone-assumed", "information", f"Times carry no zone; {self.facility.time_zone} is assumed.")
+        return moment
+
+    def quiet_time(self, written: str) -> times.Moment | None:
+        """Read a time another rule has already read and reported on."""
+        return times.parse(written, self.zone)
+
+    # --- resources ---------------------------------------------------------------------------------------------------------
+
+    def meta(self) -> dict[str, Any]:
+        """meta of a resource of this message; a new dict each time, because the store adds to it."""
+        return {"source": self.source_uri}
+
+    def add(
+        self, resource: dict[str, Any], recency: Recency, *, business: str = "", parent: str = "", patient: str | None = None
+    ) -> None:
+        """Add a resource of the Patient compartment."""
+        self.conversion.entries.append(Entry(resource, recency, patient or self.patient, business, parent))
+
+    def mention(self, resource: dict[str, Any]) -> dict[str, Any]:
+        """Add a directory resource once per message, keeping the fullest form; gives the reference to it."""
+        kind, logical = resource["resourceType"], resource["id"]
+        known = self.directory.get(logical)
+        if known is None or len(resource) > len(known.resource):
+            self.directory[logical] = Entry({**resource, "meta": self.meta()}, Recency(Tier.MENTION, "", self.sent_at), None)
+        return {"reference": f"{kind}/{logical}"}
+
+    def local_system(self, name: str) -> str:
+        """Code system URI of a coding system only this facility knows."""
+        return systems.local_codes(self.facility.id, name)

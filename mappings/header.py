@@ -1,0 +1,117 @@
+"""MSH, SFT, NTE, TXA: the rows that need more than one field (guide: MSH[Provenance-Source], SFT[Device], NTE[...], TXA[DocumentReference])."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conformance import systems
+
+from mappings.code_table import table
+from mappings.context import Context
+from mappings.datatypes import plain
+from mappings.registry import call
+from mappings.source import Record, text
+from mappings.trigger import trigger
+
+
+@call("processing_id")
+def processing_id(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """MSH-11 P is the normal case; anything else (training, debugging) becomes a tag on what the message says (guide: PT[Meta])."""
+    code = record.first(11)
+    if code and code != "P":
+        out.setdefault("meta", {}).setdefault("tag", []).append({"system": systems.V2 + "0103", "code": code})
+    mode = record.first(11, 2)
+    if mode:
+        out.setdefault("meta", {}).setdefault("tag", []).append({"system": systems.V2 + "0207", "code": mode})
+    return bool(code or mode)
+
+
+@call("software")
+def software(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """SFT -> entity of the sending software, named by its identifier and display."""
+    named = [plain(record.get(n)[0], 1) if record.get(n) else "" for n in (1, 3, 2)]
+    shown = " ".join(v for v in named if v)
+    if not shown:
+        return False
+    what: dict[str, Any] = {"type": "Device", "display": shown}
+    if record.first(4):
+        what["identifier"] = {"system": systems.facility_system(x.facility.id, "software"), "value": record.first(4)}
+    entity = {"role": "derivation", "what": what}
+    if entity not in out.setdefault("entity", []):
+        out["entity"].append(entity)
+    return True
+
+
+def activity(header: Record) -> dict[str, Any]:
+    """MSH-9 -> Provenance.activity (guide: MSH-9, "message - ADT^A01")."""
+    code, event = trigger(header)
+    shown = "^".join(v for v in (code, event, header.first(9, 3)) if v)
+    out: dict[str, Any] = {"text": f"message - {shown}"}
+    if event:
+        out["coding"] = [{"system": systems.V2 + "0003", "code": event}]
+    return out
+
+
+@call("note_text")
+def note_text(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """NTE-3 (repeats) -> text, one line a repetition; unescaped delimiters of a careless sender come back."""
+    lines = ["^".join(text(c) for c in element).rstrip("^") for element in record.get(3)]
+    words = "\n".join(line for line in lines if line and line != '""').strip()
+    if words:
+        out["text"] = words
+    return bool(words)
+
+
+_CONTENT_TYPES = {
+    "AP": "application/octet-stream", "AU": "audio/basic", "FT": "text/plain", "IM": "image/*", "MP": "multipart/mixed",
+    "SD": "application/octet-stream", "TEXT": "text/plain", "TX": "text/plain", "PDF": "application/pdf", "HTML": "text/html",
+    "XML": "application/xml", "RTF": "text/rtf", "JPEG": "image/jpeg", "PNG": "image/png",
+}  # fmt: skip
+"""Table 0191 type of referenced data, and the subtypes of table 0291 people put there."""
+
+
+@call("presentation")
+def presentation(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """TXA-3 -> content type, for documents that do not say it themselves."""
+    found = _CONTENT_TYPES.get(record.first(3).upper())
+    if found and "*" not in found:
+        out["_contentType"] = found
+    return bool(found)
+
+
+@call("document_date")
+def document_date(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """TXA-6 -> date when it has a time of day; a date alone has no element in R4 (guide: TXA-6)."""
+    moment = x.time(record.first(6))
+    if moment is None:
+        return False
+    if moment.has_time:
+        out["date"] = moment.fhir
+    else:
+        url = "http://hl7.org/fhir/6.0/StructureDefinition/extension-date"
+        out.setdefault("extension", []).append({"url": url, "valueDateTime": moment.fhir})
+    return True
+
+
+@call("completion")
+def completion(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """TXA-17 -> docStatus by table 0271."""
+    row = table("DocumentStatus").get(record.first(17))
+    if row:
+        out["docStatus"] = row.code
+    return row is not None
+
+
+@call("availability")
+def availability(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """TXA-19 -> status: AV current, OB superseded (obsolete), CA entered-in-error (deleted), UN as it is; the v2 code is kept."""
+    code = record.first(19)
+    status = {"AV": "current", "OB": "superseded", "CA": "entered-in-error", "UN": "current"}.get(code)
+    if status is None:
+        return False
+    out["status"] = status
+    if code != "AV":
+        kept = {"coding": [{"system": systems.V2 + "0273", "code": code}]}
+        url = "http://hl7.org/fhir/StructureDefinition/alternate-codes"
+        out["_status"] = {"extension": [{"url": url, "valueCodeableConcept": kept}]}
+    return True

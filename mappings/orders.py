@@ -1,0 +1,258 @@
+"""ORC, OBR -> ServiceRequest and DiagnosticReport: the rows that need more than one field
+(guide: ORC[ServiceRequest], OBR[ServiceRequest], OBR[DiagnosticReport])."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conformance import systems
+
+from mappings import ids
+from mappings.coded import codings
+from mappings.code_table import table
+from mappings.context import Context
+from mappings.datatypes import ei_identifier, eip_part, identifier_type, named_system, plain, xad_address, xtn_contact_point
+from mappings.directory import practitioner, role, xon_organization
+from mappings.grammar import Rule
+from mappings.registry import call, ruled
+from mappings.source import Element, Record, part
+
+_EVENT = "http://hl7.org/fhir/StructureDefinition/businessEvent"
+
+
+@call("seen")
+def seen(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """A field another map or module reads: OBX-2 types the value, SPM-11 tells controls, ORC-2/3 repeat OBR-2/3."""
+    return True
+
+
+# --- code ------------------------------------------------------------------------------------------------------------------
+
+
+def _order_concept(element: Element, day: str, x: Context) -> tuple[dict[str, Any], str, str, bool]:
+    """OBR-4 -> (codings [local, orderable, others as sent] and text, code, name, whether it is mapped)."""
+    code, name, system = plain(element, 1), plain(element, 2), plain(element, 3)
+    found = x.profile.orders.find(code, name, day)
+    sent = codings(element, x, "orders")
+    local_system = systems.local_codes(x.facility.id, "orders")
+    out: list[dict[str, Any]] = []
+    if code:
+        mine = next((c for c in sent if c["code"] == code), None)
+        keep = mine is not None and not mine["system"].startswith(systems.BASE) and mine["system"] != systems.LOINC
+        local = {"system": mine["system"] if mine is not None and keep else local_system, "code": code}
+        out.append({**local, "display": found.name} if name else local)
+    if found.mapping is not None:
+        out.append({"system": systems.ORDERABLES, "code": found.mapping.orderable, "display": found.mapping.display})
+    known = {(c["system"], c["code"]) for c in out}
+    out += [c for c in sent if (c["system"], c["code"]) not in known and (c["code"] != code or c["system"] == systems.LOINC)]
+    body: dict[str, Any] = {"coding": out} if out else {}
+    text = plain(element, 9) or name or plain(element, 5) or code or plain(element, 4)
+    if text:
+        body["text"] = text
+    return body, code or name or plain(element, 4), found.name, found.mapping is not None or not system
+
+
+@call("order_code")
+def order_code(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBR-4 -> code, with the orderable the facility's table gives it."""
+    element = record.get(4)[0]
+    day = x.order.day
+    body, code, name, _ = x.memo.get(("obr4", element, day), lambda: _order_concept(element, day, x))
+    if not body:
+        return False
+    out["code"] = body
+    if not any(c["system"] == systems.ORDERABLES for c in body.get("coding", ())):
+        words = "The order code has no row in the facility's table; it is stored with the local code alone."
+        x.issue_once("unmapped-order", "information", words, code)
+        x.unmapped("order", code, name)
+    if len(element) > 9:
+        x.leftover(element, tuple(range(14, len(element) + 1)), 0)
+    return True
+
+
+def code_key(record: Record | None) -> str:
+    """The code of OBR-4 that keys orders and reports: its code, else its alternate code, else its text."""
+    if record is None or not record.get(4):
+        return ""
+    element = record.get(4)[0]
+    return plain(element, 1) or plain(element, 4) or plain(element, 2)
+
+
+# --- status and times of an order ------------------------------------------------------------------------------------------
+
+
+@call("order_control")
+def order_control(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-1 -> the business event, and the status where ORC-5 does not give one."""
+    code = record.first(1).strip()
+    if not code:
+        return False
+    coding = {"system": systems.V2 + "0119", "code": code}
+    event = {"url": _EVENT, "extension": [{"url": "value", "valueCodeableConcept": {"coding": [coding]}}]}
+    out.setdefault("extension", []).append(event)
+    row = table("OrderControl").get(code)
+    if row is not None:
+        out["status"] = row.code
+    return True
+
+
+@call("order_event_time")
+def order_event_time(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-9 -> date of the business event."""
+    moment = x.time(record.first(9))
+    if moment is None:
+        return False
+    for extension in out.get("extension", ()):
+        if extension["url"] == _EVENT:
+            extension["extension"].append({"url": "date", "valueDateTime": moment.fhir})
+            return True
+    out.setdefault("extension", []).append({"url": _EVENT, "extension": [{"url": "date", "valueDateTime": moment.fhir}]})
+    return True
+
+
+@call("order_status")
+def order_status(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-5 -> status; it outweighs ORC-1, except that a cancelled order stays cancelled."""
+    code = record.first(5).strip()
+    row = table("OrderStatus").get(code)
+    if row is None:
+        x.issue_once("code-not-in-table", "warning", "The order status is not in table 0038.", code)
+        return False
+    if out.get("status") != "revoked" or row.code in ("revoked", "entered-in-error"):
+        out["status"] = row.code
+    return True
+
+
+@call("order_intent")
+def order_intent(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBR-11: G is a reflex order, A an add-on (still an order); what else it says (O: specimen drawn elsewhere) has no element."""
+    code = record.first(11)
+    if code == "G":
+        out["intent"] = "reflex-order"
+    return code in ("A", "G")
+
+
+# --- people ----------------------------------------------------------------------------------------------------------------
+
+
+@call("requester")
+def requester(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-12 (with ORC-21 the organisation) -> requester."""
+    person = practitioner(record.get(12)[0], x)
+    if person is None:
+        return False
+    facilities = record.get(21)
+    employer = xon_organization(facilities[0], x) if facilities else None
+    out["requester"] = role(person, employer, [], x) if employer else person
+    return True
+
+
+@call("requester_organization")
+def requester_organization(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-21 alone -> requester."""
+    employer = xon_organization(record.get(21)[0], x)
+    if employer:
+        out["requester"] = employer
+    return bool(employer)
+
+
+def _directory_entry(x: Context, kind: str, record: Record) -> dict[str, Any] | None:
+    reader, field = (xon_organization, 21) if kind == "Organization" else (practitioner, 12)
+    elements = record.get(field)
+    who = reader(elements[0], x) if elements else None
+    if who is None or "reference" not in who:
+        return None
+    entry = x.directory.get(who["reference"].partition("/")[2])
+    return entry.resource if entry else None
+
+
+@call("organization_address")
+def organization_address(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-22 -> address of the ordering organisation."""
+    entry, address = _directory_entry(x, "Organization", record), xad_address(record.get(22)[0], x)
+    if entry is None or address is None:
+        return False
+    entry["address"] = [address]
+    return True
+
+
+@call("organization_telecom")
+def organization_telecom(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-23 -> telecom of the ordering organisation."""
+    entry, contact = _directory_entry(x, "Organization", record), xtn_contact_point(record.get(23)[0], x)
+    if entry is None or contact is None:
+        return False
+    entry["telecom"] = [contact]
+    return True
+
+
+@call("practitioner_address")
+def practitioner_address(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-24 -> address of the ordering provider."""
+    entry, address = _directory_entry(x, "Practitioner", record), xad_address(record.get(24)[0], x)
+    if entry is None or address is None:
+        return False
+    entry["address"] = [address]
+    return True
+
+
+@ruled("CWE[Device]", "1-3")
+def cwe_device(element: Element, x: Context, rule: Rule) -> dict[str, Any] | None:
+    """ORC-18 -> reference to a device by identifier."""
+    if not plain(element, 1) and not plain(element, 2):
+        return None
+    out: dict[str, Any] = {"type": "Device", "display": plain(element, 2) or plain(element, 1)}
+    if plain(element, 1):
+        out["identifier"] = {"system": named_system(plain(element, 3), "", "", x, "device"), "value": plain(element, 1)}
+    return out
+
+
+@call("parent_order")
+def parent_order(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBR-29 -> basedOn by identifier (guide: IF OBR-50 NOT VALUED)."""
+    if record.get(50):
+        return False
+    element = record.get(29)[0]
+    for component, kind, code in ((1, "placer", "PLAC"), (2, "filler", "FILL")):
+        found = eip_part(element, component, x, kind)
+        if found:
+            reference = {"type": "ServiceRequest", "identifier": {"type": identifier_type(code), **found}}
+            out.setdefault("basedOn", []).append(reference)
+    return "basedOn" in out
+
+
+# --- report ----------------------------------------------------------------------------------------------------------------
+
+
+@call("report_status")
+def report_status(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBR-25 -> DiagnosticReport.status by the profile, then table 0123; unknown is ``unknown``."""
+    code = record.first(25).strip()
+    own = x.facility.report_status.get(code)
+    row = None if own is not None else table("ReportStatus").get(code)
+    if own is not None:
+        out["status"] = own
+    elif row is not None:
+        out["status"] = row.code
+    else:
+        x.issue_once("unknown-status", "warning", "The report status is not in table 0123; the status is unknown.", code)
+    return True
+
+
+def order_number(order_control: Record | None, request: Record | None, field: int, x: Context) -> tuple[str, str]:
+    """Placer (field 2) or filler (field 3) order number of an order as (system, value): OBR's, else ORC's; both empty when there is none."""
+    kind = "placer" if field == 2 else "filler"
+    for record in (request, order_control):
+        elements = record.get(field) if record is not None else ()
+        found = ei_identifier(elements[0], x, Rule(row="OBR-2", to="identifier", kind=kind, **{"as": "EI[Identifier]"})) if elements else None
+        if found:
+            return found["system"], found["value"]
+    return "", ""
+
+
+def request_id(placer: tuple[str, str], filler: tuple[str, str], code: str, x: Context) -> str:
+    """Logical id of the ServiceRequest: placer number (else filler number) and OBR-4; empty when there is neither."""
+    number_ = placer if placer[1] else filler
+    if not number_[1]:
+        return ""
+    return ids.logical_id(x.shard, x.facility.id, "ServiceRequest", x.patient, *number_, code)

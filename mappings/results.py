@@ -1,0 +1,353 @@
+"""OBX -> Observation: the rows that need more than one field (guide: OBX[Observation]; segment map OBX-Observation.yaml).
+
+Functions named in the map read the current record and fill the Observation; they tell whether they read their field. What depends on
+profile and source text alone is kept (Memo), because a laboratory sends the same codes, units and ranges all day.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from conformance import systems
+
+from mappings import values
+from mappings.codes import LocalTest
+from mappings.coded import codings, concept
+from mappings.code_table import table
+from mappings.context import Context
+from mappings.datatypes import plain
+from mappings.registry import call
+from mappings.source import NULL, Element, Record, part
+from mappings.units import Unit
+
+SUB_ID = "http://hl7.org/fhir/StructureDefinition/observation-v2-subid"
+SOURCE_UNIT = f"{systems.BASE}/StructureDefinition/source-unit"
+"""Observation: the unit as sent, where the value is not a Quantity and cannot hold it."""
+_ALTERNATE = "http://hl7.org/fhir/StructureDefinition/alternate-codes"
+_LOINC_NAMES = frozenset({"LN", "LOINC", "LNC"})
+_LETTERS = re.compile(r"[A-Za-z\u3400-\u9fff]{2}")
+_FLAG_DIGITS = frozenset("0123")
+
+_ABSENT_BY_STATUS = {"X": "not-performed", "N": "not-asked"}
+
+
+def data_absent(code: str) -> dict[str, Any]:
+    """dataAbsentReason of the R4 code system."""
+    return {"coding": [{"system": systems.DATA_ABSENT, "code": code}]}
+
+
+# --- code ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CodeAnswer:
+    """What a test code as sent means for a profile on a day; ``concept`` is shared between resources."""
+
+    concept: dict[str, Any]
+    code: str
+    name: str
+    mark: str
+    test: LocalTest | None
+    conflict: bool
+    bad_loinc: str
+
+
+def _code_answer(element: Element, name_elsewhere: str, day: str, x: Context) -> CodeAnswer:
+    """Codings [local, item, LOINC, others as sent] and the text as sent."""
+    system = plain(element, 3)
+    code, name = plain(element, 1), plain(element, 2)
+    bad_loinc = ""
+    if system.upper() in _LOINC_NAMES and plain(element, 4) and plain(element, 6).upper() not in _LOINC_NAMES:
+        # LOINC first, the laboratory's own code second: the own code is the key of the facility's table.
+        code, name, system = plain(element, 4), plain(element, 5) or name, plain(element, 6)
+    found = x.profile.find_test(code, name or name_elsewhere, system, day)
+    sent = codings(element, x, "tests")
+    local_system = systems.local_codes(x.facility.id, "tests")
+    shown = found.name if name or name_elsewhere else ""
+    out: list[dict[str, Any]] = []
+    if code:
+        mine = next((c for c in sent if c["code"] == code), None)
+        if mine is None or mine["system"] == systems.LOINC:
+            mine = {"system": local_system, "code": code}
+        local = {"system": local_system if mine["system"].startswith(systems.BASE) else mine["system"], "code": code}
+        out.append({**local, "display": shown} if shown else local)
+    test = found.mapping
+    if test is not None:
+        out.append({"system": systems.ITEMS, "code": test.item, "display": test.display})
+        if test.loinc:
+            out.append({"system": systems.LOINC, "code": test.loinc})
+    known = {(c["system"], c["code"]) for c in out}
+    for coding in sent:
+        if (coding["system"], coding["code"]) not in known and not (coding["code"] == code and coding["system"] != systems.LOINC):
+            out.append(coding)
+    if system.upper() in _LOINC_NAMES and code and not any(c["system"] == systems.LOINC and c["code"] == code for c in sent):
+        bad_loinc = code
+    body: dict[str, Any] = {"coding": out} if out else {}
+    body["text"] = plain(element, 9) or name or name_elsewhere or code or plain(element, 5) or plain(element, 4)
+    return CodeAnswer(body, code, found.name, found.mark, test, found.conflict, bad_loinc)
+
+
+@call("result_code")
+def result_code(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-3, with the name of OBX-4 where an analyser puts it there."""
+    elements = record.get(3)
+    element = elements[0]
+    elsewhere = ""
+    if len(element) < 2 or not plain(element, 2):
+        sub = record.first(4)
+        if _LETTERS.search(sub):
+            elsewhere = sub
+    order = x.order
+    answer = x.memo.get(("obx3", element, elsewhere, order.day), lambda: _code_answer(element, elsewhere, order.day, x))
+    out["code"] = answer.concept
+    order.code, order.name, order.test = answer.code or answer.name, answer.name, answer.test
+    if answer.mark:
+        out.setdefault("extension", []).append({"url": systems.MARK, "valueString": answer.mark})
+    if answer.test is None:
+        if answer.conflict:
+            x.issue_once("code-name-conflict", "warning", "Code and name belong to different items; it is not mapped.", answer.code)
+        else:
+            words = "The test has no row in the facility's code table; it is stored with the local code alone."
+            x.issue_once("unmapped-code", "information", words, answer.code or answer.name)
+        x.unmapped("code", answer.code, answer.name)
+    if answer.bad_loinc:
+        x.issue_once("not-loinc", "warning", "The code is labelled LOINC but fails the check digit; kept as a local code.", answer.code)
+    if len(elements) > 1:
+        for number, extra in enumerate(elements[1:], 1):
+            x.leftover(extra, tuple(range(1, len(extra) + 1)), number)
+    if len(element) > 9:
+        x.leftover(element, tuple(range(14, len(element) + 1)), 0)
+    return True
+
+
+@call("sub_id")
+def sub_id(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-4 (ST, OG in 2.8.2) -> the sub-id extension (guide: OG[Extension-Subidentifier])."""
+    element = record.get(4)[0]
+    names = ("original-sub-identifier", "group", "sequence", "identifier")
+    parts = [{"url": name, "valueString": v} for n, name in enumerate(names, 1) if (v := plain(element, n))]
+    if not parts:
+        return False
+    out.setdefault("extension", []).append({"url": SUB_ID, "extension": parts})
+    return True
+
+
+# --- value -----------------------------------------------------------------------------------------------------------------
+
+
+def unit_of(record: Record, x: Context) -> Unit | None:
+    """OBX-6 -> Unit; an unescaped ``10^9/L`` that fell into components is put together again."""
+    elements = record.get(6)
+    if not elements:
+        return None
+    element = elements[0]
+    found: list[Unit | None] = x.memo.get(("obx6", element), lambda: [_unit(element, x)])
+    return found[0]
+
+
+def _unit(element: Element, x: Context) -> Unit | None:
+    units = x.profile.units
+    if len(element) > 1:
+        whole = values.joined(element)
+        if part(element, 1).strip().lstrip("xX*×").isdigit() and (found := units.lookup(whole)).ucum:
+            return Unit(whole, found.ucum)
+        for code, text, system in ((1, 2, 3), (4, 5, 6)):
+            unit = units.coded(part(element, code), part(element, text), plain(element, system))
+            if unit is not None and (unit.ucum or code == 4 or len(element) < 4):
+                return unit
+        return units.coded(part(element, 1), part(element, 2), plain(element, 3))
+    written = plain(element, 1)
+    return units.lookup(written) if written else None
+
+
+@call("result_value")
+def result_value(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-5 by OBX-2, with OBX-6 and OBX-7 (mappings.values). Attachments (ED, RP) are left to the documents."""
+    kind = record.first(2)
+    if kind.upper() in values.LEFT_TO_CALLER:
+        return True
+    ranges = record.get(7)
+    typed = values.typed(
+        kind,
+        record.get(5),
+        unit_of(record, x),
+        zone=x.zone,
+        concept=lambda element: concept(element, x, "answers"),
+        expected_unit=x.order.test.unit if x.order.test else "",
+        range_text=values.joined(ranges[0]) if ranges else "",
+        where=x.at(),
+    )
+    if typed.value:
+        for key, value in typed.value.items():
+            if key == "extension":
+                out.setdefault("extension", []).extend(value)
+            else:
+                out[key] = value
+    if typed.components:
+        out["component"] = [{"code": out.get("code") or {"text": "?"}, **value} for value in typed.components]
+    if typed.issues:
+        x.conversion.issues.extend(typed.issues)
+    return True
+
+
+@call("result_unit")
+def result_unit(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-6 where the value cannot hold it, and the worklist of unknown units."""
+    unit = unit_of(record, x)
+    if unit is None:
+        return False
+    if unit.ucum is None:
+        words = "The unit is not in the unit table; the text is kept and no UCUM code is set."
+        x.issue_once("unknown-unit", "information", words, unit.text)
+        x.unmapped("unit", x.order.code, x.order.name, unit.text)
+    if "valueQuantity" not in out and "valueRatio" not in out and "valueRange" not in out and "component" not in out:
+        out.setdefault("extension", []).append({"url": SOURCE_UNIT, "valueString": unit.text})
+    element = record.get(6)[0]
+    if len(element) > 9:
+        x.leftover(element, tuple(range(10, len(element) + 1)), 0)
+    return True
+
+
+@call("result_range")
+def result_range(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-7 -> referenceRange: the text always, low and high when sure."""
+    elements = record.get(7)
+    unit = unit_of(record, x)
+    text = "~".join(values.joined(e) for e in elements)
+    if not text or text == NULL:
+        return False
+    out["referenceRange"] = x.memo.get(("obx7", text, unit), lambda: values.reference_range(text, unit))
+    return True
+
+
+@call("interpretation")
+def interpretation(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-8 (repeats) -> interpretation: the profile's flags, then table 0078 and the words laboratories use."""
+    elements = record.get(8)
+    found, unknown = x.memo.get(("obx8", elements), lambda: _interpretations(elements, x))
+    for word in unknown:
+        x.issue_once("unknown-flag", "information", "The flag is in no table; it is kept as text.", word)
+    if not found:
+        return False
+    out["interpretation"] = found
+    return True
+
+
+def _interpretations(elements: tuple[Element, ...], x: Context) -> tuple[list[dict[str, Any]], list[str]]:
+    out: list[dict[str, Any]] = []
+    unknown: list[str] = []
+    flags = x.facility.flags
+    for element in elements:
+        word = plain(element, 1)
+        if not word and not plain(element, 2):
+            continue
+        code = flags.get(word, word)
+        row = table("Interpretation").get(code)
+        if row is None:
+            named = concept(element, x, "flags")
+            if named:
+                out.append(named)
+            unknown.append(word)
+            continue
+        coding = {"system": systems.INTERPRETATION, "code": row.code}
+        if row.display:
+            coding["display"] = row.display
+        out.append({"coding": [coding], "text": plain(element, 2) or word} if word != row.code else {"coding": [coding]})
+    return out, unknown
+
+
+@call("absent_reason")
+def absent_reason(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-32 -> dataAbsentReason, only where there is no value (invariant obs-6)."""
+    if any(key.startswith("value") for key in out) or "component" in out:
+        return False
+    found = concept(record.get(32)[0], x, "absent-reasons")
+    if found:
+        out["dataAbsentReason"] = found
+    return bool(found)
+
+
+# --- status and time -------------------------------------------------------------------------------------------------------
+
+
+@call("result_status")
+def result_status(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-11 -> status by the profile, then table 0085. A status that is missing or unknown is ``unknown``, never final."""
+    code = record.first(11).strip()
+    own = x.facility.observation_status.get(code)
+    if own is not None:
+        out["status"] = own
+        return True
+    row = table("ObservationStatus").get(code) if code else None
+    if row is None:
+        if code in _FLAG_DIGITS and code:
+            words = "A digit in OBX-11 is a high/low flag of the analyser, not a status; the status is unknown."
+        else:
+            words = "The result status is not in table 0085; the status is unknown."
+        if code:
+            x.issue_once("unknown-status", "warning", words, code)
+        return bool(code)
+    out["status"] = row.code
+    if code in ("B", "b"):
+        out.setdefault("note", []).append({"text": "Appended: reviewed, further information given, the value did not change (OBX-11 B)."})
+    if code.upper() in _ABSENT_BY_STATUS and "dataAbsentReason" not in out and not any(k.startswith("value") for k in out):
+        out["dataAbsentReason"] = data_absent(_ABSENT_BY_STATUS[code.upper()])
+    if code == "X":
+        out["_status"] = {"extension": [{"url": _ALTERNATE, "valueCodeableConcept": {"coding": [{"system": systems.V2 + "0085", "code": "X"}]}}]}
+    return True
+
+
+@call("result_time")
+def result_time(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-14 -> effectiveDateTime; recognition rests on it, so an impossible time holds the message."""
+    moment = x.time(record.first(14), "error")
+    if moment is None:
+        return False
+    out["effectiveDateTime"] = moment.fhir
+    return True
+
+
+@call("observation_type")
+def observation_type(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-29 -> a further category (table 0936)."""
+    code = record.first(29)
+    if not code:
+        return False
+    out["category"] = [*x.order.category, {"coding": [{"system": systems.V2 + "0936", "code": code}]}]
+    return True
+
+
+@call("result_specimen")
+def result_specimen(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBX-33 -> specimen: the Specimen of this order that carries the number, else its number alone."""
+    element = record.get(33)[0]
+    for value in (part(element, 2), part(element, 1)):
+        for numbers, reference in x.order.specimens:
+            if value and value in numbers:
+                out["specimen"] = reference
+                return True
+    value = part(element, 2) or part(element, 1)
+    if not value:
+        return False
+    out["specimen"] = {"identifier": {"system": systems.facility_system(x.facility.id, "specimen"), "value": value}}
+    return True
+
+
+def without_value(kind: str, out: dict[str, Any]) -> None:
+    """An Observation that got no value says so; one that is still awaited or is an attachment does not have to."""
+    if kind.upper() in values.LEFT_TO_CALLER or "component" in out or "dataAbsentReason" in out:
+        return
+    if not any(key.startswith("value") for key in out) and out["status"] != "registered":
+        out["dataAbsentReason"] = data_absent("unknown")
+
+
+def missing_status(record: Record, x: Context, out: dict[str, Any]) -> None:
+    """OBX-11 was absent: the profile may say what that means; else the status is unknown, and an Issue."""
+    own = x.facility.observation_status.get("")
+    if own is not None:
+        out["status"] = own
+        return
+    words = "The result has no status (OBX-11); it is stored as unknown and never recognized."
+    x.issue_once("no-result-status", "warning", words, where=f"{record.where}-11")
