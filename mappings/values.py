@@ -149,7 +149,7 @@ class _Context:
 
 
 def _one(value_type: str, element: Element, context: _Context) -> Typed:
-    first = text(element[0]).strip() if element else ""
+    first = (text(element[0]).strip() if element else "") or joined(element)
     match value_type:
         case "NM":
             return _number(joined(element).strip(), context)

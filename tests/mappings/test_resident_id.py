@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mappings.resident_id import check_character, normalise, read
@@ -51,6 +51,7 @@ def test_completes_the_old_form_of_15_digits() -> None:
     assert found.number == "110105491231002"
 
 
+@settings(deadline=None)
 @given(st.dates(date(1930, 1, 1), date(2020, 12, 31)), st.integers(0, 999), st.integers(0, 16), st.integers(1, 9))
 def test_finds_every_single_wrong_digit(born: date, sequence: int, place: int, shift: int) -> None:
     # ISO 7064 MOD 11-2 detects all single substitutions.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mappings import ucum
@@ -172,6 +172,7 @@ def test_a_faulty_table_names_file_line_and_column(tmp_path: Path) -> None:
     ]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20))
 def test_any_text_gives_valid_ucum_or_none(text: str) -> None:
     code = shipped().lookup(text).ucum

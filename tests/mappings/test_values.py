@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance import fhirjson, systems
@@ -339,6 +339,7 @@ def test_an_unknown_unit_keeps_its_text_and_has_no_code() -> None:
     assert found.value == {"valueQuantity": {"value": 5, "unit": "Zoll"}}
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["NM", "ST", "SN", "TX", "DT", "TM", "CE", "XX", "NR", "CQ", "DR"]),
     st.lists(st.text(max_size=12), max_size=5),
