@@ -27,9 +27,8 @@ _MARK = rb"(?:[\[<][A-Za-z0-9]{2,5}[\]>])?[ \t]*(?:\xef\xbb\xbf)?"
 _HEADER = re.compile(rb"(?:\A|[\r\n\x0b\x1c\0])[ \t]*" + _MARK + rb"(MSH)(?=[^A-Za-z0-9\r\n])", re.IGNORECASE)
 _ENVELOPE = re.compile(rb"(?:\A|[\r\n])[ \t]*" + _MARK + rb"(?:FHS|BHS)[^A-Za-z0-9]")
 _PIECE = re.compile(
-    rb"(?:\A|[\r\n\x0b\x1c\0])[ \t]{0,8}(?:[\[<][A-Za-z0-9]{2,5}[\]>])?[ \t]{0,8}(?:\xef\xbb\xbf)?"
-    rb"(MSH|FHS|BHS|BTS|FTS)(?=[^A-Za-z0-9]|\Z)",
-    re.IGNORECASE,
+    rb"[\r\n\x0b\x1c\0](?=[ \t\[<\xefMmFB])[ \t]{0,8}(?:[\[<][A-Za-z0-9]{2,5}[\]>])?[ \t]{0,8}(?:\xef\xbb\xbf)?"
+    rb"([Mm][Ss][Hh]|FHS|BHS|BTS|FTS)(?=[^A-Za-z0-9]|\Z)"
 )
 _PIECE_LENGTH = 32
 """No match of _PIECE is longer: so much of a chunk is looked at again with the next one."""
@@ -383,7 +382,8 @@ def split(stream: BinaryIO) -> Iterator[bytes]:
     head = stream.read(_CHUNK)
     charset = wide_codec(head)
     decoder = codecs.getincrementaldecoder(charset)("replace") if charset else None
-    buffer = bytearray()
+    # A header may be the first thing in the file: the line end before it is put there.
+    buffer = bytearray(b"\r")
     inside = b""
     looked = 0
     chunk = head
@@ -417,5 +417,5 @@ def _piece(data: bytearray, inside: bytes) -> bytes | None:
     """One message, or the bytes before any header; None for blanks and batch segments."""
     if inside not in (b"", b"MSH"):
         return None
-    message = bytes(data).rstrip(_BLANK)
+    message = bytes(data).strip(_BLANK)
     return message + b"\r" if message.removeprefix(_BOM).strip(_BLANK) else None
