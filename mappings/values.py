@@ -119,6 +119,16 @@ def typed(
     value_type = value_type.strip().upper()
     if value_type in LEFT_TO_CALLER:
         return Typed({})
+    if (
+        value_type == "NM"
+        and len(repetitions) == 1
+        and len(repetitions[0]) == 1
+        and isinstance(sent := repetitions[0][0], str)
+    ):
+        # Most results by far are one plain number.
+        plain = number(sent)
+        if plain is not None and plain.text == sent:
+            return Typed({"valueQuantity": quantity(plain, unit)})
     known = [r for r in repetitions if _written(r)]
     if not known:
         return _absent(NULL if any(joined(r) == NULL for r in repetitions) else "", "unknown", where)
