@@ -7,10 +7,13 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from fhir_server.api.content import etag
 from fhir_server.api.responses import issue, outcome
 from fhir_server.search.page import encode
 from fhir_server.search.query import CURSOR, Query
 from fhir_server.search.run import Found, Hit
+from fhir_server.store.reader import Stored
+from fhir_server.store.statement import instant
 
 Link = tuple[str, str]
 """relation, url"""
@@ -34,6 +37,20 @@ def searchset(query: Query, found: Found, base: str) -> bytes:
 def _entry(hit: Hit, base: str, mode: bytes) -> bytes:
     url = f"{base}/{hit.type}/{hit.id}".encode()
     return b'{"fullUrl":"%b","resource":%b,"search":{"mode":"%b"}}' % (url, hit.body, mode)
+
+
+def history_entry(stored: Stored, base: str) -> bytes:
+    """One version in a history: what was asked and answered then (http://hl7.org/fhir/R4/http.html#history)."""
+    method, status = ("DELETE", "204 No Content") if stored.deleted else ("PUT", "200 OK")
+    if stored.version == 1 and not stored.deleted:
+        status = "201 Created"
+    name = f"{stored.resource_type}/{stored.id}"
+    rest = {
+        "request": {"method": method, "url": name},
+        "response": {"status": status, "etag": etag(stored.version), "lastModified": instant(stored.updated)},
+    }
+    head = b'{"fullUrl":%b,' % orjson.dumps(f"{base}/{name}")
+    return head + (b"" if stored.deleted else b'"resource":%b,' % stored.body) + orjson.dumps(rest)[1:]
 
 
 def search_url(query: Query, base: str, cursor: str = "") -> str:

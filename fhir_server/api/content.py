@@ -26,7 +26,8 @@ _ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*|\s*(\d+)\s*')
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """``Prefer`` header (http://hl7.org/fhir/R4/http.html#ops): what to return after a write, and how to treat unknown parameters."""
+    """``Prefer`` header (http://hl7.org/fhir/R4/http.html#ops): what to return after a write (minimal, representation,
+    OperationOutcome; empty when not said), and whether unknown parameters are refused."""
 
     returns: str
     strict: bool
@@ -35,9 +36,9 @@ class Preferences:
 def preferences(headers: Mapping[str, str]) -> Preferences:
     """Read from the headers; unknown preferences are ignored (RFC 7240)."""
     told = dict(p.strip().partition("=")[::2] for p in re.split("[,;]", headers.get("prefer", "")))
-    returns = told.get("return", "representation").strip('"')
+    returns = told.get("return", "").strip('"')
     return Preferences(
-        returns if returns in ("minimal", "OperationOutcome") else "representation",
+        returns if returns in ("minimal", "representation", "OperationOutcome") else "",
         told.get("handling", "").strip('"') == "strict",
     )
 

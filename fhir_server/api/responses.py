@@ -14,6 +14,7 @@ import psycopg
 import psycopg_pool
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from conformance import fhirjson
 from conformance.issue import Issue
@@ -38,6 +39,9 @@ DATABASE_AWAY: Final[tuple[type[Exception], ...]] = (
 
 TOO_SLOW: Final[tuple[type[Exception], ...]] = (asyncpg.QueryCanceledError, psycopg.errors.QueryCanceled, TimeoutError)
 """What a statement raises that ran into its time limit."""
+
+EXPECTED: Final[tuple[type[Exception], ...]] = (Fault, *TOO_SLOW, OSError, *DATABASE_AWAY, psycopg.Error)
+"""What a write may raise that concerns this write alone."""
 
 _ISSUE_TYPE: Final = {
     "unknown-type": "structure",
@@ -76,8 +80,8 @@ def outcome_of_issues(issues: Sequence[Issue]) -> list[dict[str, Any]]:
 class Invalid(Fault):
     """A resource that breaks the rules: 422 with one OperationOutcome.issue per problem."""
 
-    def __init__(self, issues: Sequence[Issue], at: str = "") -> None:
-        super().__init__(Category.UNPROCESSABLE, "The resource is not valid.", where=at)
+    def __init__(self, issues: Sequence[Issue]) -> None:
+        super().__init__(Category.UNPROCESSABLE, "The resource is not valid.")
         self.issues = outcome_of_issues(issues)
 
 
@@ -134,7 +138,9 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         fault = Fault(
-            Category.METHOD, f"{request.method} is not an interaction of this address.", headers=error.headers or {}
+            Category.METHOD,
+            f"{request.method} is not an interaction of this address.",
+            headers={"Allow": ", ".join(_methods(request))},
         )
     elif error.status_code == 404:
         fault = Fault(Category.NOT_FOUND, "There is nothing at this address.")
@@ -142,6 +148,15 @@ async def _on_http(request: Request, error: Exception) -> Response:
         text = outcome([issue("error", "processing", str(error.detail))])
         return fhir(request, text, status=error.status_code, headers=error.headers)
     return _answer(request, fault)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods that some route has for this address (the router itself tells those of one route only)."""
+    found: set[str] = set()
+    for route in request.app.router.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
 
 
 def install(app: FastAPI) -> None:

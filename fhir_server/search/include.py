@@ -67,27 +67,19 @@ def targets(include: Include, resources: Iterable[Mapping[str, Any]], base: str)
 
 def by_id(wanted: Iterable[Target]) -> Sql:
     """The current resources of the given types and ids. Columns: rtype, then page.COLUMNS."""
+    places = [(RESOURCE_TYPES[kind], i, shard_of_id(i)) for kind, i in wanted]
     out = Statement()
-    derived = [(shard, kind, i) for kind, i in wanted if (shard := shard_of_id(i)) is not None]
-    given = [(kind, i) for kind, i in wanted if shard_of_id(i) is None]
-    parts = []
-    if derived:
-        shards = out.arg([s for s, _, _ in derived], "smallint[]")
-        rtypes = out.arg([RESOURCE_TYPES[k] for _, k, _ in derived], "smallint[]")
-        ids = out.arg([i for _, _, i in derived], "text[]")
-        parts.append(
-            f"SELECT r.rtype, {COLUMNS} FROM unnest({shards}, {rtypes}, {ids}) AS k(shard, rtype, id) "  # noqa: S608
-            "JOIN resource r ON r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id WHERE NOT r.deleted"
-        )
-    if given:
-        rtypes = out.arg([RESOURCE_TYPES[k] for k, _ in given], "smallint[]")
-        ids = out.arg([i for _, i in given], "text[]")
-        parts.append(
-            f"SELECT r.rtype, {COLUMNS} FROM unnest({rtypes}, {ids}) AS k(rtype, id) "  # noqa: S608 -- placeholders only
-            "JOIN client_id c ON c.rtype = k.rtype AND c.id = k.id "
-            "JOIN resource r ON r.shard = c.shard AND r.rtype = c.rtype AND r.id = c.id WHERE NOT r.deleted"
-        )
-    return Sql(" UNION ALL ".join(parts), out.args)
+    rtypes = out.arg([rtype for rtype, _, _ in places], "smallint[]")
+    ids = out.arg([i for _, i, _ in places], "text[]")
+    shards = out.arg([-1 if shard is None else shard for _, _, shard in places], "smallint[]")
+    # An id names its shard, or the directory client_id does.
+    return Sql(
+        f"SELECT r.* FROM unnest({rtypes}, {ids}, {shards}) AS k(rtype, id, derived) "  # noqa: S608 -- placeholders only
+        f"CROSS JOIN LATERAL (SELECT r.rtype, {COLUMNS} FROM resource r "
+        "WHERE r.rtype = k.rtype AND r.id = k.id AND NOT r.deleted AND r.shard IN "
+        "(k.derived, (SELECT c.shard FROM client_id c WHERE c.rtype = k.rtype AND c.id = k.id)) OFFSET 0) r",
+        out.args,
+    )
 
 
 def pointing_at(include: Include, found: Iterable[Target], limit: int) -> Sql | None:

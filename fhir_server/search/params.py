@@ -14,9 +14,10 @@ Where a value goes:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from conformance.capability import PATIENT_LINKS
 from fhir_server.search import dates, leaves
@@ -44,13 +45,26 @@ class Indexed(NamedTuple):
     patient: str | None
 
 
-def extract(resource: Mapping[str, Any], *, zone: tzinfo = dates.SHANGHAI, base: str = "") -> Indexed:
-    """Everything a search can find the resource by.
+@dataclass(slots=True)
+class Installation:
+    """What the meaning of stored values depends on, the same for everything one database holds.
 
-    ``zone`` is meant by dates without one; ``base`` is the address of this server (without trailing slash), so that absolute
-    references to it count as local. A value that does not have its datatype's form is not indexed; nothing is raised for it.
+    zone  meant by dates without one
+    base  address of this server without trailing slash: absolute references to it count as local
     """
-    sink = Sink(zone, base)
+
+    zone: tzinfo
+    base: str
+
+
+INSTALLATION: Final = Installation(dates.SHANGHAI, "")
+"""Set once by the composition root of each process, before anything is stored."""
+
+
+def extract(resource: Mapping[str, Any]) -> Indexed:
+    """Everything a search can find the resource by. A value that does not have its datatype's form is not indexed; nothing is
+    raised for it."""
+    sink = Sink(INSTALLATION.zone, INSTALLATION.base)
     table, whole = _compiled(resource["resourceType"])
     for key, value in resource.items():
         if key in table:

@@ -89,18 +89,18 @@ def _included(
             if number and not wanted.iterate:
                 continue
             starts = [hit for hit in fresh if include.sources(wanted, hit.type)]
-            sql = _statement(wanted, starts, known, context, MAX_INCLUDED - len(found.included) + 1)
+            sql = _statement(wanted, starts, known, context, include.MAX_INCLUDED - len(found.included) + 1)
             if sql is None:
                 continue
             for row in (yield sql):
-                type = TYPE_NAMES[row["rtype"]]
-                if (type, row["id"]) in known or not allowed(type):
+                name = TYPE_NAMES[row["rtype"]]
+                if (name, row["id"]) in known or not allowed(name):
                     continue
-                if len(found.included) == MAX_INCLUDED:
+                if len(found.included) == include.MAX_INCLUDED:
                     found.cut = True
                     return
-                known.add((type, row["id"]))
-                found.included.append(_hit(type, row, decompress))
+                known.add((name, row["id"]))
+                found.included.append(_hit(name, row, decompress))
         fresh = found.included[before:]
         if not fresh:
             return

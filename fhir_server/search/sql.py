@@ -121,19 +121,16 @@ class _Condition:
     # --- columns ---
 
     def _ids(self) -> str:
-        shards = [(shard_of_id(i), i) for i in map(unescape, self.filter.values)]
-        derived = [(s, i) for s, i in shards if s is not None]
-        given = [i for s, i in shards if s is None]
+        ids = [unescape(v) for v in self.filter.values]
+        derived = [(shard, i) for i in ids if (shard := shard_of_id(i)) is not None]
         self.found.narrow = True
-        out = self.out
-        parts = []
+        rtype, given = self.out.arg(RESOURCE_TYPES[self.type], "smallint"), self.out.arg(ids, "text[]")
+        places = f"SELECT shard, id FROM client_id WHERE rtype = {rtype} AND id = ANY({given})"  # noqa: S608
         if derived:
-            columns = out.arg([s for s, _ in derived], "smallint[]"), out.arg([i for _, i in derived], "text[]")
-            parts.append(f"SELECT * FROM unnest({columns[0]}, {columns[1]})")  # noqa: S608 -- placeholders only
-        if given:
-            rtype, ids = out.arg(RESOURCE_TYPES[self.type], "smallint"), out.arg(given, "text[]")
-            parts.append(f"SELECT shard, id FROM client_id WHERE rtype = {rtype} AND id = ANY({ids})")  # noqa: S608
-        return f"(r.shard, r.id) IN ({' UNION ALL '.join(parts)})"
+            shards, named = [s for s, _ in derived], [i for _, i in derived]
+            columns = f"{self.out.arg(shards, 'smallint[]')}, {self.out.arg(named, 'text[]')}"
+            places += f" UNION ALL SELECT * FROM unnest({columns})"  # noqa: S608 -- placeholders only
+        return f"(r.shard, r.id) IN ({places})"
 
     def _missing(self, parameter: Parameter) -> str:
         missing = self.filter.values[0] == "true"

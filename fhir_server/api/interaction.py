@@ -1,0 +1,152 @@
+"""What the interactions share: the search driver, write transactions in threads, the audit entry, history paging."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime, tzinfo
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote, urlencode
+
+import psycopg
+from fastapi import Request
+
+from conformance.capability import RESOURCE_TYPES
+from fhir_server.access import Principal
+from fhir_server.api.content import query_pairs
+from fhir_server.api.security import address_of, services_of
+from fhir_server.api.writes import ATTEMPTS, Writer, wake
+from fhir_server.audit_event import Action, Outcome
+from fhir_server.errors import Category, Fault
+from fhir_server.search import dates, run
+from fhir_server.search.query import MAX_COUNT, Query
+from fhir_server.search.sql import Context
+from fhir_server.services import Services
+
+T = TypeVar("T")
+HISTORY_COUNT = 50
+BEFORE = "_before"
+"""Our parameter in ``next`` links of a history: the change number of the last version shown."""
+
+
+class Touched(NamedTuple):
+    """One resource an answer shows or a write changed: its type and the Patient it is about."""
+
+    type: str
+    patient: str | None
+
+
+def base_of(request: Request) -> str:
+    """Address of the FHIR API as clients see it, without trailing slash."""
+    base: str = request.app.state.base_url
+    return base
+
+
+def context_of(request: Request) -> Context:
+    """What search values mean in this request."""
+    services = services_of(request)
+    return Context(services.settings.zone, base_of(request), services.clock())
+
+
+async def in_thread(act: Callable[..., T], *arguments: object) -> T:
+    """``act`` outside the event loop."""
+    return await asyncio.to_thread(act, *arguments)
+
+
+async def search(services: Services, query: Query, context: Context, asker: Principal) -> run.Found:
+    """Runs a search on the read pool; what comes along is of types the asker may search."""
+    allowed = frozenset(t for t in RESOURCE_TYPES if asker.may("search-type", t)) if query.includes else frozenset()
+    steps = run.search(query, context, services.codec.decompress, allowed=allowed.__contains__)
+    sql = next(steps)
+    async with services.pool.acquire() as connection:
+        while True:
+            rows = await connection.fetch(sql.text, *sql.args)
+            try:
+                sql = steps.send(rows)
+            except StopIteration as end:
+                found: run.Found = end.value
+                return found
+
+
+async def in_transaction(
+    services: Services, context: Context, asker: Principal, act: Callable[[Writer], T]
+) -> T:
+    """``act`` with a Writer, in one transaction, in a thread. A transaction that the database broke off because of another one
+    (deadlock) is tried again."""
+
+    def transaction() -> T:
+        with services.writer.connection() as conn:
+            with conn.transaction():
+                writer = Writer(conn, services.codec, context, asker.facility)
+                result = act(writer)
+                told = writer.finish()
+            if told:
+                wake(conn)
+            return result
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return await in_thread(transaction)
+        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
+            if attempt == ATTEMPTS:
+                raise Fault(
+                    Category.CONFLICT, "Others change the same resources at the same time. Try again."
+                ) from None
+    raise AssertionError("the loop returns or raises")
+
+
+async def audited(
+    request: Request,
+    asker: Principal,
+    action: Action,
+    name: str,
+    touched: Iterable[Touched],
+    *,
+    types: Collection[str],
+    resource: str = "",
+    query: str | None = None,
+    outcome: Outcome = "0",
+) -> None:
+    """Returns when the access is in the audit log. Raises Fault UNAVAILABLE when it cannot be; then nothing may be answered."""
+    services = services_of(request)
+    seen = list(touched)
+    await services.audit.record(
+        asker,
+        action,
+        name,
+        sorted({*types, *(t.type for t in seen)}),
+        [t.patient for t in seen if t.patient],
+        query=request.url.query if query is None else query,
+        outcome=outcome,
+        at=services.clock(),
+        resource=resource,
+        address=address_of(request),
+    )
+
+
+def history_parameters(pairs: list[tuple[str, str]], zone: tzinfo) -> tuple[int, datetime | None, int | None]:
+    """(``_count``, ``_since``, place of the page) of a history. Raises Fault INVALID for a value that cannot be read."""
+    count, since, before = HISTORY_COUNT, None, None
+    for name, value in pairs:
+        if name == "_count":
+            if not value.isdecimal():
+                raise Fault(Category.INVALID, "_count must be a whole number.", where="_count")
+            count = max(1, min(int(value[:9]), MAX_COUNT))
+        elif name == "_since":
+            try:
+                since = dates.span(value.replace(" ", "+"), zone)[0]
+            except ValueError:
+                raise Fault(Category.INVALID, "_since must be an instant.", where="_since") from None
+        elif name == BEFORE:
+            if not value.isdecimal() or len(value) > 18:
+                raise Fault(Category.INVALID, "The page link is not one of this server.", where=BEFORE)
+            before = int(value)
+    return count, since, before
+
+
+def history_url(place: str, query: str, before: int | None = None) -> str:
+    """A history as a URL: the parameters as asked, and the place of the page."""
+    pairs = [(n, v) for n, v in query_pairs(query) if n in ("_count", "_since") or (n == BEFORE and before is None)]
+    if before is not None:
+        pairs.append((BEFORE, str(before)))
+    return f"{place}?{urlencode(pairs, quote_via=quote, safe=':')}" if pairs else place

@@ -1,0 +1,79 @@
+"""References inside a transaction: links to other entries and conditional references become references to what was stored
+(http://hl7.org/fhir/R4/http.html#transaction, http://hl7.org/fhir/R4/bundle.html#references).
+
+Replaced are Reference.reference, elements of type uri, url, oid, uuid and canonical, and the targets of links and images in
+narratives; nothing else, so an Identifier that happens to hold the same text stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from fhir_server.search.definitions import elements, inner
+
+Replace = Callable[[str], str]
+"""A link as sent -> the link to store; the same text when it is not to be replaced."""
+
+_LINKS: Final = frozenset({"uri", "url", "oid", "uuid", "canonical"})
+_HREF: Final = re.compile(r"""((?:href|src)\s*=\s*)(["'])(.*?)\2""", re.IGNORECASE | re.DOTALL)
+_CONDITIONAL: Final = re.compile(r"([A-Z][A-Za-z]+)\?(.+)", re.DOTALL)
+
+
+def rewritten(resource: Mapping[str, Any], replace: Replace) -> dict[str, Any]:
+    """A copy of the resource with every link replaced."""
+    return _object(resource, resource["resourceType"], replace)
+
+
+def _object(value: Mapping[str, Any], at: str, replace: Replace) -> dict[str, Any]:
+    out = {}
+    for key, v in value.items():
+        types = _types(at, key)
+        out[key] = _value(v, f"{at}.{key}", types, key, replace)
+    return out
+
+
+def _types(at: str, key: str) -> str:
+    """Datatype of the JSON property ``key`` below a type or element path; empty when the definitions do not have it."""
+    if key in ("extension", "modifierExtension"):
+        return "Extension"
+    if key in ("contained", "resource", "outcome"):
+        return "Resource"
+    row = elements().get(f"{at}.{key}")
+    if row is not None:
+        return row[0][0] if row[0] else ""
+    # A choice: valueUri is value[x] of type uri.
+    for i in range(len(key) - 1, 0, -1):
+        if key[i].isupper() and f"{at}.{key[:i]}[x]" in elements():
+            suffix = key[i:]
+            return next((t for t in elements()[f"{at}.{key[:i]}[x]"][0] if t.lower() == suffix.lower()), "")
+    return ""
+
+
+def _value(value: Any, path: str, datatype: str, key: str, replace: Replace) -> Any:
+    if isinstance(value, list):
+        return [_value(v, path, datatype, key, replace) for v in value]
+    if isinstance(value, dict):
+        if "resourceType" in value and datatype == "Resource":
+            return rewritten(value, replace)
+        return _object(value, inner(path, datatype), replace)
+    if isinstance(value, str):
+        if datatype in _LINKS or (key == "reference" and path == "Reference.reference"):
+            return replace(value)
+        if key == "div":
+            return _HREF.sub(lambda m: f"{m[1]}{m[2]}{replace(m[3])}{m[2]}", value)
+    return value
+
+
+def conditional(resource: Any) -> Iterator[tuple[str, str]]:
+    """(type, query) of every conditional reference (``Patient?identifier=...``) in the resource."""
+    if isinstance(resource, dict):
+        literal = resource.get("reference")
+        if isinstance(literal, str) and (m := _CONDITIONAL.fullmatch(literal)):
+            yield m[1], m[2]
+        for v in resource.values():
+            yield from conditional(v)
+    elif isinstance(resource, list):
+        for v in resource:
+            yield from conditional(v)

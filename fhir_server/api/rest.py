@@ -1,0 +1,327 @@
+"""The RESTful API of FHIR R4 under /fhir (http://hl7.org/fhir/R4/http.html): one function per interaction.
+
+Reads run on asyncpg in the event loop, writes on psycopg in threads. Every access is in the audit log before its answer leaves.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from conformance import fhirjson
+from conformance.capability import RESOURCE_TYPES, capability_statement
+from fhir_server.api import interaction, transaction
+from fhir_server.api.bundle import bundle, history_entry, searchset
+from fhir_server.api.content import (
+    etag,
+    form_pairs,
+    not_modified,
+    preferences,
+    query_pairs,
+    require_json_answer,
+    required_version,
+    resource_body,
+)
+from fhir_server.api.interaction import Touched, audited, base_of, context_of, in_transaction
+from fhir_server.api.responses import EXPECTED, fault_of, fhir, http_date, issue, outcome
+from fhir_server.api.security import Asker, permit, services_of
+from fhir_server.api.writes import Written, require_valid
+from fhir_server.errors import Category, Fault
+from fhir_server.search import include
+from fhir_server.search.definitions import parameters
+from fhir_server.search.query import parse
+from fhir_server.store import reader
+
+router = APIRouter()
+
+READ: Final = ["GET", "HEAD"]
+
+
+@router.api_route("/metadata", methods=READ)
+async def capabilities(request: Request) -> Response:
+    """The CapabilityStatement of what is served (http://hl7.org/fhir/R4/http.html#capabilities). Needs no token."""
+    require_json_answer(request)
+    return fhir(request, _statement(base_of(request)))
+
+
+@cache
+def _statement(base: str) -> bytes:
+    served = {
+        name: [("_id", "token", ""), ("_lastUpdated", "date", ""), *_search_parameters(name)] for name in RESOURCE_TYPES
+    }
+    includes = {
+        name: [f"{name}:{code}" for code, p in parameters(name).items() if p.kind == "reference" and p.indexed]
+        for name in RESOURCE_TYPES
+    }
+    statement = capability_statement(
+        base,
+        version("tongjian"),
+        datetime.now(UTC),
+        served,
+        includes=includes,
+        revincludes={name: include.references_to(name) for name in RESOURCE_TYPES},
+        system_interactions=("transaction", "batch", "history-system"),
+    )
+    return fhirjson.dumps(statement)
+
+
+def _search_parameters(name: str) -> list[tuple[str, str, str]]:
+    return [(code, p.kind, p.url) for code, p in parameters(name).items() if p.indexed]
+
+
+# --- the whole system -------------------------------------------------------------------------------------------------------
+
+
+@router.post("")
+@router.post("/")
+async def transact(request: Request, asker: Asker) -> Response:
+    """Transaction or batch (http://hl7.org/fhir/R4/http.html#transaction)."""
+    require_json_answer(request)
+    services = services_of(request)
+    resource = await resource_body(request, services.settings.max_request)
+    base, context, wanted = base_of(request), context_of(request), preferences(request.headers)
+    steps = transaction.read_steps(resource, base)
+    kind = str(resource["type"])
+    for step in steps:
+        if isinstance(step, Fault):
+            if kind == "transaction":
+                raise step
+            continue
+        for needed in step.interactions:
+            await permit(request, asker, needed, step.type)
+    results: list[transaction.Step | Fault] = list(steps)
+    if kind == "transaction":
+        good = [s for s in steps if not isinstance(s, Fault)]
+        results = list(
+            await in_transaction(services, context, asker, lambda w: transaction.all_or_nothing(w, good, asker.may))
+        )
+    else:
+        for position, step in enumerate(steps):
+            if isinstance(step, Fault):
+                continue
+            try:
+                results[position] = await in_transaction(services, context, asker, transaction.single(step, asker.may))
+            except EXPECTED as error:
+                results[position] = fault_of(error)
+    done = [s for s in results if not isinstance(s, Fault)]
+    touched = [Touched(name, patient) for s in done for name, patient in s.touched]
+    await audited(request, asker, "E", kind, touched, types={s.type for s in steps if not isinstance(s, Fault)})
+    return fhir(request, transaction.answer(kind, results, wanted, base))
+
+
+@router.api_route("/_history", methods=READ)
+async def history_system(request: Request, asker: Asker) -> Response:
+    """History of everything (http://hl7.org/fhir/R4/http.html#history)."""
+    return await _history(request, asker, "history-system", None, None)
+
+
+# --- a type -----------------------------------------------------------------------------------------------------------------
+
+
+@router.api_route("/{kind}", methods=READ)
+async def search_type(request: Request, asker: Asker, kind: str) -> Response:
+    """Search by type (http://hl7.org/fhir/R4/http.html#search)."""
+    require_json_answer(request)
+    _require_served(kind)
+    return await _search(request, asker, kind, query_pairs(request.url.query))
+
+
+@router.post("/{kind}/_search")
+async def search_post(request: Request, asker: Asker, kind: str) -> Response:
+    """The same search, its parameters in the body."""
+    require_json_answer(request)
+    _require_served(kind)
+    return await _search(request, asker, kind, await form_pairs(request, services_of(request).settings.max_request))
+
+
+async def _search(request: Request, asker: Asker, kind: str, pairs: list[tuple[str, str]]) -> Response:
+    await permit(request, asker, "search-type", kind)
+    services = services_of(request)
+    query = parse(kind, pairs, strict=preferences(request.headers).strict)
+    found = await interaction.search(services, query, context_of(request), asker)
+    touched = [Touched(hit.type, hit.patient) for hit in found.hits]
+    query_text = "&".join(name for name, _ in pairs)
+    await audited(request, asker, "R", "search-type", touched, types={kind}, query=query_text)
+    return fhir(request, searchset(query, found, base_of(request)))
+
+
+@router.post("/{kind}")
+async def create(request: Request, asker: Asker, kind: str) -> Response:
+    """Create, with If-None-Exist conditional (http://hl7.org/fhir/R4/http.html#create, #ccreate)."""
+    _require_served(kind)
+    exist = request.headers.get("if-none-exist")
+    await permit(request, asker, "create", kind)
+    if exist is not None:
+        await permit(request, asker, "search-type", kind)
+    resource = await _resource(request, kind)
+    return await _write(request, asker, "C", "create", lambda w: w.create(resource, exist and exist.lstrip("?")))
+
+
+@router.put("/{kind}")
+async def update_conditionally(request: Request, asker: Asker, kind: str) -> Response:
+    """Conditional update (http://hl7.org/fhir/R4/http.html#cond-update)."""
+    _require_served(kind)
+    await permit(request, asker, "update", kind)
+    await permit(request, asker, "search-type", kind)
+    resource = await _resource(request, kind)
+    query, expected = request.url.query, required_version(request.headers)
+    return await _write(request, asker, "U", "update", lambda w: w.conditional_update(resource, query, expected))
+
+
+@router.delete("/{kind}")
+async def delete_conditionally(request: Request, asker: Asker, kind: str) -> Response:
+    """Conditional delete of one match (http://hl7.org/fhir/R4/http.html#3.1.0.7.1)."""
+    require_json_answer(request)
+    _require_served(kind)
+    await permit(request, asker, "delete", kind)
+    await permit(request, asker, "search-type", kind)
+    query = request.url.query
+    return await _write(request, asker, "D", "delete", lambda w: w.conditional_delete(kind, query))
+
+
+@router.api_route("/{kind}/_history", methods=READ)
+async def history_type(request: Request, asker: Asker, kind: str) -> Response:
+    """History of a type (http://hl7.org/fhir/R4/http.html#history)."""
+    _require_served(kind)
+    return await _history(request, asker, "history-type", kind, None)
+
+
+# --- an instance ------------------------------------------------------------------------------------------------------------
+
+
+@router.api_route("/{kind}/{logical}", methods=READ)
+async def read(request: Request, asker: Asker, kind: str, logical: str) -> Response:
+    """Read, conditional with If-None-Match and If-Modified-Since (http://hl7.org/fhir/R4/http.html#read, #cread)."""
+    require_json_answer(request)
+    _require_served(kind)
+    await permit(request, asker, "read", kind)
+    services = services_of(request)
+    stored = await reader.read(services.pool, services.codec, kind, logical)
+    return await _one(request, asker, "read", stored, f"{kind}/{logical}")
+
+
+@router.api_route("/{kind}/{logical}/_history/{number}", methods=READ)
+async def vread(request: Request, asker: Asker, kind: str, logical: str, number: str) -> Response:
+    """Read of one version (http://hl7.org/fhir/R4/http.html#vread)."""
+    require_json_answer(request)
+    _require_served(kind)
+    await permit(request, asker, "vread", kind)
+    services = services_of(request)
+    stored = None
+    if number.isascii() and number.isdecimal():
+        stored = await reader.vread(services.pool, services.codec, kind, logical, int(number[:12]))
+    return await _one(request, asker, "vread", stored, f"{kind}/{logical}/_history/{number}")
+
+
+async def _one(request: Request, asker: Asker, name: str, stored: reader.Stored | None, where: str) -> Response:
+    touched = [Touched(stored.resource_type, stored.patient)] if stored is not None else []
+    kind, _, logical = where.partition("/")
+    resource = f"{kind}/{logical.partition('/')[0]}"
+    if stored is None or stored.deleted:
+        await audited(request, asker, "R", name, touched, types={kind}, resource=resource, outcome="4")
+        if stored is None:
+            raise Fault(Category.NOT_FOUND, f"{where} is not known.")
+        headers = {"ETag": etag(stored.version), "Last-Modified": http_date(stored.updated)}
+        raise Fault(Category.GONE, f"{where} was deleted.", headers=headers)
+    await audited(request, asker, "R", name, touched, types={kind}, resource=resource)
+    headers = {"ETag": etag(stored.version), "Last-Modified": http_date(stored.updated)}
+    if not_modified(request, stored.version, stored.updated):
+        return fhir(request, b"", status=304, headers=headers)
+    return fhir(request, stored.body, headers=headers)
+
+
+@router.put("/{kind}/{logical}")
+async def update(request: Request, asker: Asker, kind: str, logical: str) -> Response:
+    """Update, also under an id the client gives (http://hl7.org/fhir/R4/http.html#update)."""
+    _require_served(kind)
+    await permit(request, asker, "update", kind)
+    resource = await _resource(request, kind)
+    if resource.get("id") != logical:
+        raise Fault(Category.INVALID, "The resource needs an id, the same as in the URL.", where=f"{kind}.id")
+    expected = required_version(request.headers)
+    return await _write(request, asker, "U", "update", lambda w: w.update(resource, expected))
+
+
+@router.delete("/{kind}/{logical}")
+async def delete(request: Request, asker: Asker, kind: str, logical: str) -> Response:
+    """Delete; history stays (http://hl7.org/fhir/R4/http.html#delete)."""
+    require_json_answer(request)
+    _require_served(kind)
+    await permit(request, asker, "delete", kind)
+    expected = required_version(request.headers)
+    return await _write(request, asker, "D", "delete", lambda w: w.delete(kind, logical, expected))
+
+
+@router.api_route("/{kind}/{logical}/_history", methods=READ)
+async def history_instance(request: Request, asker: Asker, kind: str, logical: str) -> Response:
+    """History of one resource (http://hl7.org/fhir/R4/http.html#history)."""
+    _require_served(kind)
+    return await _history(request, asker, "history-instance", kind, logical)
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------------
+
+
+def _require_served(kind: str) -> None:
+    if kind not in RESOURCE_TYPES:
+        raise Fault(Category.NOT_FOUND, "This is not a resource type served here.")
+
+
+async def _resource(request: Request, kind: str) -> dict[str, Any]:
+    """The body of a create or update: sound, and of the type the URL names."""
+    require_json_answer(request)
+    resource = await resource_body(request, services_of(request).settings.max_request)
+    if resource["resourceType"] != kind:
+        raise Fault(Category.INVALID, f"The body is not a resource of type {kind}.", where="resourceType")
+    await interaction.in_thread(require_valid, resource)
+    return resource
+
+
+async def _write(request: Request, asker: Asker, action: Any, name: str, write: Any) -> Response:
+    """One write in a transaction of its own, and its answer."""
+    services = services_of(request)
+    written: Written = await in_transaction(services, context_of(request), asker, write)
+    change = written.change
+    kind = request.path_params["kind"]
+    touched = [Touched(kind, change.patient)] if change else []
+    resource = change.reference if change else ""
+    await audited(request, asker, action, name, touched, types={kind}, resource=resource)
+    if written.status == 204 or change is None:
+        return fhir(request, b"", status=204, headers={"ETag": etag(change.version)} if change else None)
+    headers = {
+        "ETag": etag(change.version),
+        "Last-Modified": http_date(change.updated),
+        "Location": f"{base_of(request)}/{change.versioned}",
+    }
+    wanted = preferences(request.headers).returns
+    body = change.body
+    if wanted == "minimal":
+        body = b""
+    elif wanted == "OperationOutcome":
+        body = outcome([issue("information", "informational", f"{change.reference} is stored as version {change.version}.")])
+    return fhir(request, body, status=written.status, headers=headers)
+
+
+async def _history(request: Request, asker: Asker, name: str, kind: str | None, logical: str | None) -> Response:
+    require_json_answer(request)
+    await permit(request, asker, name, kind or "*")
+    services, base = services_of(request), base_of(request)
+    count, since, before = interaction.history_parameters(query_pairs(request.url.query), services.settings.zone)
+    stored = await reader.history(
+        services.pool, services.codec, kind, logical, since=since, before=before, count=count + 1
+    )
+    if not stored and logical is not None and before is None and since is None:
+        await audited(request, asker, "R", name, (), types={kind or ""}, resource=f"{kind}/{logical}", outcome="4")
+        raise Fault(Category.NOT_FOUND, f"{kind}/{logical} is not known.")
+    shown = stored[:count]
+    touched = [Touched(s.resource_type, s.patient) for s in shown]
+    await audited(request, asker, "R", name, touched, types={kind} if kind else set())
+    place = "/".join(p for p in (base, kind, logical, "_history") if p)
+    links = [("self", interaction.history_url(place, request.url.query))]
+    if len(stored) > count and shown:
+        links.append(("next", interaction.history_url(place, request.url.query, shown[-1].seq)))
+    return fhir(request, bundle("history", [history_entry(s, base) for s in shown], links=links))

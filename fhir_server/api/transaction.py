@@ -1,0 +1,281 @@
+"""Transaction and batch (http://hl7.org/fhir/R4/http.html#transaction).
+
+A transaction is one PostgreSQL transaction: DELETE, POST, PUT, then GET; links between entries become references to what was stored;
+any fault rolls everything back. The entries of a batch stand alone: a fault of one is its answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import Any, Final
+
+from conformance import fhirjson
+from conformance.capability import RESOURCE_TYPES
+from fhir_server.api import references
+from fhir_server.api.bundle import bundle, searchset
+from fhir_server.api.content import Preferences, etag, query_pairs, versions_in
+from fhir_server.api.responses import issues_of, outcome
+from fhir_server.api.writes import Writer, Written, require_valid
+from fhir_server.errors import Category, Fault
+from fhir_server.search.query import parse
+from fhir_server.store.statement import instant
+from fhir_server.store.writes import new_id
+
+_URL = re.compile(r"(?P<type>[A-Za-z]+)(?:/(?P<id>[A-Za-z0-9\-.]{1,64}))?(?:\?(?P<query>.*))?", re.DOTALL)
+_ORDER: Final = ("DELETE", "POST", "PUT", "GET")
+_INTERACTION: Final = {"DELETE": "delete", "POST": "create", "PUT": "update", "GET": "read"}
+_RELATIVE = re.compile(r"(?P<root>.*)/(?P<local>[A-Za-z]+/[A-Za-z0-9\-.]{1,64})")
+
+
+@dataclass(slots=True)
+class Step:
+    """One entry of the Bundle. ``at``: where it stands (``Bundle.entry[3]``); ``resource`` None for DELETE and GET."""
+
+    at: str
+    method: str
+    type: str
+    id: str
+    query: str
+    full_url: str
+    resource: dict[str, Any] | None
+    if_match: str | None
+    if_none_exist: str | None
+    written: Written | None = None
+    answer: bytes = b""
+    touched: list[tuple[str, str | None]] = field(default_factory=list)
+    """(resource type, Patient) of everything the answer shows or the write changed."""
+
+    @property
+    def interactions(self) -> list[str]:
+        """RESTful interactions it needs the right to."""
+        if self.method == "GET":
+            return ["read" if self.id else "search-type"]
+        needed = [_INTERACTION[self.method]]
+        # Whether something matches a condition is an answer to a search.
+        return [*needed, "search-type"] if self.query or self.if_none_exist is not None else needed
+
+
+def read_steps(resource: Mapping[str, Any], base: str) -> list[Step | Fault]:
+    """The entries of a transaction or batch, each understood or a Fault. Raises Fault INVALID when the Bundle itself is not one."""
+    if resource.get("resourceType") != "Bundle" or resource.get("type") not in ("transaction", "batch"):
+        raise Fault(Category.INVALID, "Send a Bundle of type transaction or batch to this address.", where="Bundle.type")
+    entries = resource.get("entry", [])
+    if not isinstance(entries, list):
+        raise Fault(Category.INVALID, "Bundle.entry must be a list.", where="Bundle.entry")
+    out: list[Step | Fault] = []
+    for number, entry in enumerate(entries):
+        try:
+            out.append(_step(entry, f"Bundle.entry[{number}]", base))
+        except Fault as fault:
+            out.append(fault)
+    return out
+
+
+def _step(entry: Any, at: str, base: str) -> Step:
+    request = entry.get("request") if isinstance(entry, dict) else None
+    if not isinstance(request, dict):
+        raise Fault(Category.INVALID, "An entry needs a request with method and url.", where=f"{at}.request")
+    method, url = request.get("method"), request.get("url")
+    if method not in _ORDER:
+        raise Fault(Category.INVALID, "The method must be DELETE, POST, PUT or GET.", where=f"{at}.request.method")
+    m = _URL.fullmatch(url.removeprefix(base).lstrip("/")) if isinstance(url, str) else None
+    if m is None or m["type"] not in RESOURCE_TYPES:
+        raise Fault(Category.INVALID, "The url must be Type, Type/id or Type?query of a served type.", where=f"{at}.request.url")
+    if (method == "POST" and (m["id"] or m["query"])) or (method in ("PUT", "DELETE") and bool(m["id"]) == bool(m["query"])):
+        raise Fault(Category.INVALID, f"The url does not fit the method {method}.", where=f"{at}.request.url")
+    resource = entry.get("resource")
+    if method in ("POST", "PUT"):
+        if not isinstance(resource, dict) or resource.get("resourceType") != m["type"]:
+            raise Fault(Category.INVALID, f"The entry needs a resource of type {m['type']}.", where=f"{at}.resource")
+        if m["id"] and resource.get("id") != m["id"]:
+            raise Fault(Category.INVALID, "The id of the resource must be the one in the url.", where=f"{at}.resource.id")
+        require_valid(resource, f"{at}.resource")
+    tags = versions_in(request["ifMatch"]) if isinstance(request.get("ifMatch"), str) else []
+    exist = request.get("ifNoneExist")
+    return Step(
+        at,
+        method,
+        m["type"],
+        m["id"] or "",
+        m["query"] or "",
+        entry.get("fullUrl") or "",
+        resource if method in ("POST", "PUT") else None,
+        tags[0] if tags else None,
+        exist.lstrip("?") if isinstance(exist, str) and method == "POST" else None,
+    )
+
+
+def all_or_nothing(writer: Writer, sent: Sequence[Step], allowed: Callable[[str, str], bool]) -> list[Step]:
+    """Carries out a transaction; the caller commits. ``allowed(interaction, type)`` says what may come along with a search.
+
+    Returns the steps with their outcomes, in the order they were sent; those given stay as they are, so that a transaction can be
+    tried again. Raises Fault, with the entry it is about, and then nothing may be committed.
+    """
+    steps = [replace(s, touched=[]) for s in sent]
+    ordered = sorted(steps, key=lambda s: _ORDER.index(s.method))
+    changing = [s for s in ordered if s.method != "GET"]
+    places = _Places(writer)
+    for settle in (places.resolve, places.name):
+        for step in changing:
+            _at(step, settle)
+    taken: set[tuple[str, str]] = set()
+    for step in changing:
+        if step.id and step.written is None:
+            if (step.type, step.id) in taken:
+                raise Fault(Category.INVALID, f"{step.type}/{step.id} stands in more than one entry.", where=step.at)
+            taken.add((step.type, step.id))
+    writer.lock([f"{s.type}/{s.id}" for s in changing if s.id])
+    for step in ordered:
+        _at(step, lambda s: _carry_out(writer, s, places, allowed))
+    return steps
+
+
+def single(sent: Step, allowed: Callable[[str, str], bool]) -> Callable[[Writer], Step]:
+    """What carries out one entry of a batch, in a transaction of its own, and returns it with its outcome."""
+
+    def carry_out(writer: Writer) -> Step:
+        step = replace(sent, touched=[])
+        places = _Places(writer)
+        if step.method != "GET":
+            places.resolve(step)
+            places.name(step)
+        _carry_out(writer, step, places, allowed)
+        return step
+
+    return carry_out
+
+
+def _at(step: Step, act: Callable[[Step], None]) -> None:
+    """Runs ``act`` so that a Fault tells which entry it is about."""
+    try:
+        act(step)
+    except Fault as fault:
+        if not fault.where.startswith("Bundle.entry"):
+            fault.where = f"{step.at}.{fault.where}" if fault.where and "?" not in fault.where else step.at
+        raise
+
+
+class _Places:
+    """Where the entries end up: full URL -> ``Type/id``. Conditions are resolved once, before anything is written."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._urls: dict[str, str] = {}
+        self._local: dict[tuple[str, str], str] = {}
+        self._conditions: dict[str, str] = {}
+
+    def resolve(self, step: Step) -> None:
+        """Finds or makes the id of a POST, PUT or DELETE; a create that exists already is settled here."""
+        if step.method == "POST":
+            existing = self._writer.match(step.type, step.if_none_exist) if step.if_none_exist is not None else None
+            if existing is not None:
+                step.id, step.written = existing, Written(200, self._writer.current(step.type, existing))
+            elif step.type == "Patient":
+                step.id = new_id(self._writer.conn, {"resourceType": "Patient"})
+        elif step.query:
+            existing = self._writer.match(step.type, step.query)
+            if existing is None and step.method == "DELETE":
+                step.written = Written(204, None)
+            elif step.resource is not None and existing and step.resource.get("id", existing) != existing:
+                raise Fault(Category.INVALID, "The resource that matches the condition has another id.", where="resource.id")
+            else:
+                step.id = existing or (step.resource or {}).get("id", "")
+        if step.id:
+            self._remember(step)
+
+    def _remember(self, step: Step) -> None:
+        if not step.full_url or step.method == "DELETE":
+            return
+        self._urls[step.full_url] = f"{step.type}/{step.id}"
+        if m := _RELATIVE.fullmatch(step.full_url):
+            self._local[m["root"], m["local"]] = f"{step.type}/{step.id}"
+
+    def name(self, step: Step) -> None:
+        """Makes the id of a new resource, in the shard of its Patient, whose id is known by now."""
+        if step.resource is not None and not step.id:
+            step.id = new_id(self._writer.conn, self.rewrite(step))
+            self._remember(step)
+
+    def rewrite(self, step: Step) -> dict[str, Any]:
+        """The entry's resource with its links replaced."""
+        assert step.resource is not None
+        for kind, query in references.conditional(step.resource):
+            if f"{kind}?{query}" not in self._conditions:
+                self._conditions[f"{kind}?{query}"] = self._reference(kind, query)
+        root = m["root"] if (m := _RELATIVE.fullmatch(step.full_url)) else ""
+
+        def replace(link: str) -> str:
+            found = self._urls.get(link) or self._conditions.get(link)
+            return found or self._local.get((root, link), link)
+
+        return references.rewritten(step.resource, replace)
+
+    def _reference(self, kind: str, query: str) -> str:
+        found = self._writer.match(kind, query) if kind in RESOURCE_TYPES else None
+        if found is None:
+            raise Fault(Category.PRECONDITION, f"No {kind} matches the conditional reference.")
+        return f"{kind}/{found}"
+
+
+def _carry_out(writer: Writer, step: Step, places: _Places, allowed: Callable[[str, str], bool]) -> None:
+    if step.method == "GET":
+        _get(writer, step, allowed)
+        return
+    if step.written is None:
+        if step.method == "DELETE":
+            step.written = writer.delete(step.type, step.id, step.if_match)
+        else:
+            step.written = writer.update({**places.rewrite(step), "id": step.id}, step.if_match)
+    change = step.written.change
+    step.touched.append((step.type, change.patient if change else None))
+
+
+def _get(writer: Writer, step: Step, allowed: Callable[[str, str], bool]) -> None:
+    if step.id:
+        change = writer.current(step.type, step.id)
+        if change is None:
+            raise Fault(Category.NOT_FOUND, f"{step.type}/{step.id} is not known.")
+        step.written = Written(200, change)
+        step.answer = change.body
+        step.touched.append((step.type, change.patient))
+        return
+    query = parse(step.type, query_pairs(step.query))
+    types = frozenset(t for t in RESOURCE_TYPES if allowed("search-type", t))
+    found = writer.search(query, types)
+    step.answer = searchset(query, found, writer.context.base)
+    step.touched.extend((hit.type, hit.patient) for hit in found.hits)
+
+
+def answer(kind: str, results: Sequence[Step | Fault], preferences: Preferences, base: str) -> bytes:
+    """The transaction-response or batch-response; entries in the order they were sent."""
+    entries = [
+        _failed(r) if isinstance(r, Fault) else _done(r, preferences.returns == "representation", base) for r in results
+    ]
+    return bundle(f"{kind}-response", entries)
+
+
+def _done(step: Step, whole: bool, base: str) -> bytes:
+    status = step.written.status if step.written else 200
+    response: dict[str, Any] = {"status": f"{status} {HTTPStatus(status).phrase}"}
+    change = step.written.change if step.written else None
+    head = b""
+    if change is not None:
+        if step.method in ("POST", "PUT"):
+            response["location"] = change.versioned
+        response["etag"] = etag(change.version)
+        response["lastModified"] = instant(change.updated)
+        if step.method != "DELETE":
+            head = b'"fullUrl":%b,' % fhirjson.dumps(f"{base}/{change.reference}")
+    body = step.answer or (change.body if change and whole and step.method != "DELETE" else b"")
+    if body:
+        head += b'"resource":%b,' % body
+    return b'{%b"response":%b}' % (head, fhirjson.dumps(response))
+
+
+def _failed(fault: Fault) -> bytes:
+    status = fault.category.status
+    text = fhirjson.dumps(f"{status} {HTTPStatus(status).phrase}")
+    return b'{"response":{"status":%b,"outcome":%b}}' % (text, outcome(issues_of(fault)))

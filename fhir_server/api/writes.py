@@ -1,0 +1,216 @@
+"""Create, update and delete with their conditions, inside one psycopg transaction
+(http://hl7.org/fhir/R4/http.html#create, #update, #delete, #ccreate, #cond-update).
+
+Everything a write entails commits with it: history, search rows, flat results, identity links and outbox rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from conformance.capability import RESOURCE_TYPES
+from conformance.validator import check_fully
+from fhir_server.api.content import query_pairs
+from fhir_server.api.responses import Invalid
+from fhir_server.errors import Category, Fault
+from fhir_server.identity import registry
+from fhir_server.publish import outbox
+from fhir_server.search import include, run
+from fhir_server.search.page import Sql
+from fhir_server.search.query import Query, parse
+from fhir_server.search.sql import Context
+from fhir_server.store import repository, rows
+from fhir_server.store.body import Codec
+from fhir_server.store.change import Change, Origin
+
+ATTEMPTS: Final = 4
+"""How often a transaction is tried that the database broke off because of another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outcome of one write: HTTP status, and the version that is current now (None after deleting nothing)."""
+
+    status: int
+    change: Change | None
+
+
+@dataclass(slots=True)
+class Writer:
+    """The writes of one transaction. ``finish`` must be called once, before the commit."""
+
+    conn: psycopg.Connection[Any]
+    codec: Codec
+    context: Context
+    facility: str
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def origin(self) -> Origin:
+        """Where these writes come from: a caller of the API."""
+        return Origin(self.facility, None, None, self.context.now)
+
+    def create(self, resource: dict[str, Any], if_none_exist: str | None = None) -> Written:
+        """A new resource with an id of ours; with ``if_none_exist`` (a query) only when nothing matches it.
+
+        201, or 200 with the one that matches. Raises Fault MULTIPLE when several match.
+        """
+        if if_none_exist is not None:
+            existing = self.match(resource["resourceType"], if_none_exist)
+            if existing is not None:
+                return Written(200, self.current(resource["resourceType"], existing))
+        return self._put(resource, create=True)
+
+    def update(self, resource: dict[str, Any], expected: str | None = None) -> Written:
+        """The new state of the resource ``id``; 200, or 201 when there was none. ``expected``: version id of If-Match, or ``*``."""
+        if expected == "*":
+            if self.current(resource["resourceType"], resource["id"]) is None:
+                raise Fault(Category.PRECONDITION, "There is no such resource to update.", where="If-Match")
+            expected = None
+        return self._put(resource, expected=expected)
+
+    def conditional_update(self, resource: dict[str, Any], query: str, expected: str | None = None) -> Written:
+        """The new state of the one resource that matches the query, or a new resource when none does.
+
+        Raises Fault MULTIPLE when several match, INVALID when the resource names another id than the match.
+        """
+        kind = resource["resourceType"]
+        existing = self.match(kind, query)
+        if existing is None:
+            return self._put(resource, create="id" not in resource, expected=expected)
+        if resource.get("id", existing) != existing:
+            raise Fault(Category.INVALID, "The resource that matches the condition has another id.", where=f"{kind}.id")
+        return self._put({**resource, "id": existing}, expected=expected)
+
+    def delete(self, kind: str, logical: str, expected: str | None = None) -> Written:
+        """204; deleting what is not there, or no longer there, is no error."""
+        change = repository.delete(
+            self.conn, self.codec, kind, logical, origin=self.origin, expected_version=_number(expected)
+        )
+        if change is not None:
+            self.changes.append(change)
+        return Written(204, change)
+
+    def conditional_delete(self, kind: str, query: str) -> Written:
+        """Deletes the one resource that matches. Raises Fault MULTIPLE when several do."""
+        existing = self.match(kind, query)
+        return self.delete(kind, existing) if existing is not None else Written(204, None)
+
+    def _put(self, resource: dict[str, Any], *, create: bool = False, expected: str | None = None) -> Written:
+        change = repository.put(
+            self.conn,
+            self.codec,
+            resource,
+            origin=self.origin,
+            create=create,
+            expected_version=_number(expected),
+        )
+        if change.kind != "unchanged":
+            self.changes.append(change)
+        return Written(201 if change.kind == "created" else 200, change)
+
+    def match(self, kind: str, query: str) -> str | None:
+        """Logical id of the one resource that matches a condition, None when none does. Raises Fault MULTIPLE, INVALID.
+
+        Who asks the same condition waits until this transaction ends, so that two conditional creates make one resource.
+        """
+        parsed = condition(kind, query)
+        self.lock([f"{kind}?{query}"])
+        found = self.search(parsed).matches
+        if len(found) > 1:
+            raise Fault(Category.MULTIPLE, f"More than one {kind} matches the condition.")
+        return found[0].id if found else None
+
+    def lock(self, names: Sequence[str]) -> None:
+        """Takes the transaction locks of the names, in one order for everybody."""
+        with self.conn.cursor() as cursor:
+            rows.lock(cursor, names)
+
+    def search(self, query: Query, allowed: frozenset[str] = frozenset()) -> run.Found:
+        """A search that sees what this transaction wrote."""
+        steps = run.search(query, self.context, self.codec.decompress, allowed=allowed.__contains__)
+        sql = next(steps)
+        while True:
+            try:
+                sql = steps.send(self.fetch(sql))
+            except StopIteration as end:
+                found: run.Found = end.value
+                return found
+
+    def fetch(self, sql: Sql) -> Sequence[run.Row]:
+        """Rows of a statement with ``$n`` parameters."""
+        with psycopg.RawCursor(self.conn, row_factory=dict_row) as cursor:
+            return cursor.execute(sql.text.encode(), sql.args).fetchall()
+
+    def current(self, kind: str, logical: str) -> Change | None:
+        """The current state of a resource as an unchanged Change; None when it is not there."""
+        found = self.fetch(include.by_id([(kind, logical)]))
+        if not found:
+            return None
+        row = found[0]
+        body = self.codec.decompress(row["dict"], bytes(row["body"]))
+        return Change(
+            "unchanged",
+            kind,
+            logical,
+            row["shard"],
+            row["version"],
+            row["updated"],
+            row["patient"],
+            self.origin,
+            None,
+            body,
+        )
+
+    def finish(self) -> bool:
+        """Identity links and outbox rows of what was written; True when somebody waits to be told (``wake`` after the commit)."""
+        patients = {
+            c.id: registry.PatientState(c.shard, c.id, c.origin.facility, c.resource)
+            for c in self.changes
+            if c.resource_type == "Patient"
+        }
+        links = registry.resolve(self.conn, list(patients.values()), [], self.context.now)
+        told = outbox.rows(self.changes, links)
+        outbox.write(self.conn, told, self.context.now)
+        return bool(told)
+
+
+def wake(conn: psycopg.Connection[Any]) -> None:
+    """Tells those who deliver the outbox; after the commit, so that commits do not wait for each other."""
+    conn.execute(f"NOTIFY {outbox.CHANNEL}")
+
+
+def condition(kind: str, query: str) -> Query:
+    """A condition as a search for at most two matches. Raises Fault INVALID for an empty one or an unknown parameter: ignoring it
+    would match too much."""
+    parsed = parse(kind, query_pairs(query), strict=True)
+    if not parsed.filters or parsed.includes or parsed.sort or parsed.cursor:
+        raise Fault(Category.INVALID, "A condition consists of search parameters, and of at least one.")
+    parsed.count, parsed.total, parsed.summary = 2, "none", ""
+    return parsed
+
+
+def require_valid(resource: dict[str, Any], where: str = "") -> None:
+    """Raises Invalid (422) unless the resource is sound R4 of a served type."""
+    kind = resource["resourceType"]
+    if kind not in RESOURCE_TYPES:
+        raise Fault(Category.NOT_FOUND, f"Resource type {kind} is not served here.", where=where)
+    broken = [i for i in check_fully(resource) if i.severity in ("error", "fatal")]
+    if broken:
+        if where:
+            broken = [replace(i, where=where + i.where.removeprefix(kind)) for i in broken]
+        raise Invalid(broken)
+
+
+def _number(version: str | None) -> int | None:
+    """If-Match as a version number; one that is no number matches no version (-1)."""
+    if version is None:
+        return None
+    return int(version) if version.isdecimal() and len(version) < 10 else -1
+
+
