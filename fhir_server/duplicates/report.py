@@ -81,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The audit of the orders of a period [start, end). ``not_understood``: facility -> orders of a code the catalogue does not know."""
+    """The audit of the orders of a period [start, end). ``not_understood``: facility -> orders of unknown codes."""
 
     start: datetime
     end: datetime
@@ -156,7 +156,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _caption(report: Report) -> str:
-    text = "repeats = avoidable + justified + undetermined + system; partial: only some required items had an earlier result, not a repeat."
+    text = "repeats = avoidable + justified + undetermined + system; partial: only some required items had a result, no repeat."
     if report.not_understood:
         named = ", ".join(f"{facility} {count}" for facility, count in sorted(report.not_understood.items()))
         text += f"\nOrders whose code is not in the catalogue, not judged: {named}."

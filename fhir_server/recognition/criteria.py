@@ -154,14 +154,21 @@ def _value(case: Case) -> Judged:
     kind = "number" if case.result.number is not None else "text" if case.result.value_text else None
     if kind is None:
         return Answer.UNKNOWN, {"value": None}
-    # A measured item that came as text ("see report") has no number to compare.
-    return (Answer.MET if kind == "number" or not case.item.unit else Answer.UNKNOWN), {"value": kind}
+    # A measured item that came as text ("see report") has no number to compare; a titre is a text (1:160).
+    words = case.item.unit in ("", "{titer}")
+    return (Answer.MET if kind == "number" or words else Answer.UNKNOWN), {"value": kind}
+
+
+# Written without a unit everywhere: stating none is how their unit is stated.
+_BARE_NUMBERS: Final = frozenset({"1", "[pH]", "{INR}", "{titer}"})
 
 
 def _unit(case: Case) -> Judged:
     if not case.item.unit:
         return Answer.NOT_REQUIRED, {"reason": "item-without-unit"}
     evidence = {"wanted": case.item.unit, "unit": case.result.unit, "as_sent": case.result.unit_text}
+    if case.item.unit in _BARE_NUMBERS and (case.result.unit == "1" or not (case.result.unit or case.result.unit_text)):
+        return Answer.MET, evidence
     if not case.result.unit:
         return Answer.UNKNOWN, evidence
     # Same unit only: no scaling, and never mass to molar.
