@@ -18,6 +18,7 @@ from conformance import systems
 from conformance.fhirjson import JsonNumber
 from conformance.issue import Issue
 from mappings import times
+from mappings.findings import DISPLAY, absence, finding
 from mappings.numbers import COMPARATOR, COMPARATORS, level, number, quantity
 from mappings.reference_range import read_bounds, reference_range
 from mappings.source import NULL, Element, text
@@ -50,42 +51,12 @@ class Typed:
     issues: tuple[Issue, ...] = ()
 
 
-# --- words -------------------------------------------------------------------------------------------------------------------------
-
-_CODED_WORDS = {
-    "NEG": ("阴性", "(-)", "阴性(-)", "阴性-", "-阴性", "(-)阴性", "NEG", "NEGATIVE", "NEG(-)", "NEGATIVE(-)"),
-    "POS": ("阳性", "(+)", "阳性(+)", "阳性+", "+阳性", "(+)阳性", "POS", "POSITIVE", "POS(+)", "POSITIVE(+)"),
-    "ND": ("未检出", "未检测到", "NOT DETECTED", "UNDETECTED"),
-    "DET": ("检出", "已检出", "DETECTED"),
-    "NR": ("无反应", "无反应性", "非反应性", "NON-REACTIVE", "NONREACTIVE", "NON REACTIVE"),
-    "RR": ("有反应性", "反应性", "REACTIVE"),
-}
-"""v3 ObservationInterpretation code -> ways to write exactly that."""
-_CODE_OF = {word: code for code, words in _CODED_WORDS.items() for word in words}
-_DISPLAY = {
-    "NEG": "Negative", "POS": "Positive", "ND": "Not detected", "DET": "Detected", "NR": "Non-reactive", "RR": "Reactive",
-}  # fmt: skip
-# A grade, not a finding everybody reads alike ("1+" may also be "1 and above"): text only, no coding.
-_GRADE = re.compile(
-    r"(?:弱阳性|强阳性|可疑|可疑阳性|临界|灰区|微量|TRACE|WEAK(?:LY)? (?:POSITIVE|REACTIVE)|BORDERLINE|EQUIVOCAL|INDETERMINATE|"
-    r"[-+]|\+{2,4}|[1-4]\+|\+[1-4]|±|\+-|\+/-|-/\+)?(?:\((?:[-+]|\+{2,4}|[1-4]\+|\+[1-4]|±|\+-)\))?"
-)
-_NOTHING = re.compile(
-    r"(?:-{2,}|_+|\.{2,}|/+|(?=.*\*)[*\s]+(?:\.[*\s]*)?|#+|N\.?/?A\.?|NULL|空|无结果|无数据)", re.IGNORECASE
-)
-_FAILED = re.compile(r"[*#]")
-_ELSEWHERE = re.compile(
-    r"[(]?(?:详?见(?:备注|附注|报告|报告单|附件|图|图文|图文报告|纸质报告)|SEE (?:NOTE|COMMENT|REPORT)S?)[)]?",
-    re.IGNORECASE,
-)
-_NOT_DONE = re.compile(r"(?:未做|未测|未检|未检测|未执行|NOT DONE|NOT PERFORMED)", re.IGNORECASE)
-_PENDING = re.compile(r"(?:待测|待查|待检|待报|待复查|检测中|PENDING|IN PROGRESS)", re.IGNORECASE)
-
 # --- numbers in text ---------------------------------------------------------------------------------------------------------------
 
 _NUM = r"(?:\d+\.?\d*|\.\d+)(?:[Ee][+-]?\d{1,2})?"
 _PLAIN = re.compile(rf"[+-]?{_NUM}", re.ASCII)
 _ARROWED = re.compile(rf"([+-]?{_NUM})\s*[↑↓]+", re.ASCII)
+_WITH_UNIT = re.compile(rf"({COMPARATOR})?\s*([+-]?{_NUM})\s*((?![\d\s.,]).{{2,20}}|%)", re.ASCII)
 _COMPARED = re.compile(rf"({COMPARATOR})\s*([+-]?{_NUM})", re.ASCII)
 _TITRE = re.compile(rf"({COMPARATOR})?\s*(\d{{1,3}})\s*:\s*(\d{{1,7}})", re.ASCII)
 _SPAN = re.compile(r"(?:0|[1-9]\d*)(?:\.\d+)?\s*(?:[-~]{1,2}|至)\s*(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
@@ -217,12 +188,12 @@ def _text(sent: str, context: _Context) -> Typed:
     if len(sent) > _LONGEST:
         return Typed({"valueString": _clean(sent)})
     bare = level(sent)
-    if reason := _absence(bare):
+    if reason := absence(bare):
         return _absent(sent, reason, context.where)
-    if finding := _finding(bare):
+    if code := finding(bare):
         concept: dict[str, Any] = {"text": _clean(sent)}
-        if finding in _DISPLAY:
-            concept["coding"] = [{"system": systems.INTERPRETATION, "code": finding, "display": _DISPLAY[finding]}]
+        if code in DISPLAY:
+            concept["coding"] = [{"system": systems.INTERPRETATION, "code": code, "display": DISPLAY[code]}]
         return Typed({"valueCodeableConcept": concept})
     value = _in_text(bare, context)
     if value is None:
@@ -250,7 +221,23 @@ def _in_text(bare: str, context: _Context) -> dict[str, Any] | None:
         low, high = read_bounds(bare)
         if low is not None and high is not None:
             return {"valueRange": {"low": quantity(low, context.unit), "high": quantity(high, context.unit)}}
-    return None
+    return _with_unit(bare, context.unit)
+
+
+def _with_unit(bare: str, unit: Unit | None) -> dict[str, Any] | None:
+    """``5.6 mmol/L`` where OBX-6 is empty or says the same: the unit was sent, only not in its field."""
+    found = _WITH_UNIT.fullmatch(bare)
+    written = shipped().lookup(found[3]) if found else None
+    value = number(found[2]) if found else None
+    if (
+        found is None
+        or written is None
+        or value is None
+        or written.ucum is None
+        or (unit is not None and unit.ucum != written.ucum)
+    ):
+        return None
+    return {"valueQuantity": quantity(value, unit or written, COMPARATORS.get(found[1] or "", ""))}
 
 
 def _structured(element: Element, context: _Context) -> Typed:
@@ -357,27 +344,6 @@ def _absent(sent: str, reason: str, where: str) -> Typed:
 def _bad_date(sent: str, context: _Context) -> Typed:
     issue = Issue("bad-date", "warning", context.where, "The date or time cannot be read; it is kept as text.", sent)
     return Typed({"valueString": _clean(sent)}, (), (issue,))
-
-
-@lru_cache(maxsize=4096)
-def _absence(bare: str) -> str:
-    """data-absent-reason code when the text says that there is no value (http://hl7.org/fhir/R4/valueset-data-absent-reason.html)."""
-    if _NOTHING.fullmatch(bare):
-        return "error" if _FAILED.search(bare) else "unknown"
-    if _ELSEWHERE.fullmatch(bare):
-        return "as-text"
-    if _NOT_DONE.fullmatch(bare):
-        return "not-performed"
-    return "temp-unknown" if _PENDING.fullmatch(bare) else ""
-
-
-@lru_cache(maxsize=4096)
-def _finding(bare: str) -> str:
-    """Interpretation code of a qualitative result, ``grade`` when it is one without a sure code, empty when it is none."""
-    tight = bare.upper().replace(" (", "(").replace("( ", "(").replace(" )", ")")
-    if code := _CODE_OF.get(tight):
-        return code
-    return "grade" if tight and _GRADE.fullmatch(tight) else ""
 
 
 @lru_cache(maxsize=4096)

@@ -244,6 +244,19 @@ def test_a_span_in_text_is_a_range(sent: str) -> None:
     assert found["low"]["value"] < found["high"]["value"]
 
 
+@pytest.mark.parametrize("sent", ["5.6 mmol/L", "5.6mmol/L", "5.6 MMOL/L"])
+def test_a_known_unit_behind_the_number_is_the_unit(sent: str) -> None:
+    for unit in ("", "mmol/L"):
+        found = value_of("ST", sent, unit=unit).value["valueQuantity"]
+        assert (found["value"], found["code"]) == (Decimal("5.6"), "mmol/L")
+        assert source_text(found) == sent
+
+
+@pytest.mark.parametrize("sent", ["5.6 mg/dL", "5.6 x", "5 of 6", "2 个月前", "12 PM"])
+def test_another_or_unknown_word_behind_a_number_keeps_it_text(sent: str) -> None:
+    assert value_of("ST", sent, unit="mmol/L").value == {"valueString": sent}
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
