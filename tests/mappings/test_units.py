@@ -106,7 +106,7 @@ def test_reads_a_written_unit(written: str, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["", " ", "foo", "MLMIN", "109/L", "ng/mL·h", "12", "t/L", "gauss", "阴性", "x" * 200]
+    "written", ["", " ", "foo", "109/L", "ng/mL·h", "12", "t/L", "gauss", "阴性", "x" * 200]
 )
 def test_keeps_the_text_of_an_unknown_unit_and_gives_no_code(written: str) -> None:
     assert shipped().lookup(written).ucum is None
