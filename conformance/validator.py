@@ -41,6 +41,7 @@ _FORMATS: Final[dict[str, str]] = {
     "time": "a time HH:MM:SS",
     "xhtml": "XHTML in one div element",
 }
+_CONDITIONAL: Final = re.compile(r"[A-Z][A-Za-z]+\?\S")
 _TYPES: Final[dict[str, str]] = {
     "object": "an object",
     "array": "a list",
@@ -101,7 +102,7 @@ def check(resource: Any) -> list[Issue]:
         return [
             Issue("not-json", "error", "", "A value or name has no JSON form (lone surrogate, number beyond 64 bits).")
         ]
-    return list(_limited(_checked(plain, resource, "")))
+    return list(_limited(_checked(plain, resource, "", conditional=False)))
 
 
 def _limited(issues: Iterator[Issue]) -> Iterator[Issue]:
@@ -111,8 +112,9 @@ def _limited(issues: Iterator[Issue]) -> Iterator[Issue]:
         yield issue
 
 
-def _checked(plain: dict[str, Any], resource: dict[str, Any], at: str) -> Iterator[Issue]:
-    """``at`` is the FHIRPath of the place the resource stands in; empty for the resource itself."""
+def _checked(plain: dict[str, Any], resource: dict[str, Any], at: str, *, conditional: bool) -> Iterator[Issue]:
+    """``at`` is the FHIRPath of the place the resource stands in; empty for the resource itself. ``conditional`` allows references
+    such as ``Patient?identifier=...``, which a transaction resolves (http://hl7.org/fhir/R4/http.html#trules)."""
     name = plain.get("resourceType")
     if not isinstance(name, str) or name not in known_types():
         where = f"{at}.resourceType" if at else "resourceType"
@@ -121,13 +123,16 @@ def _checked(plain: dict[str, Any], resource: dict[str, Any], at: str) -> Iterat
     root = at or name
     validator = _compiled(name)
     if not validator.is_valid(plain):
-        yield from _told(list(validator.iter_errors(plain)), root)
+        for issue in _told(list(validator.iter_errors(plain)), root):
+            if not (conditional and issue.key == "bad-reference" and _CONDITIONAL.match(issue.value or "")):
+                yield issue
     yield from structure.rules(name, resource, root)
+    conditional = conditional or (name == "Bundle" and plain.get("type") in ("transaction", "batch"))
     for path, inner in structure.inner(name, plain):
         place = f"{root}.{path}"
         original = structure.follow(resource, path)
         if isinstance(inner, dict) and isinstance(original, dict):
-            yield from _checked(inner, original, place)
+            yield from _checked(inner, original, place, conditional=conditional)
 
 
 def _told(errors: list[ValidationError], root: str) -> Iterator[Issue]:
@@ -156,7 +161,7 @@ def _issues(error: ValidationError, where: str) -> Iterator[Issue]:
         for unknown in kind.unexpected:
             text = "R4 has no such element here. Remove it, or send it as an extension."
             yield Issue("unknown-element", "error", f"{where}.{unknown}", text)
-    elif "|" in comment and not isinstance(kind, ValidationErrorKind.Enum):
+    elif "|" in comment:
         key, _, text = comment.partition("|")
         if key == "choice":
             yield Issue("choice", "error", f"{where}.{text}[x]", f"Send {_how_many(kind)} form of {text}[x].")

@@ -33,7 +33,8 @@ _TIMEOUT: Final = 5.0
 _PAGE: Final = 5000
 _ROWS_A_GROUP: Final = 500
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_:.\-]{0,79}")
-_LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# InternalClientError: asyncpg's answer when the server closes a connection in the moment it is used.
+_LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _INSERT = """
 INSERT INTO audit_entry (chain, number, at, entry, hash)
@@ -113,7 +114,10 @@ class AuditLog:
         if self._writer is not None:
             await self._writer
             self._writer = None
-        await self._disconnect()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(*_LOST):
+                await connection.close(timeout=_TIMEOUT)
 
     async def record(
         self,
@@ -167,27 +171,29 @@ class AuditLog:
             self._wake.clear()
             while self._waiting:
                 group, self._waiting = self._waiting[:_ROWS_A_GROUP], self._waiting[_ROWS_A_GROUP:]
+                written = False
                 try:
                     await self._write(group)
+                    written = True
                 except _LOST:
-                    # Whether the rows were written is unknown, so this chain ends here and the next record begins another.
-                    self._chain = ""
-                    await self._disconnect()
-                    fault: Fault | None = Fault(
-                        Category.UNAVAILABLE,
-                        "The audit log cannot be written, so nothing is answered. Try again later.",
-                    )
-                else:
-                    fault = None
-                for waiting in group:
-                    if waiting.done.done():
-                        continue  # the client went away; its entry stays
-                    if fault:
-                        waiting.done.set_exception(fault)
-                    else:
-                        waiting.done.set_result(None)
+                    self._drop()
+                finally:
+                    self._settle(group, written)
             if self._closing:
                 return
+
+    def _settle(self, group: list[_Waiting], written: bool) -> None:
+        if not written:
+            # Whether the rows are there is unknown, so this chain ends here and the next record begins another.
+            self._chain = ""
+        for waiting in group:
+            if waiting.done.done():
+                continue  # the client went away; its entry stays
+            if written:
+                waiting.done.set_result(None)
+            else:
+                text = "The audit log cannot be written, so nothing is answered. Try again later."
+                waiting.done.set_exception(Fault(Category.UNAVAILABLE, text))
 
     async def _write(self, group: list[_Waiting]) -> None:
         """One INSERT, in a transaction of its own: when it returns the rows are on disk."""
@@ -219,11 +225,10 @@ class AuditLog:
         rows = await connection.fetch(_SELECT_HEADS, _HEADS, self._chain)
         return [[r["chain"], r["number"], r["hash"].hex()] for r in rows]
 
-    async def _disconnect(self) -> None:
+    def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(*_LOST):
-                await connection.close(timeout=_TIMEOUT)
+            connection.terminate()
 
 
 async def verify(connection: asyncpg.Connection) -> list[Break]:
