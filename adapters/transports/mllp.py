@@ -186,13 +186,14 @@ class Server:
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings
         self._servers: list[asyncio.Server] = []
+        self._ports: list[int] = []
         self._running: dict[asyncio.Task[None], _Connection] = {}
         self._stopping = False
 
     @property
     def ports(self) -> list[int]:
         """The local ports, in the order of the listeners."""
-        return [int(server.sockets[0].getsockname()[1]) for server in self._servers]
+        return list(self._ports)
 
     @property
     def connections(self) -> int:
@@ -211,6 +212,7 @@ class Server:
                 backlog=512,
             )
             self._servers.append(server)
+            self._ports.append(int(listener.socket.getsockname()[1]))
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._stopping or len(self._running) >= self._settings.max_connections:
