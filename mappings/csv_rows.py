@@ -34,7 +34,7 @@ class Row:
 
 
 def read_rows(path: Path, required: Sequence[str], optional: Collection[str], problems: list[Problem]) -> list[Row]:
-    """Rows of a UTF-8 CSV with a header line; lines that begin with ``#`` are comments, empty lines are skipped.
+    """Rows of a UTF-8 CSV with a header line; lines that begin with ``# `` are comments, empty lines are skipped.
 
     An unreadable file, a missing or unknown column and a row that is too long go to ``problems``; what can be read is returned.
     """
@@ -47,7 +47,9 @@ def read_rows(path: Path, required: Sequence[str], optional: Collection[str], pr
     except UnicodeDecodeError:
         problems.append(Problem(name, 0, "", "is not UTF-8"))
         return []
-    numbered = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
+    numbered = [
+        (i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not (line + " ").startswith("# ")
+    ]
     reader = csv.reader([line for _, line in numbered])
     rows: list[Row] = []
     header: list[str] = []

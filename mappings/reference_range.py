@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+from mappings import ucum
 from mappings.numbers import COMPARATOR, COMPARATORS, level, number, quantity
 from mappings.units import Unit, UnitTable, shipped
 from mappings.units import level as level_unit
@@ -49,9 +50,8 @@ def _bounds(text: str, unit: Unit | None, units: UnitTable) -> tuple[Decimal | N
     low, high = read_bounds(bare)
     if (low, high) == (None, None) and unit is not None and (found := _BOUND.match(bare) or _BETWEEN.match(bare)):
         written = bare[found.end() :].strip(" ()[]")
-        if level_unit(written) == level_unit(unit.text) or (
-            unit.ucum is not None and units.lookup(written).ucum == unit.ucum
-        ):
+        known = units.lookup(written).ucum
+        if level_unit(written) == level_unit(unit.text) or (known and unit.ucum and ucum.same_unit(known, unit.ucum)):
             return read_bounds(found[0])
     return low, high
 

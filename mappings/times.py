@@ -24,6 +24,7 @@ _FOREVER = 9999
 _HL7 = re.compile(
     r"(\d{4})(?:(\d\d)(?:(\d\d)(?:[ T]?(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,9}))?)?)?)?(Z|[+-]\d\d:?\d\d)?)?)?", re.ASCII
 )
+_MILLISECONDS = re.compile(r"^(\d{14})(\d{3})((?:[+-]\d\d:?\d\d)?)$", re.ASCII)
 _WRITTEN = re.compile(
     r"(\d{4}|\d\d)([-/.年])(\d{1,2})(?:(?:\2|月)(\d{1,2})日?"
     r"(?:(?:\s*T\s*|\s+|(?<=日))(\d{1,2})[:时](\d{1,2})(?:分?$|(?::|分)(\d{1,2})(?:秒|\.(\d{1,9}))?)?)?)?月?\s*(Z|[+-]\d\d(?::?\d\d)?)?",
@@ -78,6 +79,8 @@ def _parse(text: str, zone: ZoneInfo, birth: bool) -> Moment | None:
     text = text.strip()
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
+    # yyyyMMddHHmmssSSS: milliseconds without the point HL7 wants.
+    text = _MILLISECONDS.sub(r"\1.\2\3", text)
     if found := _HL7.fullmatch(text):
         year, month, day, hour, minute, second, fraction, offset = found.groups()
     elif found := _WRITTEN.fullmatch(text):

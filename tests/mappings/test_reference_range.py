@@ -98,6 +98,11 @@ def test_keeps_only_the_text_where_bounds_are_not_sure(text: str) -> None:
     assert bounds(text) == (None, None)
 
 
+def test_a_unit_behind_the_range_may_be_spelled_otherwise() -> None:
+    (found,) = reference_range("649-1346 cells/mcL", shipped().coded("{Cells}/uL", "cells per microliter", "UCUM"))
+    assert (found["low"]["value"], found["high"]["value"]) == (649, 1346)
+
+
 def test_bounds_keep_their_digits_and_carry_the_unit() -> None:
     assert (
         fhirjson.dumps(reference_range("4.50-5.90", MMOL))

@@ -80,6 +80,7 @@ from mappings.units import TABLE, UnitTable, read_rows, shipped
         ("°C", "Cel"),
         ("次/分", "/min"),
         ("bpm", "/min"),
+        ("#/min", "/min"),
         ("mm/h", "mm/h"),
         ("mm/1h", "mm/h"),
         ("mL/min/1.73m²", "mL/min/{1.73_m2}"),
@@ -105,9 +106,7 @@ def test_reads_a_written_unit(written: str, code: str) -> None:
     assert found.text == written
 
 
-@pytest.mark.parametrize(
-    "written", ["", " ", "foo", "109/L", "ng/mL·h", "12", "t/L", "gauss", "阴性", "x" * 200]
-)
+@pytest.mark.parametrize("written", ["", " ", "foo", "109/L", "ng/mL·h", "12", "t/L", "gauss", "阴性", "x" * 200])
 def test_keeps_the_text_of_an_unknown_unit_and_gives_no_code(written: str) -> None:
     assert shipped().lookup(written).ucum is None
     assert shipped().lookup(written).text == written
