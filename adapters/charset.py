@@ -68,6 +68,7 @@ _BOMS = (
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 _WIDE_UTF8 = re.compile(rb"[\xe0-\xf4][\x80-\xbf]{2}")
 _CONTROLS = bytes(b for b in range(32) if b not in b"\t\r\n\x0b\x1b\x1c")
+_WIDE = ("utf-16", "utf-32")
 _ONE_BYTE = ("iso8859-", "cp1252")
 
 
@@ -119,15 +120,18 @@ def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
     issues: list[Issue] = []
     names = [n.strip() for n in declared.split("~") if n.strip().strip('"')]
     wanted = _declared_codecs(names, issues)
+    own = codec_named(fallback) if fallback else None
+    if own == _UNICODE or (own and own.startswith(_WIDE)):
+        own = "utf-8"
     if marked and (text := text_of(raw, marked)) is not None:
         if wanted and marked not in wanted and _UNICODE not in wanted:
             issues.append(_mismatch(names, marked, "the byte order says so"))
         return Decoded(text, marked, tuple(issues))
     if raw.isascii() and b"\x1b" not in raw:
-        codec = next((c for c in wanted if not c.startswith(("utf-16", "utf-32", _UNICODE))), "utf-8")
+        codec = next((c for c in (*wanted, own) if c and not c.startswith(_WIDE) and c != _UNICODE), "utf-8")
         return Decoded(raw.decode("ascii"), codec, tuple(issues))
     for codec in wanted:
-        if codec.startswith(("utf-16", "utf-32")):
+        if codec.startswith(_WIDE):
             # Such a message is known by its zero bytes; these bytes have none.
             continue
         strict = "utf-8" if codec == _UNICODE else codec
@@ -137,7 +141,6 @@ def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
             return Decoded(text, strict, tuple(issues))
     else:
         better = None
-    own = codec_named(fallback) if fallback else None
     for codec in dict.fromkeys(c for c in (better, "utf-8", "gb18030", own) if c):
         text = text_of(raw, codec)
         if text is None or _is_noise(raw):

@@ -89,6 +89,13 @@ def test_the_facilitys_set_is_the_last_candidate() -> None:
     assert decode(raw, "", "8859/1").text == "Größe ÿ"
 
 
+def test_plain_ascii_counts_as_the_declared_or_the_facilitys_set() -> None:
+    assert decode(b"abc", "GBK").codec == "gb18030"
+    assert decode(b"abc", "", "gb18030").codec == "gb18030"
+    assert decode(b"abc", "UNICODE UTF-16", "").codec == "utf-8"
+    assert decode(b"abc").codec == "utf-8"
+
+
 def test_latin1_is_never_guessed() -> None:
     with pytest.raises(Unreadable) as refused:
         decode(b"caf\xe9\xff")
