@@ -34,6 +34,8 @@ class Item:
     code          platform code, stable for ever: category letter + 4 digits (``L0006``); a retired code is never used again
     loinc         LOINC code, empty when none was verified
     unit          UCUM unit of the item, empty for words (``[Presence]``, images)
+    unit_aliases  UCUM codes that mean the very same for this item: ``[IU]/L`` for the catalytic activity of an enzyme, whose
+                  international unit is 1 umol/min (IUPAC); elsewhere an international unit is defined by its own reference preparation
     window_days   N x 24 h; 0 = never recognized automatically
     window_status ``found`` in a published list, or ``suggestion`` of this project
     specimens     specimens the item is defined for; empty when not sure
@@ -52,6 +54,11 @@ class Item:
     molar_mass: Decimal | None = None
     source: str = ""
     loinc_check: str = ""
+    unit_aliases: tuple[str, ...] = ()
+
+    def accepts(self, unit: str) -> bool:
+        """True when a result in UCUM unit ``unit`` stands in the item's unit as it is, without any conversion."""
+        return any(ucum.same_unit(unit, own) for own in (self.unit, *self.unit_aliases) if own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +146,7 @@ def _items(path: Path, problems: list[Problem]) -> dict[str, Item]:
     def wrong(row: Row, column: str, text: str) -> None:
         problems.append(Problem(path.name, row.line, column, text))
 
-    for row in read_rows(path, _ITEM_COLUMNS, ("source", "loinc_check"), problems):
+    for row in read_rows(path, _ITEM_COLUMNS, ("unit_aliases", "source", "loinc_check"), problems):
         code, category, loinc, unit = row["code"], row["category"], row["loinc"], row["ucum_unit"]
         if category not in CATEGORIES:
             wrong(row, "category", f"{category!r} is not one of {', '.join(CATEGORIES)}")
@@ -154,6 +161,10 @@ def _items(path: Path, problems: list[Problem]) -> dict[str, Item]:
             wrong(row, "loinc", f"{loinc!r} fails the LOINC check digit")
         if unit and ucum.read(unit) is None:
             wrong(row, "ucum_unit", f"{unit!r} is not a UCUM code")
+        aliases = tuple(a for a in row["unit_aliases"].split("|") if a)
+        for alias in aliases:
+            if ucum.read(alias) is None:
+                wrong(row, "unit_aliases", f"{alias!r} is not a UCUM code")
         if not row["window_days"].isdecimal():
             wrong(row, "window_days", "a whole number of days is needed (0 = never)")
         if row["window_status"] not in WINDOW_STATUS:
@@ -169,7 +180,7 @@ def _items(path: Path, problems: list[Problem]) -> dict[str, Item]:
         days = int(row["window_days"]) if row["window_days"].isdecimal() else 0
         out[code] = Item(
             code, category, row["name_zh"], row["name_en"], loinc, unit, days, row["window_status"], specimens,
-            Decimal(mass) if mass else None, row["source"], row["loinc_check"],
+            Decimal(mass) if mass else None, row["source"], row["loinc_check"], aliases,
         )  # fmt: skip
     return out
 

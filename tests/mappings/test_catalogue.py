@@ -55,6 +55,17 @@ def test_windows_found_in_a_published_list_are_told_from_suggestions() -> None:
     assert len(found) == 23
 
 
+def test_an_enzyme_may_be_reported_in_international_units_and_a_hormone_not_in_enzyme_units() -> None:
+    # One international unit of catalytic activity is 1 umol/min (IUPAC, IUB); other international units have their own preparations.
+    alt, fsh = SHIPPED.items["L0006"], next(i for i in SHIPPED.items.values() if i.name_zh == "卵泡刺激素")
+    assert alt.accepts("U/L")
+    assert alt.accepts("[IU]/L")
+    assert not alt.accepts("ukat/L")
+    assert not alt.accepts("")
+    assert fsh.accepts("m[IU]/mL")
+    assert not fsh.accepts("U/L")
+
+
 def test_items_that_are_never_recognized_automatically_have_window_zero() -> None:
     zero = {i.name_zh for i in SHIPPED.items.values() if i.window_days == 0}
     assert {"ABO血型", "人类免疫缺陷病毒抗体(筛查)", "血培养", "血氨"} <= zero
@@ -86,7 +97,7 @@ def test_the_digest_changes_with_the_data_and_not_with_line_ends(tmp_path: Path)
     text = items.read_text(encoding="utf-8")
     items.write_bytes(text.replace("\n", "\r\n").encode())
     assert catalogue.load(folder).digest == SHIPPED.digest
-    items.write_text(text.replace(",U/L,14,", ",U/L,13,", 1), encoding="utf-8")
+    items.write_text(text.replace(",U/L,[IU]/L,14,", ",U/L,[IU]/L,13,", 1), encoding="utf-8")
     assert catalogue.load(folder).digest != SHIPPED.digest
 
 
@@ -97,8 +108,9 @@ def test_the_digest_changes_with_the_data_and_not_with_line_ends(tmp_path: Path)
         ("items.csv", "1742-6", "1751-7", 7, "loinc"),
         ("items.csv", "L0006,lab", "L0005,lab", 7, "code"),
         ("items.csv", "L0006,lab", "X0006,lab", 7, "code"),
-        ("items.csv", "1742-6,U/L,14", "1742-6,U/Liter,14", 7, "ucum_unit"),
-        ("items.csv", "1742-6,U/L,14", "1742-6,U/L,two weeks", 7, "window_days"),
+        ("items.csv", "1742-6,U/L,[IU]/L,14", "1742-6,U/Liter,[IU]/L,14", 7, "ucum_unit"),
+        ("items.csv", "1742-6,U/L,[IU]/L,14", "1742-6,U/L,IU per L,14", 7, "unit_aliases"),
+        ("items.csv", "1742-6,U/L,[IU]/L,14", "1742-6,U/L,[IU]/L,two weeks", 7, "window_days"),
         ("members.csv", "CBC,L0097,白细胞计数", "CBC,L9097,白细胞计数", 2, "item"),
         ("members.csv", "CBC,L0097,白细胞计数", "CBC,L0098,白细胞计数", 2, "name_zh"),
         ("members.csv", "CBC,L0097,白细胞计数,required", "CBC,L0097,白细胞计数,maybe", 2, "role"),
