@@ -210,7 +210,7 @@ def _resource(
         "conditionalCreate": True,
         "conditionalRead": "full-support",
         "conditionalUpdate": True,
-        "conditionalDelete": "not-supported",
+        "conditionalDelete": "single",
         "referencePolicy": ["literal", "logical", "local"],
     }
     if includes:

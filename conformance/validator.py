@@ -24,6 +24,7 @@ from conformance.issue import Issue
 MOST: Final = 50
 """Most issues told about one resource; the first of them are enough to mend it."""
 
+_SCHEMA: Final = "urn:tongjian:r4"
 _FORMATS: Final[dict[str, str]] = {
     "string": "a text that is not blank and has no control characters",
     "markdown": "a text that is not blank and has no control characters",
@@ -67,15 +68,20 @@ def known_types() -> frozenset[str]:
 
 
 @cache
+def _registry() -> jsonschema_rs.Registry:
+    return jsonschema_rs.Registry([(_SCHEMA, _document())])
+
+
+@cache
 def _compiled(type: str) -> jsonschema_rs.Draft202012Validator:
     # The linear-time regular expressions cannot be made to run away by a long text.
     return jsonschema_rs.Draft202012Validator(
-        {**_document(), "$ref": "#/$defs/" + type}, pattern_options=jsonschema_rs.RegexOptions()
+        {"$ref": f"{_SCHEMA}#/$defs/{type}"}, registry=_registry(), pattern_options=jsonschema_rs.RegexOptions()
     )
 
 
 def warm(*types: str) -> None:
-    """Compiles the schemas of the types (about 0.1 s each), so that no message waits for it."""
+    """Compiles the schemas of the types (about 0.05 s each), so that no message waits for it."""
     for name in types:
         _compiled(name)
 

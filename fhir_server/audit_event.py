@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 import asyncpg
 
 from conformance import chain
+from fhir_server import telemetry
 from fhir_server.access import Principal
 from fhir_server.errors import Category, Fault
 
@@ -163,7 +164,8 @@ class AuditLog:
         waiting = _Waiting(at, entry, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._wake.set()
-        await waiting.done
+        with telemetry.AUDIT_SECONDS.time():
+            await waiting.done
 
     async def _write_forever(self) -> None:
         while True:

@@ -15,7 +15,18 @@ from fhir_server.services import Services
 
 log = logging.getLogger(__name__)
 
-_ACTIONS: dict[str, Action] = {"POST": "C", "PUT": "U", "PATCH": "U", "DELETE": "D", "GET": "R", "HEAD": "R"}
+_ACTIONS: dict[str, Action] = {
+    "create": "C",
+    "read": "R",
+    "vread": "R",
+    "history-instance": "R",
+    "history-type": "R",
+    "history-system": "R",
+    "update": "U",
+    "patch": "U",
+    "delete": "D",
+}
+"""Interaction -> AuditEvent.action; searches and operations are E (execute)."""
 
 
 def services_of(request: Request) -> Services:
@@ -65,7 +76,7 @@ async def _refused(request: Request, asker: Principal | None, interaction: str, 
     try:
         await services.audit.record(
             asker,
-            _ACTIONS.get(request.method, "E"),
+            _ACTIONS.get(interaction, "E"),
             interaction,
             types,
             query=request.url.query,
