@@ -6,8 +6,10 @@ to have statistics.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from struct import Struct
 from typing import Any, Final
 
 import psycopg
@@ -18,26 +20,28 @@ from fhir_server.store.statement import Key, State
 
 Cursor = psycopg.Cursor[Any]
 
-# Columns and types of each COPY, in the order of the rows that versions.py makes.
-_CURRENT: Final = """
-shard int2, rtype int2, id text, version int4, top int4, updated timestamptz, deleted bool, patient text, parent text,
-start_at timestamptz, end_at timestamptz, issued_at timestamptz, tokens int8[], recency bytea, content bytea,
-withdrawn text, inbox int8, mapping int4, dict int2, body bytea
-"""
-_HISTORY: Final = """
-shard int2, rtype int2, id text, version int4, updated timestamptz, deleted bool, stale bool, patient text,
-content bytea, inbox int8, mapping int4, dict int2, body bytea
-"""
-_SEARCH: Final = """
-shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz,
-number numeric
-"""
-_RESULT: Final = """
-shard int2, id text, version int4, patient text, report text, facility text, recorded timestamptz, backfill bool,
-performer text, item text, loinc text, code text, name text, specimen text, number numeric, comparator text,
-value_text text, unit text, unit_text text, flag text, range_text text, "order" text, status text,
-effective timestamptz, issued timestamptz, mark text, quality text
-"""
+# Columns and types of each COPY, in the order of the rows that versions.py makes. Tokens come packed (``packed``), as bytes.
+_COLUMNS: Final = {
+    "resource": """
+        shard int2, rtype int2, id text, version int4, top int4, updated timestamptz, deleted bool, patient text,
+        parent text, start_at timestamptz, end_at timestamptz, issued_at timestamptz, tokens bytea, recency bytea,
+        content bytea, withdrawn text, inbox int8, mapping int4, dict int2, body bytea
+    """,
+    "resource_history": """
+        shard int2, rtype int2, id text, version int4, updated timestamptz, deleted bool, stale bool, patient text,
+        content bytea, inbox int8, mapping int4, dict int2, body bytea
+    """,
+    "search_value": """
+        shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz,
+        number numeric
+    """,
+    "result": """
+        shard int2, id text, version int4, patient text, report text, facility text, recorded timestamptz,
+        backfill bool, performer text, item text, loinc text, code text, name text, specimen text, number numeric,
+        comparator text, value_text text, unit text, unit_text text, flag text, range_text text, "order" text,
+        status text, effective timestamptz, issued timestamptz, mark text, quality text
+    """,
+}
 
 
 def lock(cursor: Cursor, names: Iterable[str]) -> None:
@@ -245,30 +249,36 @@ def move(cursor: Cursor, key: Key, shard: int) -> None:
     cursor.execute("UPDATE result SET shard = %s WHERE shard = %s AND id = %s", (shard, old, logical))
 
 
-def copy(cursor: Cursor, table: str, columns: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Binary COPY of ``rows``; ``columns`` is ``name type, ...`` in their order."""
-    if not rows:
-        return
-    named = [column.split() for column in columns.split(",")]
+@contextmanager
+def copying(cursor: Cursor, table: str) -> Iterator[Callable[[tuple[Any, ...]], None]]:
+    """A binary COPY into ``table``: gives the function that adds a row. The server works on earlier rows meanwhile."""
+    named = [column.split() for column in _COLUMNS[table].split(",")]
     with cursor.copy(f"COPY {table} ({', '.join(n for n, _ in named)}) FROM STDIN (FORMAT BINARY)") as target:
         target.set_types([t for _, t in named])
-        for row in rows:
-            target.write_row(row)
+        yield target.write_row
 
 
-def insert(
-    cursor: Cursor,
-    *,
-    history: Sequence[tuple[Any, ...]] = (),
-    current: Sequence[tuple[Any, ...]] = (),
-    search: Sequence[tuple[Any, ...]] = (),
-    results: Sequence[tuple[Any, ...]] = (),
-) -> None:
-    """Adds rows; history first, so that change numbers follow the order of versions."""
-    copy(cursor, "resource_history", _HISTORY, history)
-    copy(cursor, "resource", _CURRENT, current)
-    copy(cursor, "search_value", _SEARCH, search)
-    copy(cursor, "result", _RESULT, results)
+def copy(cursor: Cursor, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Adds ``rows`` to ``table`` by COPY; nothing is asked of the server when there are none."""
+    if rows:
+        with copying(cursor, table) as add:
+            for row in rows:
+                add(row)
+
+
+def packed(numbers: list[int]) -> bytes:
+    """A bigint[] in PostgreSQL's binary form: dimensions, no null, element type, length, lower bound, then size and value of each."""
+    count = len(numbers)
+    layout = _LAYOUTS.get(count)
+    if layout is None:
+        layout = _LAYOUTS[count] = Struct(">iiIii" + "iq" * count)
+    flat = [8] * (2 * count)
+    flat[1::2] = numbers
+    return layout.pack(1, 0, _INT8, count, 1, *flat)
+
+
+_INT8: Final = 20  # pg_type.oid of bigint
+_LAYOUTS: Final[dict[int, Struct]] = {}
 
 
 def _arrays(keys: Collection[Key]) -> list[list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from conformance.capability import RESOURCE_TYPES
@@ -32,43 +33,47 @@ class Batch:
     """Specimens and DiagnosticReports the batch states, for the flat results."""
 
 
-@dataclass(slots=True)
-class _Rows:
-    history: list[tuple[Any, ...]] = field(default_factory=list)
-    current: list[tuple[Any, ...]] = field(default_factory=list)
-    search: list[tuple[Any, ...]] = field(default_factory=list)
-    results: list[tuple[Any, ...]] = field(default_factory=list)
-
-
 def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
-    """Writes the batch inside the caller's transaction; one Change for each version."""
-    changes: list[Change] = []
-    new = _Rows()
-    observations: list[tuple[Version, dict[str, Any]]] = []
-    superseded: list[Key] = []
-    instants: dict[Any, str] = {}
+    """Writes the batch inside the caller's transaction; one Change for each version, those of one resource in order.
+
+    Everything that asks or moves comes first; then rows are made while the server takes in the ones before (COPY).
+    """
+    past: list[tuple[Key, Version]] = []
+    current: list[tuple[Key, Version]] = []
     for key, versions in batch.versions.items():
-        after = batch.after[key]
         for version in versions:
-            text = instants.get(version.updated)
-            if text is None:
-                text = instants[version.updated] = instant(version.updated)
-            resource, body = _rendered(version, text)
-            changes.append(_change(key, version, resource, body))
-            stored = codec.compress(body)
-            if version.number == after.version:
-                _add_current(new, key, version, after, resource, stored)
-                if key in batch.before:
-                    superseded.append(key)
-                if key[1] == OBSERVATION and after.patient:
-                    observations.append((version, resource))
-            else:
-                _add_history(new, key, version, stored)
-    _add_results(new, cursor, codec, batch, observations)
+            (current if version.number == batch.after[key].version else past).append((key, version))
+    observations = [version for key, version in current if key[1] == OBSERVATION]
+    specimens = _specimens(cursor, codec, batch.named, observations)
+    superseded = [key for key, _ in current if key in batch.before]
     rows.supersede(cursor, superseded)
     rows.close_results(cursor, [(k[0], k[2], batch.after[k].updated) for k in superseded if k[1] == OBSERVATION])
     rows.advance(cursor, _moved(batch))
-    rows.insert(cursor, history=new.history, current=new.current, search=new.search, results=new.results)
+
+    changes: list[Change] = []
+    instants: dict[datetime, str] = {}
+    if past:  # before the current rows, so that change numbers follow the order of versions
+        with rows.copying(cursor, "resource_history") as add:
+            for key, version in past:
+                resource, body = _rendered(version, instants)
+                changes.append(_change(key, version, resource, body))
+                add(_history_row(key, version, codec.compress(body)))
+    search: list[tuple[Any, ...]] = []
+    results: list[tuple[Any, ...]] = []
+    if current:
+        with rows.copying(cursor, "resource") as add:
+            for key, version in current:
+                after = batch.after[key]
+                resource, body = _rendered(version, instants)
+                changes.append(_change(key, version, resource, body))
+                indexed = params.extract(resource)
+                add(_current_row(key, version, after, indexed, codec.compress(body)))
+                for ordinal, value in enumerate(indexed.values):
+                    search.append((*key, ordinal, *value))
+                if key[1] == OBSERVATION and after.patient:
+                    results.append(_result_row(version, after, resource, batch.named, specimens))
+    rows.copy(cursor, "search_value", search)
+    rows.copy(cursor, "result", results)
     return changes
 
 
@@ -78,7 +83,11 @@ def stored_resource(codec: Codec, stored: tuple[int, bytes]) -> dict[str, Any]:
     return resource
 
 
-def _rendered(version: Version, updated: str) -> tuple[dict[str, Any], bytes]:
+def _rendered(version: Version, instants: dict[datetime, str]) -> tuple[dict[str, Any], bytes]:
+    """The resource as served, as dict and as JSON. ``instants`` remembers times already written out: a batch has few."""
+    updated = instants.get(version.updated)
+    if updated is None:
+        updated = instants[version.updated] = instant(version.updated)
     statement = version.statement
     if version.withdrawn is None:
         return render(statement.resource, statement.tail, version.number, updated)
@@ -105,91 +114,80 @@ def _change(key: Key, version: Version, resource: dict[str, Any], body: bytes) -
     )
 
 
-def _add_current(
-    new: _Rows, key: Key, version: Version, after: State, resource: dict[str, Any], stored: tuple[int, bytes]
-) -> None:
-    indexed = params.extract(resource)
+def _current_row(
+    key: Key, version: Version, after: State, indexed: params.Indexed, stored: tuple[int, bytes]
+) -> tuple[Any, ...]:
     origin = version.statement.origin
-    new.current.append(
-        (
-            *key,
-            version.number,
-            after.top,
-            version.updated,
-            False,
-            after.patient,
-            after.parent,
-            indexed.start,
-            indexed.end,
-            indexed.issued,
-            indexed.tokens,
-            after.recency,
-            after.content,
-            after.withdrawn,
-            origin.inbox,
-            origin.mapping,
-            *stored,
-        )
+    return (
+        *key,
+        version.number,
+        after.top,
+        version.updated,
+        False,
+        after.patient,
+        after.parent,
+        indexed.start,
+        indexed.end,
+        indexed.issued,
+        rows.packed(indexed.tokens),
+        after.recency,
+        after.content,
+        after.withdrawn,
+        origin.inbox,
+        origin.mapping,
+        *stored,
     )
-    for ordinal, value in enumerate(indexed.values):
-        new.search.append((*key, ordinal, *value))
 
 
-def _add_history(new: _Rows, key: Key, version: Version, stored: tuple[int, bytes]) -> None:
+def _history_row(key: Key, version: Version, stored: tuple[int, bytes]) -> tuple[Any, ...]:
     statement = version.statement
-    new.history.append(
-        (
-            *key,
-            version.number,
-            version.updated,
-            False,
-            version.kind == "stale",
-            statement.patient,
-            statement.content,
-            statement.origin.inbox,
-            statement.origin.mapping,
-            *stored,
-        )
+    return (
+        *key,
+        version.number,
+        version.updated,
+        False,
+        version.kind == "stale",
+        statement.patient,
+        statement.content,
+        statement.origin.inbox,
+        statement.origin.mapping,
+        *stored,
     )
 
 
-def _add_results(
-    new: _Rows, cursor: rows.Cursor, codec: Codec, batch: Batch, observations: list[tuple[Version, dict[str, Any]]]
-) -> None:
-    specimens = _specimens(cursor, codec, batch.named, observations)
-    for version, resource in observations:
-        statement = version.statement
-        shard, _, logical = statement.key
-        parent = batch.after[statement.key].parent
-        flat = flatten(
-            resource,
-            facility=statement.origin.facility,
-            report=batch.named.get((shard, DIAGNOSTIC_REPORT, parent)) if parent else None,
-            specimen=specimens.get(_specimen_key(shard, resource)),
-        )
-        new.results.append(
-            (
-                shard,
-                logical,
-                version.number,
-                statement.patient,
-                parent,
-                statement.origin.facility,
-                version.updated,
-                statement.origin.backfill,
-                *flat,
-            )
-        )
+def _result_row(
+    version: Version,
+    after: State,
+    resource: dict[str, Any],
+    named: Mapping[Key, dict[str, Any]],
+    specimens: Mapping[Key, dict[str, Any]],
+) -> tuple[Any, ...]:
+    origin = version.statement.origin
+    shard, _, logical = version.statement.key
+    flat = flatten(
+        resource,
+        facility=origin.facility,
+        report=named.get((shard, DIAGNOSTIC_REPORT, after.parent)) if after.parent else None,
+        specimen=specimens.get(_specimen_key(shard, resource)),
+    )
+    return (
+        shard,
+        logical,
+        version.number,
+        after.patient,
+        after.parent,
+        origin.facility,
+        version.updated,
+        origin.backfill,
+        *flat,
+    )
 
 
 def _specimens(
-    cursor: rows.Cursor,
-    codec: Codec,
-    named: Mapping[Key, dict[str, Any]],
-    observations: Iterable[tuple[Version, dict[str, Any]]],
+    cursor: rows.Cursor, codec: Codec, named: Mapping[Key, dict[str, Any]], observations: Iterable[Version]
 ) -> Mapping[Key, dict[str, Any]]:
     """The specimens of the Observations: of the batch, and those that only the store has (a correction may not repeat it)."""
-    wanted = {_specimen_key(version.statement.key[0], resource) for version, resource in observations}
+    wanted = {_specimen_key(version.statement.key[0], version.statement.resource) for version in observations}
     missing = [key for key in wanted if key[2] and key not in named]
     if not missing:
         return named
@@ -221,7 +219,7 @@ def delete(cursor: rows.Cursor, codec: Codec, key: Key, state: State, origin: Or
     nothing = (None, None, None, None)  # parent and times
     row: tuple[Any, ...] = (
         *(*key, state.version, state.top, state.updated, True, state.patient),
-        *(*nothing, [], state.recency, state.content, None, origin.inbox, origin.mapping),
+        *(*nothing, rows.packed([]), state.recency, state.content, None, origin.inbox, origin.mapping),
         *codec.compress(b""),
     )
-    rows.insert(cursor, current=[row])
+    rows.copy(cursor, "resource", [row])
