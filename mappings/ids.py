@@ -11,6 +11,8 @@ import hashlib
 SHARDS = 1024
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
 _VALUE = {c: i for i, c in enumerate(_ALPHABET)}
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+"""Two characters, 10 bits: a shard, and a tenth of the digest."""
 ID_LENGTH = 24
 
 
@@ -26,11 +28,12 @@ def shard_of(facility: str, patient_key: str) -> int:
 
 def logical_id(shard: int, facility: str, resource_type: str, *business: str) -> str:
     """Logical id of a resource: shard prefix + 110-bit digest of facility, type and business identifier parts."""
-    number = _digest((facility, resource_type, *business), 14) >> 2
-    out = [_ALPHABET[shard >> 5], _ALPHABET[shard & 31]]
-    for shift in range(105, -1, -5):
-        out.append(_ALPHABET[(number >> shift) & 31])
-    return "".join(out)
+    n = _digest((facility, resource_type, *business), 14) >> 2
+    p = _PAIRS
+    return (
+        f"{p[shard]}{p[n >> 100]}{p[n >> 90 & 1023]}{p[n >> 80 & 1023]}{p[n >> 70 & 1023]}{p[n >> 60 & 1023]}"
+        f"{p[n >> 50 & 1023]}{p[n >> 40 & 1023]}{p[n >> 30 & 1023]}{p[n >> 20 & 1023]}{p[n >> 10 & 1023]}{p[n & 1023]}"
+    )
 
 
 def directory_id(facility: str, resource_type: str, *business: str) -> str:

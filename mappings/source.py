@@ -30,6 +30,10 @@ class Record(Protocol):
         """Position for people: name and 1-based ordinal among equal names: ``OBX[3]``."""
         ...
 
+    def fields(self) -> Sequence[tuple[Element, ...]]:
+        """All fields by number (index 0 is unused), each as ``get`` gives it. Not to be changed by the reader."""
+        ...
+
     def get(self, field: int) -> tuple[Element, ...]:
         """The repetitions of field ``field`` (1-based); the empty tuple when the field is absent or empty."""
         ...

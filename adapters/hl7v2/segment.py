@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from adapters.hl7v2.delimiters import Escapes, Separators
 from mappings.source import NULL, Component, Element, text
@@ -102,6 +102,10 @@ class Segment:
         """Field ``field`` (1-based) as written, delimiters and escapes included; empty when absent."""
         raws = self._raws()
         return raws[field] if 0 < field < len(raws) else ""
+
+    def fields(self) -> Sequence[tuple[Element, ...]]:
+        """All fields by number; index 0 holds the segment id."""
+        return self._fields or self._split()
 
     def get(self, field: int) -> tuple[Element, ...]:
         """The repetitions of a field; the empty tuple when it is absent, or holds only blanks and delimiters."""
