@@ -8,6 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +127,8 @@ def test_the_metrics_are_exposed_under_the_names_of_the_table() -> None:
         assert f"# TYPE {name.removesuffix('_total')}" in text
     assert 'tongjian_messages_received_total{facility="county",format="hl7v2"}' in text
     assert 'tongjian_request_seconds_bucket{interaction="read",le="0.005",status="200"}' in text
+
+
+def test_the_documentation_lists_exactly_these_metrics() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text("utf-8")
+    assert re.findall(r"^\| `(tongjian_\w+)`", text, re.MULTILINE) == list(telemetry.METRICS)
