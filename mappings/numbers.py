@@ -12,7 +12,7 @@ from conformance.systems import UCUM
 from mappings.units import Unit
 
 _MAX_DIGITS = 40
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[Ee][+-]?\d{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[Ee][+-]?\d{1,2})?", re.ASCII)
 _JSON = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[Ee][+-]?\d+)?", re.ASCII)
 
 # Dashes and signs NFKC leaves alone. 〈 is typed for < on Chinese keyboards and has no other meaning before a number.
