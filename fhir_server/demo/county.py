@@ -55,7 +55,7 @@ _GREEK = {
 _MORE = {"mg/L{FEU}": "mg/L FEU", "{INR}": "", "[pH]": "", "/[HPF]": "/HP", "mL/min/{1.73_m2}": "mL/min/1.73m2"}
 
 COUNTY = Dialect(
-    "county-hospital", "127.0.1.11", "LIS", "YXXRMYY", "2.5.1", "utf-8", "UNICODE UTF-8", order="OML", units={**_MORE}
+    "county-hospital", "127.0.1.11", "LIS", "YXRMYY", "2.5.1", "utf-8", "UNICODE UTF-8", order="OML", units={**_MORE}
 )
 NORTH = Dialect(
     "north-township", "127.0.1.12", "HIS", "BLWSY", "2.3.1", "gb18030", component="$", sexes="12",
@@ -73,7 +73,7 @@ CLINIC = Dialect(
     "2.4",
     "utf-8",
     units={**_PLAIN_UNITS, **_MORE},
-    performer="YXXRMYY",
+    performer="YXRMYY",
 )
 DIALECTS = (COUNTY, NORTH, SOUTH, CLINIC)
 

@@ -47,7 +47,7 @@ class DemoFailed(Exception):
 
 def run(settings: Settings, *, leave: bool) -> None:
     """Runs the demo; returns after the report when ``leave``, else when the user presses Ctrl-C."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     if settings.database_url:
         raise DemoFailed("The demo uses its own embedded database; unset DATABASE_URL, or use `tongjian serve`.")
     profiles = load_profiles(settings.profiles_dir)
@@ -118,7 +118,7 @@ def _serving(settings: Settings, url: str) -> Iterator[Addresses]:
     command = [sys.executable, "-m", "fhir_server.cli", "serve", *ports, "--data", str(settings.data_dir)]
     if settings.profiles_dir:
         command += ["--profiles", str(settings.profiles_dir)]
-    environment = dict(os.environ, TONGJIAN_DATABASE_URL=url, TONGJIAN_LOG_LEVEL="WARNING")
+    environment = dict(os.environ, TONGJIAN_DATABASE_URL=url, TONGJIAN_LOG_LEVEL="ERROR")
     environment.pop("DATABASE_URL", None)
     # A session of its own: Ctrl-C reaches the demo, which then stops the server in order.
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603

@@ -152,7 +152,7 @@ class Repeat:
             self.prior.dialect is NORTH
             and self.dialect is COUNTY
             and bool(self.prior.person.resident_id)
-            and self.prior.panel.orderable in ("LIPID", "THYROID", "LIVER")
+            and self.prior.panel.orderable in ("LIPID", "THYROID")
             and self.prior.status == "F"
         )
 
