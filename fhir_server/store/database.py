@@ -71,6 +71,9 @@ async def open_pool(url: str, size: int = 8, *, statement_timeout: float = 30.0)
             "application_name": "tongjian-read",
             "statement_timeout": str(int(statement_timeout * 1000)),
             "idle_in_transaction_session_timeout": "60000",
+            # The best plan of a search depends on its values: a plan made for any value is a trap for some.
+            "plan_cache_mode": "force_custom_plan",
+            "jit": "off",
         },
     )
 

@@ -16,7 +16,7 @@ import psycopg
 import psycopg.sql
 import xxhash
 
-from fhir_server.store.statement import Key, State
+from fhir_server.store.statement import RECENCY_LENGTH, RECENCY_TIE, Key, State
 
 Cursor = psycopg.Cursor[Any]
 
@@ -84,7 +84,7 @@ def states(cursor: Cursor, keys: Collection[Key]) -> dict[Key, State]:
         """,
         _arrays(keys),
     )
-    return {row[:3]: State(*row[3:]) for row in cursor.fetchall()}
+    return {row[:3]: _state(*row[3:]) for row in cursor.fetchall()}
 
 
 def family(cursor: Cursor, reports: Collection[tuple[int, str]]) -> dict[Key, State]:
@@ -101,7 +101,27 @@ def family(cursor: Cursor, reports: Collection[tuple[int, str]]) -> dict[Key, St
         """,
         ([r[0] for r in reports], [r[1] for r in reports]),
     )
-    return {row[:3]: State(*row[3:]) for row in cursor.fetchall()}
+    return {row[:3]: _state(*row[3:]) for row in cursor.fetchall()}
+
+
+def _state(
+    version: int,
+    top: int,
+    updated: datetime,
+    deleted: bool,
+    patient: str | None,
+    parent: str | None,
+    recency: bytes,
+    content: bytes,
+    *rest: Any,
+) -> State:
+    # Of equal times the content decides (statement.RECENCY_TIE): those bytes are not stored twice.
+    return State(version, top, updated, deleted, patient, parent, recency + content[:RECENCY_TIE], content, *rest)
+
+
+def stored_recency(state: State) -> bytes:
+    """The recency column: without the bytes that the content column holds."""
+    return state.recency[:RECENCY_LENGTH]
 
 
 def bodies(cursor: Cursor, keys: Collection[Key]) -> dict[Key, tuple[int, bytes]]:
@@ -205,7 +225,7 @@ def advance(cursor: Cursor, moved: dict[Key, State]) -> None:
             "UPDATE resource r SET top = k.top, recency = k.recency FROM"
             " unnest(%s::smallint[], %s::smallint[], %s::text[], %s::int[], %s::bytea[]) AS k(shard, rtype, id, top, recency)"
             " WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id",
-            [*_arrays(moved), [s.top for s in moved.values()], [s.recency for s in moved.values()]],
+            [*_arrays(moved), [s.top for s in moved.values()], [stored_recency(s) for s in moved.values()]],
         )
 
 

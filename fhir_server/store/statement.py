@@ -29,6 +29,9 @@ _SERVER_META: Final = frozenset({"versionId", "lastUpdated"})
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _RECENCY: Final = Struct(">BQQB")
+RECENCY_LENGTH: Final = _RECENCY.size
+RECENCY_TIE: Final = 6
+"""Bytes of the content digest that follow: they decide between statements of the same time."""
 _CLAIM: Final = Struct(">QQBB")
 _API_RANK: Final = 255
 
@@ -91,9 +94,9 @@ def of_entry(entry: Entry, origin: Origin) -> Statement:
         business=business,
         resource=resource,
         origin=origin,
-        recency=_recency(entry.recency) + content[:6],
+        recency=_recency(entry.recency) + content[:RECENCY_TIE],
         content=content,
-        claim=_claim(entry.recency) + content[:6] if business else b"",
+        claim=_claim(entry.recency) + content[:RECENCY_TIE] if business else b"",
         tail=tail,
     )
 
@@ -108,7 +111,7 @@ def of_write(
     """
     tail = tail_of(resource)
     content = digest(resource, tail)
-    recency = write_recency(origin.recorded, before) + content[:6]
+    recency = write_recency(origin.recorded, before) + content[:RECENCY_TIE]
     return Statement(key, resource["resourceType"], patient, parent, "", resource, origin, recency, content, b"", tail)
 
 

@@ -130,7 +130,7 @@ def _current_row(
         indexed.end,
         indexed.issued,
         rows.packed(indexed.tokens),
-        after.recency,
+        rows.stored_recency(after),
         after.content,
         after.withdrawn,
         origin.inbox,
@@ -219,7 +219,7 @@ def delete(cursor: rows.Cursor, codec: Codec, key: Key, state: State, origin: Or
     nothing = (None, None, None, None)  # parent and times
     row: tuple[Any, ...] = (
         *(*key, state.version, state.top, state.updated, True, state.patient),
-        *(*nothing, rows.packed([]), state.recency, state.content, None, origin.inbox, origin.mapping),
+        *(*nothing, rows.packed([]), rows.stored_recency(state), state.content, None, origin.inbox, origin.mapping),
         *codec.compress(b""),
     )
     rows.copy(cursor, "resource", [row])

@@ -2,51 +2,53 @@
 CREATE SEQUENCE change_seq AS BIGINT;
 
 CREATE TABLE resource (
-    shard SMALLINT NOT NULL,
-    rtype SMALLINT NOT NULL,
-    id TEXT COLLATE "C" NOT NULL,
-    version INTEGER NOT NULL,
-    top INTEGER NOT NULL,
     seq BIGINT DEFAULT nextval('change_seq'::regclass) NOT NULL,
     updated TIMESTAMP WITH TIME ZONE NOT NULL,
-    deleted BOOLEAN DEFAULT false NOT NULL,
-    patient TEXT COLLATE "C",
-    parent TEXT COLLATE "C",
     start_at TIMESTAMP WITH TIME ZONE,
     end_at TIMESTAMP WITH TIME ZONE,
     issued_at TIMESTAMP WITH TIME ZONE,
-    tokens BIGINT[] NOT NULL,
+    inbox BIGINT,
+    version INTEGER NOT NULL,
+    top INTEGER NOT NULL,
+    mapping INTEGER,
+    shard SMALLINT NOT NULL,
+    rtype SMALLINT NOT NULL,
+    dict SMALLINT NOT NULL,
+    deleted BOOLEAN DEFAULT false NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    patient TEXT COLLATE "C",
+    parent TEXT COLLATE "C",
     recency BYTEA NOT NULL,
     content BYTEA NOT NULL,
     withdrawn TEXT,
-    inbox BIGINT,
-    mapping INTEGER,
-    dict SMALLINT NOT NULL,
     body BYTEA NOT NULL,
+    tokens BIGINT[] NOT NULL,
     PRIMARY KEY (shard, rtype, id)
 );
 CREATE INDEX resource_parent ON resource (shard, parent) WHERE parent IS NOT NULL;
 CREATE INDEX resource_patient ON resource (shard, patient, rtype, start_at DESC);
 CREATE INDEX resource_tokens ON resource USING gin (tokens);
 CREATE INDEX resource_type_seq ON resource (rtype, seq);
-COMMENT ON COLUMN resource.rtype IS 'number of the resource type (conformance.capability)';
-COMMENT ON COLUMN resource.version IS 'version id of the current state';
-COMMENT ON COLUMN resource.top IS 'highest version id used, stale arrivals included';
-COMMENT ON COLUMN resource.seq IS 'change number; order of history, key of paging';
+CREATE INDEX resource_type_start ON resource (rtype, start_at DESC NULLS LAST);
+CREATE INDEX resource_type_updated ON resource (rtype, updated);
+COMMENT ON COLUMN resource.seq IS 'change number; order of history, of paging';
 COMMENT ON COLUMN resource.updated IS 'meta.lastUpdated';
-COMMENT ON COLUMN resource.patient IS 'logical id of the Patient whose compartment it is in; null for directories';
-COMMENT ON COLUMN resource.parent IS 'id of the DiagnosticReport it belongs to (Entry.parent)';
 COMMENT ON COLUMN resource.start_at IS 'lower bound of the type''s main date parameter (search/params)';
 COMMENT ON COLUMN resource.end_at IS 'upper bound, exclusive';
 COMMENT ON COLUMN resource.issued_at IS 'issued (Observation, DiagnosticReport), authored (ServiceRequest)';
-COMMENT ON COLUMN resource.tokens IS 'hashes of token, reference and uri values (search/params)';
-COMMENT ON COLUMN resource.recency IS 'sortable bytes of Recency + content digest (store.statement)';
-COMMENT ON COLUMN resource.content IS '16-byte digest of the statement: equal -> no new version';
-COMMENT ON COLUMN resource.withdrawn IS 'status it had before its report number went to another patient; null while in force';
 COMMENT ON COLUMN resource.inbox IS 'inbox id of the message it came from; null for API writes';
+COMMENT ON COLUMN resource.version IS 'version id of the current state';
+COMMENT ON COLUMN resource.top IS 'highest version id used, stale arrivals included';
 COMMENT ON COLUMN resource.mapping IS 'mapping_version.id';
+COMMENT ON COLUMN resource.rtype IS 'number of the resource type (conformance.capability)';
 COMMENT ON COLUMN resource.dict IS 'zstd_dictionary.id';
+COMMENT ON COLUMN resource.patient IS 'logical id of the Patient whose compartment it is in; null for directories';
+COMMENT ON COLUMN resource.parent IS 'id of the DiagnosticReport it belongs to (Entry.parent)';
+COMMENT ON COLUMN resource.recency IS 'sortable bytes of Recency (store.statement)';
+COMMENT ON COLUMN resource.content IS '16-byte digest of the statement: equal -> no new version';
+COMMENT ON COLUMN resource.withdrawn IS 'status before its report number went to another patient; null while in force';
 COMMENT ON COLUMN resource.body IS 'zstd of the JSON text as served';
+COMMENT ON COLUMN resource.tokens IS 'hashes of token, reference, uri values (search/params)';
 
 CREATE TABLE resource_history (
     shard SMALLINT NOT NULL,
@@ -110,9 +112,14 @@ COMMENT ON COLUMN business_key.key IS '16-byte digest of facility + Entry.busine
 COMMENT ON COLUMN business_key.claim IS 'sortable bytes: the newest statement of the number decides whose it is';
 
 CREATE TABLE result (
-    shard SMALLINT NOT NULL,
-    id TEXT COLLATE "C" NOT NULL,
+    effective TIMESTAMP WITH TIME ZONE,
+    issued TIMESTAMP WITH TIME ZONE,
+    recorded TIMESTAMP WITH TIME ZONE NOT NULL,
+    until TIMESTAMP WITH TIME ZONE,
     version INTEGER NOT NULL,
+    shard SMALLINT NOT NULL,
+    backfill BOOLEAN DEFAULT false NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
     patient TEXT COLLATE "C" NOT NULL,
     report TEXT COLLATE "C",
     facility TEXT NOT NULL,
@@ -131,19 +138,16 @@ CREATE TABLE result (
     range_text TEXT,
     "order" TEXT COLLATE "C",
     status TEXT NOT NULL,
-    effective TIMESTAMP WITH TIME ZONE,
-    issued TIMESTAMP WITH TIME ZONE,
-    recorded TIMESTAMP WITH TIME ZONE NOT NULL,
-    until TIMESTAMP WITH TIME ZONE,
-    backfill BOOLEAN DEFAULT false NOT NULL,
     mark TEXT,
     quality TEXT,
     PRIMARY KEY (shard, id, version)
 );
 CREATE INDEX result_patient_item ON result (shard, patient, item);
 CREATE INDEX result_report ON result (shard, report);
-COMMENT ON COLUMN result.id IS 'logical id of the Observation';
+COMMENT ON COLUMN result.recorded IS 'from when this version was visible';
+COMMENT ON COLUMN result.until IS 'when a newer version replaced it; null while current';
 COMMENT ON COLUMN result.version IS 'version id of the Observation';
+COMMENT ON COLUMN result.id IS 'logical id of the Observation';
 COMMENT ON COLUMN result.patient IS 'logical id of the facility Patient';
 COMMENT ON COLUMN result.report IS 'logical id of the DiagnosticReport';
 COMMENT ON COLUMN result.facility IS 'facility that sent it';
@@ -159,8 +163,6 @@ COMMENT ON COLUMN result.unit_text IS 'unit as sent';
 COMMENT ON COLUMN result.flag IS 'interpretation code (v3 ObservationInterpretation)';
 COMMENT ON COLUMN result."order" IS 'logical id of the ServiceRequest';
 COMMENT ON COLUMN result.status IS 'Observation.status';
-COMMENT ON COLUMN result.recorded IS 'from when this version was visible';
-COMMENT ON COLUMN result.until IS 'when a newer version replaced it; null while current';
 COMMENT ON COLUMN result.mark IS 'recognition mark stripped from the name (HR, 全国HR)';
 COMMENT ON COLUMN result.quality IS 'specimen condition, null when not stated';
 
