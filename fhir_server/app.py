@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fhir_server.access import Keys
 from fhir_server.api import cds_hooks, responses, rest
+from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.recognition import rules
 from fhir_server.recognition.ledger import Ledger
@@ -72,7 +73,8 @@ def create_app(services: Services, base_url: str) -> FastAPI:
         return {"status": "ready"}
 
     @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(asker: Asker) -> Response:
+        asker.require_role("administrator", "integrator", "system")
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return app

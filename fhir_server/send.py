@@ -21,14 +21,20 @@ class SendFailed(Exception):
     """Nothing more can be sent; the text says where it stopped and why."""
 
 
-async def send_files(files: Sequence[Path], host: str, port: int, from_address: str, timeout: float) -> int:
+async def send_files(files: Sequence[Path], host: str, port: int, from_address: str, patience: float) -> int:
     """Sends every message of the files on one connection; prints what was refused. Returns how many were not accepted.
 
+    patience: seconds to wait for each acknowledgement.
     Raises SendFailed when the connection cannot be had or breaks.
     """
     console, codes, refused = Console(stderr=True), Counter[str](), 0
-    sender = Sender(host, port, local_address=from_address, timeout=timeout)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} messages"), TimeElapsedColumn())
+    sender = Sender(host, port, local_address=from_address, timeout=patience)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} messages"),
+        TimeElapsedColumn(),
+    )
     try:
         with Progress(*columns, console=console) as progress:
             for file in files:

@@ -61,7 +61,9 @@ def _bind(host: str, port: int, what: str) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=2048, reuse_port=False)
     except OSError as fault:
-        raise CannotServe(f"The {what} port {port} on {host} cannot be opened ({fault.strerror}); choose another.") from fault
+        raise CannotServe(
+            f"The {what} port {port} on {host} cannot be opened ({fault.strerror}); choose another."
+        ) from fault
 
 
 def _server_tls(certificate: object, key: object, client_ca: object) -> ssl.SSLContext | None:
@@ -92,7 +94,7 @@ class Workers:
         command = [sys.executable, "-m", "fhir_server.cli", "work", "--data", str(self._settings.data_dir)]
         if self._settings.profiles_dir:
             command += ["--profiles", str(self._settings.profiles_dir)]
-        return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
 
     async def supervise(self) -> None:
         """Runs until cancelled; then every worker finishes its batch and ends."""
@@ -122,7 +124,15 @@ class Workers:
 
 
 class _Http(uvicorn.Server):
-    """uvicorn that leaves the signals to us: the stop has an order."""
+    """uvicorn that leaves the signals to us (the stop has an order) and tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answers = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answers.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -147,7 +157,8 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     server = await mllp.serve(
         [mllp.Listener(s, tls) for s in (mllp_socket, *own_ports)],
         receiver.receive,
-        max_bytes=settings.mllp_max_message,
+        report=receiver.report,
+        max_bytes=receiver.max_bytes,
         max_connections=settings.mllp_max_connections,
         idle_seconds=settings.mllp_idle_seconds,
     )
@@ -167,8 +178,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     workers = asyncio.create_task(Workers(settings, url).supervise())
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     try:
-        while not http.started and not serving.done():
-            await asyncio.sleep(0.02)
+        await http.answers.wait()
         print(f"FHIR   {settings.fhir_base(port)}", flush=True)  # noqa: T201 - the one line a script waits for
         print(f"MLLP   {settings.mllp_host}:{mllp_socket.getsockname()[1]}", flush=True)  # noqa: T201
         waiting = asyncio.create_task(stop.wait())
