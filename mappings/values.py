@@ -100,7 +100,7 @@ def typed(
         plain = number(sent)
         if plain is not None and plain.text == sent:
             return Typed({"valueQuantity": quantity(plain, unit)})
-    known = [r for r in repetitions if _written(r)]
+    known = [_printable(r) for r in repetitions if _written(r)]
     if not known:
         return _absent(NULL if any(joined(r) == NULL for r in repetitions) else "", "unknown", where)
     context = _Context(unit, zone, concept, where, bool(unit or expected_unit or _is_numeric_range(range_text)))
@@ -354,6 +354,13 @@ def _is_numeric_range(range_text: str) -> bool:
 def _written(element: Element) -> bool:
     sent = joined(element)
     return bool(_clean(sent.replace("^", "").replace("&", ""))) and sent != NULL
+
+
+def _printable(element: Element) -> Element:
+    """The repetition without control characters, which no FHIR string may hold."""
+    if not _CONTROL.search(joined(element)):
+        return element
+    return tuple(_CONTROL.sub("", c) if isinstance(c, str) else tuple(_CONTROL.sub("", s) for s in c) for c in element)
 
 
 def _clean(sent: str) -> str:
