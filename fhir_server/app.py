@@ -21,6 +21,8 @@ from fhir_server.store.body import Codec
 from fhir_server.store.database import open_pool, open_writer
 from mappings.profile import Profile
 
+_AWAY: tuple[type[Exception], ...] = (OSError, TimeoutError, *responses.DATABASE_AWAY)
+
 
 def now() -> datetime:
     """The server's clock: aware, UTC."""
@@ -67,7 +69,7 @@ def create_app(services: Services, base_url: str) -> FastAPI:
         try:
             async with asyncio.timeout(2):
                 await services.pool.fetchval("SELECT 1")
-        except (OSError, TimeoutError, *responses.DATABASE_AWAY):
+        except _AWAY:
             response.status_code = 503
             return {"status": "database away"}
         return {"status": "ready"}
