@@ -120,17 +120,18 @@ def _invariant(key: str, where: str, text: str) -> Issue:
     return Issue("invariant", "error", where, f"{key}: {text}.")
 
 
-def _codings(concept: Any) -> set[tuple[Any, Any]]:
+def _codings(concept: Any) -> set[tuple[str, str]]:
     if not isinstance(concept, dict):
         return set()
-    return {(c.get("system"), c.get("code")) for c in _dicts(concept.get("coding")) if "code" in c}
+    pairs = [(c.get("system"), c.get("code")) for c in _dicts(concept.get("coding"))]
+    return {(system, code) for system, code in pairs if isinstance(system, str) and isinstance(code, str)}
 
 
 def _observation(resource: dict[str, Any], root: str) -> Iterator[Issue]:
     components = resource.get("component")
     if components:
         codings = _codings(resource.get("code"))
-        same = any(codings and codings == _codings(c.get("code")) for c in _dicts(components))
+        same = any(codings & _codings(c.get("code")) for c in _dicts(components))
         if same and any(name.startswith("value") for name in resource):
             yield _invariant("obs-7", root, "a value stands beside components only when no component has the same code")
     yield from _period(resource.get("effectivePeriod"), f"{root}.effectivePeriod")
@@ -149,7 +150,7 @@ def _report(resource: dict[str, Any], root: str) -> Iterator[Issue]:
 
 def _bundle(resource: dict[str, Any], root: str) -> Iterator[Issue]:
     entries = list(_dicts(resource.get("entry")))
-    urls: set[tuple[Any, Any]] = set()
+    urls: set[tuple[str, str | None]] = set()
     for i, entry in enumerate(entries):
         url = entry.get("fullUrl")
         if not isinstance(url, str):
@@ -158,7 +159,7 @@ def _bundle(resource: dict[str, Any], root: str) -> Iterator[Issue]:
             yield _invariant("bdl-8", f"{root}.entry[{i}].fullUrl", "a fullUrl names no version")
         inside = entry.get("resource")
         meta = inside.get("meta") if isinstance(inside, dict) else None
-        key = (url, meta.get("versionId") if isinstance(meta, dict) else None)
+        key = (url, str(meta.get("versionId")) if isinstance(meta, dict) else None)
         if key in urls and resource.get("type") != "history":
             yield _invariant("bdl-7", f"{root}.entry[{i}].fullUrl", "a fullUrl stands once in a Bundle")
         urls.add(key)
@@ -219,7 +220,31 @@ def thorough(resource: dict[str, Any]) -> Iterator[Issue]:
         for where, reference in _local_references(resource, root):
             if reference != "#" and root != "Bundle":
                 yield _invariant("ref-1", where, "a reference that begins with # names a contained resource")
+    else:
+        yield from _referred(resource, root)
     yield from _anywhere(resource, root)
+
+
+def _referred(resource: dict[str, Any], root: str) -> Iterator[Issue]:
+    """dom-3: every contained resource is referred to from outside it, or refers to its container."""
+    named = {text for key, part in resource.items() if key != "contained" for text in _fragments(part)}
+    inside = [(i, one, set(_fragments(one))) for i, one in enumerate(_dicts(resource["contained"]))]
+    for i, one, own in inside:
+        others = named.union(*(texts for j, _, texts in inside if j != i))
+        if f"#{one.get('id')}" not in others and "#" not in own:
+            yield _invariant(
+                "dom-3", f"{root}.contained[{i}]", "a contained resource is referred to from its container"
+            )
+
+
+def _fragments(value: Any) -> Iterator[str]:
+    """Texts that begin with ``#``: references, canonicals and URIs to contained resources."""
+    if isinstance(value, str):
+        if value.startswith("#"):
+            yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _fragments(part)
 
 
 def _anywhere(value: Any, where: str) -> Iterator[Issue]:

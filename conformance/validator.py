@@ -86,10 +86,10 @@ def warm(*types: str) -> None:
         _compiled(name)
 
 
-def _decimal(value: Any) -> float:
+def _decimal(value: Any) -> float | None:
     # A decimal may have any size, so only its being no whole number matters to the schema.
     if isinstance(value, Decimal):
-        return 0.5
+        return 0.5 if value.is_finite() else None
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

@@ -22,9 +22,10 @@ def _is(name: str, *codes: str) -> Schema:
     return {"required": [name], "properties": {name: {"enum": list(codes)}}}
 
 
-def _coded(name: str, code: str) -> Schema:
-    """The CodeableConcept ``name`` has a coding with this code."""
-    coding = {"required": ["code"], "properties": {"code": {"const": code}}}
+def _coded(name: str, system: str, code: str) -> Schema:
+    """The CodeableConcept ``name`` has a coding with this code of a system of terminology.hl7.org."""
+    url = "http://terminology.hl7.org/CodeSystem/" + system
+    coding = {"required": ["system", "code"], "properties": {"system": {"const": url}, "code": {"const": code}}}
     return {
         "required": [name],
         "properties": {name: {"required": ["coding"], "properties": {"coding": {"contains": coding}}}},
@@ -43,7 +44,8 @@ def _entries(schema: Schema) -> Schema:
     return {"properties": {"entry": {"items": schema}}}
 
 
-_ENTERED_IN_ERROR: Final = _coded("verificationStatus", "entered-in-error")
+_CONDITION_ERROR: Final = _coded("verificationStatus", "condition-ver-status", "entered-in-error")
+_ALLERGY_ERROR: Final = _coded("verificationStatus", "allergyintolerance-verification", "entered-in-error")
 
 INVARIANTS: Final[dict[str, tuple[tuple[str, str, Schema], ...]]] = {
     "Quantity": (("qty-3", "a unit code needs its system", _if(_has("code"), _any("system", "_system"))),),
@@ -103,21 +105,21 @@ INVARIANTS: Final[dict[str, tuple[tuple[str, str, Schema], ...]]] = {
                 _any("abatementDateTime", "abatementAge", "abatementPeriod", "abatementRange", "abatementString"),
                 {
                     "anyOf": [
-                        _none(_has("clinicalStatus")),
-                        *(_coded("clinicalStatus", code) for code in ("inactive", "resolved", "remission")),
+                        _coded("clinicalStatus", "condition-clinical", code)
+                        for code in ("inactive", "resolved", "remission")
                     ]
                 },
             ),
         ),
-        ("con-5", "drop clinicalStatus when entered in error", _if(_ENTERED_IN_ERROR, _none(_has("clinicalStatus")))),
+        ("con-5", "drop clinicalStatus when entered in error", _if(_CONDITION_ERROR, _none(_has("clinicalStatus")))),
     ),
     "AllergyIntolerance": (
         (
             "ait-1",
             "give clinicalStatus unless entered in error",
-            {"anyOf": [_ENTERED_IN_ERROR, _has("clinicalStatus")]},
+            {"anyOf": [_ALLERGY_ERROR, _has("clinicalStatus")]},
         ),
-        ("ait-2", "drop clinicalStatus when entered in error", _if(_ENTERED_IN_ERROR, _none(_has("clinicalStatus")))),
+        ("ait-2", "drop clinicalStatus when entered in error", _if(_ALLERGY_ERROR, _none(_has("clinicalStatus")))),
     ),
     "AuditEvent.entity": (("sev-1", "name and query exclude each other", _none(_has("name", "query"))),),
     "List": (("lst-1", "emptyReason is for a list without entries", _none(_has("emptyReason", "entry"))),),
@@ -154,7 +156,14 @@ INVARIANTS: Final[dict[str, tuple[tuple[str, str, Schema], ...]]] = {
                 "else": _entries(_none(_has("response"))),
             },
         ),
-        ("bdl-9", "a document needs identifier", _if(_is("type", "document"), _has("identifier"))),
+        (
+            "bdl-9",
+            "a document needs an identifier with system and value",
+            _if(
+                _is("type", "document"),
+                {"required": ["identifier"], "properties": {"identifier": _has("system", "value")}},
+            ),
+        ),
         ("bdl-10", "a document needs timestamp", _if(_is("type", "document"), _has("timestamp"))),
     ),
     "Bundle.entry": (("bdl-5", "give a resource, request or response", _any("resource", "request", "response")),),
@@ -171,13 +180,11 @@ INVARIANTS: Final[dict[str, tuple[tuple[str, str, Schema], ...]]] = {
             _any("description", "_description", "software", "implementation"),
         ),
     ),
-    "CapabilityStatement.rest.resource": (),
     "MeasureReport": (
         (
-            "mrp-2",
-            "stratifiers are for reports that are not data-collection",
+            "mrp-1",
+            "a report for data collection has no group",
             _if(_is("type", "data-collection"), _none(_has("group"))),
         ),
     ),
-    "Parameters.parameter": (),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -268,11 +269,18 @@ def test_an_issue_text_never_quotes_the_value() -> None:
 
 
 def test_entered_in_error_excludes_a_clinical_status() -> None:
+    systems = "http://terminology.hl7.org/CodeSystem/"
     both = CONDITION | {
-        "verificationStatus": {"coding": [{"code": "entered-in-error"}]},
-        "clinicalStatus": {"coding": [{"code": "active"}]},
+        "verificationStatus": {"coding": [{"system": systems + "condition-ver-status", "code": "entered-in-error"}]},
+        "clinicalStatus": {"coding": [{"system": systems + "condition-clinical", "code": "active"}]},
     }
     assert [i.text[:5] for i in validator.check(both)] == ["con-5"]
+
+
+def test_a_contained_resource_nobody_refers_to_is_refused_when_a_client_writes_it() -> None:
+    alone = OBSERVATION | {"contained": [PATIENT]}
+    assert [(i.where, i.text[:5]) for i in validator.check_fully(alone)] == [("Observation.contained[0]", "dom-3")]
+    assert validator.check_fully(changed(alone, ("subject", "reference"), "#p1")) == []
 
 
 def test_reports_several_problems_at_once_in_the_order_of_their_places() -> None:
@@ -294,6 +302,12 @@ def test_decimals_of_any_size_are_numbers() -> None:
         assert validator.check(changed(OBSERVATION, ("valueQuantity", "value"), Decimal(text))) == []
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    issues = validator.check(changed(OBSERVATION, ("valueQuantity", "value"), Decimal(text)))
+    assert [(i.key, i.where) for i in issues] == [("wrong-type", "Observation.valueQuantity.value")]
+
+
 def test_a_local_reference_needs_its_contained_resource() -> None:
     local = changed(OBSERVATION, ("subject", "reference"), "#p1")
     assert validator.check(local | {"contained": [PATIENT]}) == []
@@ -313,6 +327,50 @@ def test_refuses_what_is_no_resource(given: Any) -> None:
 @pytest.mark.parametrize("value", ["\ud800", {1: 2}, 2**70, {"a", "b"}])
 def test_refuses_what_has_no_json_form(value: Any) -> None:
     assert [i.key for i in validator.check(OBSERVATION | {"language": value})] == ["not-json"]
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """Paths of everything inside a resource."""
+    out = [path] if path else []
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        out += places(part, (*path, key))
+    return out
+
+
+ODD: list[Any] = [
+    None,
+    "",
+    " ",
+    "x",
+    0,
+    -1,
+    1.5,
+    True,
+    [],
+    {},
+    [[]],
+    [None],
+    {"x": 1},
+    "2026-99-99",
+    "#",
+    Decimal("NaN"),
+    DROP,
+]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_odd_values_anywhere_are_told_and_never_crash(path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    chance = random.Random(seed)
+    resource = fhirjson.loads(path.read_bytes())
+    for _ in range(60):
+        wrong = changed(resource, chance.choice(places(resource)), chance.choice(ODD))
+        if len(places(wrong)) > 1:
+            wrong = changed(wrong, chance.choice(places(wrong)), chance.choice(ODD))
+        for issue in validator.check_fully(wrong):
+            assert issue.key
+            assert issue.text.endswith(".")
 
 
 def test_a_flood_of_errors_is_cut() -> None:
