@@ -14,7 +14,7 @@ from typing import BinaryIO, NoReturn
 from adapters.charset import codec_named, decode, text_of, wide_codec
 from adapters.contract import Unreadable
 from adapters.hl7v2.delimiters import ABSENT, Separators, escapes
-from adapters.hl7v2.segment import Rules, Segment
+from adapters.hl7v2.segment import HEADER, Rules, Segment
 from conformance.issue import Issue
 
 _BLANK = b" \t\r\n\0\x0b\x0c\x1a\x1c"
@@ -34,7 +34,7 @@ _PIECE_LENGTH = 32
 """No match of _PIECE is longer: so much of a chunk is looked at again with the next one."""
 _CHUNK = 256 * 1024
 _STRAY = 64 * 1024
-_NEXT = re.compile(r"\r[ \t]*MSH(?=[^A-Za-z0-9\r])", re.IGNORECASE)
+_NEXT = re.compile(r"\r\s*MSH(?=[^A-Za-z0-9\r])", re.IGNORECASE)
 _FRAME_END = re.compile(r"\r?[\[<](?:EOM|EOB|EB|FS|0x1C|1C)[\]>](?:[\[<](?:CR|0x0D|0D)[\]>])?\s*\Z", re.IGNORECASE)
 _SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9]{2}", re.ASCII)
 
@@ -48,7 +48,7 @@ _OFTEN = frozenset(_NAMES.split())
 _TEXTS = frozenset(("OBX", "NTE", "TXA", "OBR"))
 """Segments with long text: a line after them that looks like a segment with a misspelt id is rather their text."""
 _ODD_ID = re.compile(r"[A-Z][A-Z0-9]{0,7}\Z")
-_BARE = _OFTEN | _BATCH | {"DSC"}
+_BARE = (_OFTEN | _BATCH | {"DSC"}) - {"MSH"}
 
 
 class Message:
@@ -91,7 +91,7 @@ class Opened:
         self.issues = issues
         self.rules = Rules(separators, escapes(separators, charset))
         end = message.find("\r")
-        self.header = Segment("MSH", "MSH[1]", message if end < 0 else message[:end], self.rules)
+        self.header = Segment("MSH", HEADER, message if end < 0 else message[:end], self.rules)
 
 
 def _refuse(key: str, reason: str, where: str = "MSH[1]") -> NoReturn:
@@ -355,7 +355,7 @@ def _report_escapes(records: list[Segment], lines: list[str], start: Opened, iss
     for record, line in zip(records, lines, strict=True):
         if start.separators.escape not in line:
             continue
-        header = record.name == "MSH"
+        header = record.where == HEADER
         body = 9 if header else 0
         last = 0
         for position, sequence, codec in unescaper.odd(line[body:]):

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from adapters.hl7v2.delimiters import Escapes, Separators
 from mappings.source import NULL, Component, Element, text
 
+HEADER = "MSH[1]"
+"""The one segment that counts its fields from the separator."""
+
 
 class Rules:
     """What the segments of one message share."""
@@ -80,19 +83,19 @@ class Segment:
 
     def _raws(self) -> list[str]:
         raws = self._line.split(self._rules.field)
-        if self.name == "MSH":
+        if self.where == HEADER:
             raws.insert(1, self._rules.field)
         return raws
 
     def _split(self) -> list[tuple[Element, ...]]:
         raws = self._raws()
         line = self._line
-        if self.name == "MSH":
+        if self.where == HEADER:
             # MSH-2 holds the delimiters themselves: it is neither split nor a reason to look for escapes.
             raws[2] = ""
             line = line[5 + len(self._rules.field) :]
         fields = self._rules.fields(raws, line)
-        if self.name == "MSH":
+        if self.where == HEADER:
             fields[1] = ((self._rules.field,),)
             fields[2] = ((self.raw(2),),)
         self._fields = fields

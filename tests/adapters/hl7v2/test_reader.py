@@ -226,6 +226,20 @@ def test_a_stray_line_after_the_header_is_left_out_with_an_issue() -> None:
     assert keys(found) == [("stray-line", "MSH[1]")]
 
 
+@pytest.mark.parametrize("line", ["MSH", "msh", "MSHA|b"])
+def test_a_crippled_second_header_is_no_message_and_no_crash(line: str) -> None:
+    found = read(message(line, "PID|1||P1"))
+    assert found.header.first(10) == "M1"
+    assert found.records[-1].first(3) == "P1"
+    assert found.issues
+    dump(found)
+
+
+@pytest.mark.parametrize("line", ["MSH|^~\\&|x", "msh|x", "  MSH|x", "\u3000MSH|a", "MSH |x"])
+def test_a_second_header_is_refused_so_that_no_two_patients_are_mixed(line: str) -> None:
+    assert refusal(message("PID|1||P1", line, "PID|1||P2")) == "several-messages"
+
+
 def test_segments_stay_in_the_order_sent_and_unknown_ones_are_kept() -> None:
     names = ["OBX", "ZZZ", "PID", "ORC", "OBR", "ORC", "Z01"]
     found = read(message(*(f"{n}|1|x" for n in names)))
