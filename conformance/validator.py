@@ -132,7 +132,8 @@ def _checked(plain: dict[str, Any], resource: dict[str, Any], at: str, *, condit
         for issue in _told(list(validator.iter_errors(plain)), root):
             if not (conditional and issue.key == "bad-reference" and _CONDITIONAL.match(issue.value or "")):
                 yield issue
-    yield from structure.rules(name, resource, root)
+    else:
+        yield from structure.rules(name, resource, root)
     conditional = conditional or (name == "Bundle" and plain.get("type") in ("transaction", "batch"))
     for path, inner in structure.inner(name, plain):
         place = f"{root}.{path}"
