@@ -17,6 +17,7 @@ from fastapi import APIRouter, Request, Response
 from conformance import fhirjson
 from fhir_server import telemetry
 from fhir_server.api.cards import card, language_of, names_of
+from fhir_server.api.content import raw_body
 from fhir_server.api.security import Asker, address_of, permit, services_of
 from fhir_server.errors import Category, Fault
 from fhir_server.recognition.check import Question, ask
@@ -132,7 +133,7 @@ def _service(id: str) -> Service:
 
 async def _json(request: Request) -> dict[str, Any]:
     try:
-        found = fhirjson.loads(await request.body())
+        found = fhirjson.loads(await raw_body(request, services_of(request).settings.max_request))
     except ValueError:  # UnicodeDecodeError is one
         raise Fault(Category.INVALID, "The request body is not JSON in UTF-8.") from None
     if not isinstance(found, dict):
