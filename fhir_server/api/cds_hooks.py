@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request, Response
 
 from conformance import fhirjson
 from fhir_server import telemetry
+from fhir_server.access import Principal
 from fhir_server.api.cards import card, language_of, names_of
 from fhir_server.api.content import raw_body
 from fhir_server.api.security import Asker, address_of, permit, services_of
@@ -86,7 +87,7 @@ async def call(service_id: str, request: Request, asker: Asker) -> Response:
     service = _service(service_id)
     await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
     services = services_of(request)
-    question = read_question(await _json(request), service)
+    question = read_question(await read_json(request), service)
     answers = await ask(services, asker, question, address_of(request))
     language = language_of(request.headers.get("accept-language"))
     names, base = names_of(services), request.app.state.base_url
@@ -101,7 +102,11 @@ async def call(service_id: str, request: Request, asker: Asker) -> Response:
 async def feedback(service_id: str, request: Request, asker: Asker) -> Response:
     """What the clinician did with cards (section "Feedback"): 200 when it is in the ledger, 400 for feedback that is not one, 503 when
     it cannot be kept."""
-    service = _service(service_id)
+    return await keep_feedback(_service(service_id).id, request, asker)
+
+
+async def keep_feedback(service: str, request: Request, asker: Principal) -> Response:
+    """Feedback of any door into the ledger; the answer is an empty object."""
     services = services_of(request)
     at = services.clock()
     rows = [
@@ -109,10 +114,10 @@ async def feedback(service_id: str, request: Request, asker: Asker) -> Response:
             "feedback",
             at,
             asker.facility,
-            {"service": service.id, "user": asker.subject, **entry},
+            {"service": service, "user": asker.subject, **entry},
             outcome=entry["outcome"],
         )
-        for entry in read_feedback(await _json(request), services.rules)
+        for entry in read_feedback(await read_json(request), services.rules)
     ]
     try:
         await services.ledger.record(*rows)
@@ -131,7 +136,8 @@ def _service(id: str) -> Service:
     return found
 
 
-async def _json(request: Request) -> dict[str, Any]:
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. Raises Fault INVALID or TOO_LARGE."""
     try:
         found = fhirjson.loads(await raw_body(request, services_of(request).settings.max_request))
     except ValueError:  # UnicodeDecodeError is one

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from conformance import systems
 from fhir_server.access import Keys, issue_token
-from fhir_server.api import cds_hooks, responses
+from fhir_server.api import cds_hooks, recognition, responses
 from fhir_server.api.cards import language_of
 from fhir_server.audit_event import AuditLog
 from fhir_server.recognition import rules as rules_module
@@ -68,6 +68,7 @@ def serve(database_url: str, tmp_path: Path) -> Callable[..., None]:
             app.state.services, app.state.base_url = services, BASE
             responses.install(app)
             app.include_router(cds_hooks.router)
+            app.include_router(recognition.router)
             token = issue_token(keys, "D001", "clinician", facility, scopes.split(), ttl=timedelta(hours=1), now=NOW)
             transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
             try:
@@ -481,3 +482,53 @@ def test_wrong_feedback_is_refused_and_nothing_is_kept(
 )
 def test_the_language_follows_the_header_and_is_chinese_otherwise(header: str | None, language: str) -> None:
     assert language_of(header) == language
+
+
+# --- the plain door ------------------------------------------------------------------------------------------------------
+
+
+def test_the_plain_call_gives_the_same_answer_with_the_decision(serve: Any, tested: str, county: Any) -> None:
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        body = {
+            "patient": tested,
+            "user": "D001",
+            "orders": [{"id": "d1", "code": "SGN"}, {"code": "TJTC", "name": "体检套餐"}],
+        }
+        answer = await client.post("/recognition/check", json=body)
+        assert answer.status_code == 200
+        found = answer.json()
+        assert (found["facility"], found["failure"]) == ("county-hospital", "")
+        renal, unknown = found["answers"]
+        assert renal["orders"] == ["d1"]
+        assert renal["outcome"] == renal["decision"]["outcome"] == "recognized"
+        assert renal["summary"]["zh"] == "北岭镇卫生院 11月20日 肾功能(3项)在有效期内,可互认"
+        assert renal["reports"] == [f"{BASE}/DiagnosticReport/{county.rep}"]
+        assert (unknown["outcome"], unknown["reminds"]) == ("not-covered", False)
+        told = await client.post("/recognition/feedback", json=_feedback(renal["id"], overrideReason=_reason("1")))
+        assert told.status_code == 200
+
+    serve(scenario)
+    assert [r["kind"] for r in ledger_rows(county.url)] == ["reminder", "no-answer", "feedback"]
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"patient": ""}, "patient"),
+        ({"user": None}, "user"),
+        ({"orders": []}, "orders"),
+        ({"orders": [7]}, "orders[0]"),
+        ({"orders": [{"name": "肾功能"}]}, "orders[0].code"),
+        ({"orders": [{"code": "SGN", "system": ""}]}, "orders[0].system"),
+        ({"encounter": 5}, "encounter"),
+    ],
+)
+def test_a_wrong_plain_call_is_refused_naming_the_field(serve: Any, change: dict[str, Any], where: str) -> None:
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        answer = await client.post(
+            "/recognition/check", json={"patient": "p", "user": "u", "orders": [{"code": "SGN"}]} | change
+        )
+        assert answer.status_code == 400
+        assert where in answer.text
+
+    serve(scenario)
