@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 BASE = "http://tongjian.org/fhir"
 
 # identifiers
@@ -46,5 +48,5 @@ SOURCE_TEXT = f"{BASE}/StructureDefinition/source-text"
 
 
 def source_uri(facility: str, control_id: str) -> str:
-    """meta.source of everything that came in a message."""
-    return f"urn:tongjian:{facility}#{control_id}"
+    """meta.source of everything that came in a message; a control id may hold any text, a URI may not (RFC 3986 section 3.5)."""
+    return f"urn:tongjian:{facility}#{quote(control_id, safe='')}"
