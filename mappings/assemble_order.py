@@ -42,8 +42,16 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
         x.issue("no-order-key", "warning", words, where=where)
         asked = (order.obr.first(6) or order.obr.first(7)) if order.obr is not None else ""
         asked = asked or (order.orc.first(9) if order.orc is not None else "")
-        logical = ids.logical_id(x.shard, x.facility.id, "ServiceRequest", x.patient, "", code, asked, *([str(ordinal)] if not asked else []))
-    out: dict[str, Any] = {"resourceType": "ServiceRequest", "id": logical, "meta": x.meta(), "status": "unknown", "intent": "order"}
+        logical = ids.logical_id(
+            x.shard, x.facility.id, "ServiceRequest", x.patient, "", code, asked, *([str(ordinal)] if not asked else [])
+        )
+    out: dict[str, Any] = {
+        "resourceType": "ServiceRequest",
+        "id": logical,
+        "meta": x.meta(),
+        "status": "unknown",
+        "intent": "order",
+    }
     out["subject"] = x.subject
     x.peers = peers(order)
     for compiled in maps:
@@ -81,7 +89,9 @@ def _nobody() -> Record:
 # --- specimens -------------------------------------------------------------------------------------------------------------
 
 
-def map_specimens(order: Order, scope: str, x: Context, plan: Plan, state: OrderState, parent: str) -> list[dict[str, str]]:
+def map_specimens(
+    order: Order, scope: str, x: Context, plan: Plan, state: OrderState, parent: str
+) -> list[dict[str, str]]:
     """SPM -> Specimens of the order, else OBR's own specimen fields -> one; gives the references.
 
     scope  what keys a specimen without a number of its own: the report or order
@@ -94,7 +104,12 @@ def map_specimens(order: Order, scope: str, x: Context, plan: Plan, state: Order
         if reference not in out:
             out.append(reference)
     obr = order.obr
-    if not order.specimens and obr is not None and plan.maps("order", "SpecimenOfOrder") and any(obr.get(n) for n in _SPECIMEN_FIELDS):
+    if (
+        not order.specimens
+        and obr is not None
+        and plan.maps("order", "SpecimenOfOrder")
+        and any(obr.get(n) for n in _SPECIMEN_FIELDS)
+    ):
         resource = _blank(ids.logical_id(x.shard, x.facility.id, "Specimen", x.patient, scope, "OBR"), x)
         for compiled in plan.maps("order", "SpecimenOfOrder"):
             compiled.apply(obr, x, resource)
@@ -155,14 +170,12 @@ def _specimen(
         if who is not None and who.reference is not None:
             out.setdefault("collection", {}).setdefault("collector", who.reference)
     add_notes(specimen.notes, x, out, "")
-    values = tuple(i["value"] for i in [*out.get("identifier", ()), *([out["accessionIdentifier"]] if "accessionIdentifier" in out else ())])
-    for entry in x.conversion.entries:
-        if entry.resource["id"] == logical:
-            break
-    else:
+    values = tuple(
+        i["value"]
+        for i in [*out.get("identifier", ()), *([out["accessionIdentifier"]] if "accessionIdentifier" in out else ())]
+    )
+    if x.stated(logical) is None or not parent:
         x.add(out, _specimen_recency(x, plan), parent=parent)
     reference: dict[str, str] = {"reference": f"Specimen/{logical}"}
     shown = out.get("type", {}).get("text")
     return ({**reference, "display": shown} if shown else reference), values
-
-

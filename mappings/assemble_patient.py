@@ -10,7 +10,7 @@ from mappings.annotations import NOTE, add_notes, participation
 from mappings.compiled import CompiledMap
 from mappings.context import Context
 from mappings.datatypes import cx_identifier, plain
-from mappings.grammar import Rule
+from mappings.grammar import rule_for
 from mappings.grouping import Described, Patient
 from mappings.model import Merge, Recency, Tier
 from mappings.patient_key import patient_key
@@ -18,7 +18,7 @@ from mappings.people import diagnosis_code, encounter_status, unknown_class
 from mappings.source import Record, part
 from mappings.statements import Plan
 
-_VISIT = Rule(row="PV1-19", to="identifier", kind="visit", **{"as": "CX[Identifier]"})
+_VISIT = rule_for("PV1-19", kind="visit")
 _CATEGORY = {
     "coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-category", "code": "encounter-diagnosis"}]
 }
@@ -34,7 +34,11 @@ def patient_id(facility: str, key: str) -> tuple[int, str]:
 
 
 def place(group: Patient, x: Context) -> bool:
-    """Make the context speak of the group's patient. False, with an issue that holds the message, when there is none."""
+    """Make the context speak of the group's patient. False, with an issue that holds the message, when there is no PID.
+
+    A PID without an identifier holds the message too; what it says is still mapped under a provisional key, so that whoever mends
+    the message sees it. A held conversion is never applied.
+    """
     if group.pid is None:
         x.issue("no-patient", "error", "The message names no patient (PID is missing).", where="PID[1]")
         return False
@@ -42,7 +46,7 @@ def place(group: Patient, x: Context) -> bool:
     if not key:
         words = "The patient has no identifier (PID-3, and PID-2, 4, 18, 19 are empty); send one and send again."
         x.issue("no-patient-key", "error", words, where=f"{group.pid.where}-3")
-        return False
+        key = f"unidentified|{x.control_id}"
     x.shard, x.patient = patient_id(x.facility.id, key)
     x.subject = {"reference": f"Patient/{x.patient}"}
     x.encounter = None
@@ -104,7 +108,7 @@ def _merges(group: Patient, x: Context, plan: Plan) -> None:
             words = "The merge names no prior patient identifier (MRG-1)."
             x.issue("no-merge-key", "error", words, where=f"{record.where}-1")
             continue
-        shard, retired = patient_id(x.facility.id, key)
+        _, retired = patient_id(x.facility.id, key)
         if retired == x.patient:
             words = "The prior identifier names the same patient; there is nothing to merge."
             x.issue("merge-with-itself", "warning", words, where=f"{record.where}-1")
@@ -184,7 +188,12 @@ def map_visit(group: Patient, x: Context, plan: Plan) -> None:
         _conditions(group, None, x, plan)
         return
     visit = group.visit.record
-    out: dict[str, Any] = {"resourceType": "Encounter", "id": _keyed(x, "Encounter", *key), "meta": x.meta(), "status": "unknown"}
+    out: dict[str, Any] = {
+        "resourceType": "Encounter",
+        "id": _keyed(x, "Encounter", *key),
+        "meta": x.meta(),
+        "status": "unknown",
+    }
     out["subject"] = x.subject
     x.peers = {"PV1": visit}
     for compiled in maps:
@@ -195,7 +204,7 @@ def map_visit(group: Patient, x: Context, plan: Plan) -> None:
     out.setdefault("class", unknown_class())
     if group.pid is not None and group.pid.get(18):
         x.record, x.field = group.pid, 18
-        account = cx_identifier(group.pid.get(18)[0], x, Rule(row="PID-18", to="identifier", kind="account", **{"as": "CX[Identifier]"}))
+        account = cx_identifier(group.pid.get(18)[0], x, rule_for("PID-18", kind="account"))
         if account:
             _append(out, "identifier", {"type": {"text": "account number"}, **account})
             x.fields_read(group.pid).add(18)
@@ -234,7 +243,13 @@ def map_condition(
     record = diagnosis.record
     if not maps or not (record.get(3) or record.get(4)):
         return None
-    out: dict[str, Any] = {"resourceType": "Condition", "id": "", "meta": x.meta(), "category": [_CATEGORY], "subject": x.subject}
+    out: dict[str, Any] = {
+        "resourceType": "Condition",
+        "id": "",
+        "meta": x.meta(),
+        "category": [_CATEGORY],
+        "subject": x.subject,
+    }
     for compiled in maps:
         compiled.apply(record, x, out)
     diagnosis_code(record, x, out)
@@ -250,5 +265,3 @@ def map_condition(
     add_notes(diagnosis.notes, x, out, "")
     x.add(out, recency(x, plan, "Condition"))
     return {"reference": f"Condition/{out['id']}"}
-
-

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from conformance import systems
-
 from mappings import ids
 from mappings.annotations import REPORT_NOTE, add_notes, participation
 from mappings.assemble_order import map_request, map_specimens, peers
@@ -19,14 +18,16 @@ from mappings.model import Entry, Recency
 from mappings.order_state import OrderState
 from mappings.orders import code_key, order_number
 from mappings.performers import default_performer
-from mappings.results import missing_status, without_value
+from mappings.results import finish_value, missing_status
 from mappings.source import text
 from mappings.statements import STATUS_RANK, Plan, tier_of
 
 LABORATORY = [{"coding": [{"system": systems.OBSERVATION_CATEGORY, "code": "laboratory", "display": "Laboratory"}]}]
 _CONCLUSIONS = frozenset(
-    {"检查结论", "检查提示", "诊断意见", "诊断结论", "诊断提示", "影像诊断", "超声提示", "印象", "结论", "主观提示", "检查诊断", "impression", "conclusion",
-     "diagnosis", "19005-8", "DE04.50.132"}
+    {
+        "检查结论", "检查提示", "诊断意见", "诊断结论", "诊断提示", "影像诊断", "超声提示", "印象", "结论", "主观提示", "检查诊断",
+        "impression", "conclusion", "diagnosis", "19005-8", "de04.50.132",
+    }
 )  # fmt: skip
 """Names and codes of the result that is the doctor's conclusion, not the finding."""
 
@@ -58,9 +59,10 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
         unsure = () if taken else (str(ordinal),)
         logical = ids.logical_id(x.shard, x.facility.id, "DiagnosticReport", x.patient, "", code, taken, *unsure)
     known = reports.states.get(logical)
+    out: dict[str, Any]
     if known is None:
-        state, out = OrderState(report=logical, scope=logical), {"resourceType": "DiagnosticReport", "id": logical, "meta": x.meta()}
-        out["status"] = "unknown"
+        state = OrderState(report=logical, scope=logical)
+        out = {"resourceType": "DiagnosticReport", "id": logical, "meta": x.meta(), "status": "unknown"}
     else:
         state, out = known
     x.order = state
@@ -93,18 +95,23 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     _participants(order, x, out)
     add_notes(order.notes, x, out, REPORT_NOTE)
     kinds: set[str] = set()
+    results = out.setdefault("result", [])
     for result in order.results:
-        reference = map_observation(result, x, plan, out)
-        if reference is not None:
-            _append(out, "result", reference)
-            kinds.add(result.record.first(2).upper())
+        observation = map_observation(result, x, plan, out)
+        if observation is not None:
+            results.append(observation)
+            kinds.add(result.record.first(2))
+    if not results:
+        del out["result"]
     _conclude(order, kinds, out)
     for who in state.performers:
         _append(out, "performer", who)
     if known is None:
         reports.states[logical] = state, out
         status = out["status"]
-        x.add(out, Recency(tier_of(status), state.reported_at, x.sent_at, STATUS_RANK.get(status, 1)), business=business)
+        x.add(
+            out, Recency(tier_of(status), state.reported_at, x.sent_at, STATUS_RANK.get(status, 1)), business=business
+        )
     else:
         _restate(x.conversion.entries, out, state, x)
 
@@ -161,14 +168,11 @@ def _read_times(order: Order, out: dict[str, Any], state: OrderState, x: Context
 def _taken(x: Context) -> dict[str, Any]:
     """When no time of the order says when it was measured: when the specimen was taken."""
     for _, reference in x.order.specimens:
-        logical = reference["reference"].partition("/")[2]
-        for entry in x.conversion.entries:
-            if entry.resource["id"] == logical:
-                collection = entry.resource.get("collection", {})
-                if "collectedDateTime" in collection:
-                    return {"effectiveDateTime": collection["collectedDateTime"]}
-                if "collectedPeriod" in collection:
-                    return {"effectivePeriod": collection["collectedPeriod"]}
+        collection = (x.stated(reference["reference"].partition("/")[2]) or {}).get("collection", {})
+        if "collectedDateTime" in collection:
+            return {"effectiveDateTime": collection["collectedDateTime"]}
+        if "collectedPeriod" in collection:
+            return {"effectivePeriod": collection["collectedPeriod"]}
     return {}
 
 
@@ -203,15 +207,25 @@ def map_observation(result: Result, x: Context, plan: Plan, report: dict[str, An
     maps = plan.maps("order", "Observation") or plan.maps("patient", "Observation")
     if not maps:
         return None
-    state = x.order
-    if not record.get(3):
-        x.issue("no-result-code", "warning", "The result has no code and no name (OBX-3); it is not stored.", where=f"{record.where}-3")
+    fields = record.fields()
+    size = len(fields)
+    if size < 4 or not fields[3]:
+        x.issue(
+            "no-result-code",
+            "warning",
+            "The result has no code and no name (OBX-3); it is not stored.",
+            where=f"{record.where}-3",
+        )
         return None
-    out: dict[str, Any] = {"resourceType": "Observation", "id": "", "meta": {"source": x.source_uri}, "status": "unknown"}
-    state.test = None
-    for compiled in maps:
-        compiled.apply(record, x, out)
-    if not record.get(11):
+    state = x.order
+    out: dict[str, Any] = {
+        "resourceType": "Observation",
+        "id": "",
+        "meta": {"source": x.source_uri},
+        "status": "unknown",
+    }
+    maps[0].apply_kept(record, x, out, state.day)
+    if size < 12 or not fields[11]:
         missing_status(record, x, out)
     if state.withdrawn:
         out["status"] = "entered-in-error"
@@ -220,36 +234,41 @@ def map_observation(result: Result, x: Context, plan: Plan, report: dict[str, An
     out["subject"] = x.subject
     if x.encounter is not None:
         out["encounter"] = x.encounter
-    if "effectiveDateTime" not in out and state.effective:
-        out |= state.effective
+    if state.effective and "effectiveDateTime" not in out:
+        out.update(state.effective)
     if state.issued:
         out["issued"] = state.issued
-    elif record.get(19):
+    elif size > 19 and fields[19]:
         analysed = x.quiet_time(record.first(19))
         if analysed is not None and analysed.has_time:
             out["issued"] = analysed.fhir
     if state.based_on is not None:
         out["basedOn"] = [state.based_on]
-    if "specimen" not in out and state.specimens:
+    if state.specimens and "specimen" not in out:
         _specimen(result, state, out)
-    sub = "&".join(text(c) for c in record.get(4)[0]) if record.get(4) else ""
-    key = (state.code, sub)
+    noted = state.noted
+    key = (
+        noted.code if noted is not None else "",
+        "&".join(map(text, fields[4][0])) if fields[4:5] and fields[4] else "",
+    )
     ordinal = state.seen.get(key, 0)
     state.seen[key] = ordinal + 1
     parts = (state.scope, *key, str(ordinal)) if ordinal else (state.scope, *key)
-    out["id"] = ids.logical_id(x.shard, x.facility.id, "Observation", x.patient, *parts)
+    logical = out["id"] = ids.logical_id(x.shard, x.facility.id, "Observation", x.patient, *parts)
     _perform(result, out, x)
-    kind = record.first(2)
-    if kind.upper() in ATTACHMENTS:
+    if record.first(2) in ATTACHMENTS:
         _attach(result, "|".join(parts), out, report, x)
-    without_value(kind, out)
+    finish_value(record, x, out)
     if result.notes:
         add_notes(result.notes, x, out, "")
     status = out["status"]
-    x.conversion.entries.append(
-        Entry(out, Recency(tier_of(status), state.reported_at, x.sent_at, STATUS_RANK.get(status, 1)), x.patient, "", state.report)
-    )
-    return {"reference": f"Observation/{out['id']}"}
+    recency = state.recencies.get(status)
+    if recency is None:
+        recency = state.recencies[status] = Recency(
+            tier_of(status), state.reported_at, x.sent_at, STATUS_RANK.get(status, 1)
+        )
+    x.conversion.entries.append(Entry(out, recency, x.patient, "", state.report))
+    return {"reference": f"Observation/{logical}"}
 
 
 def _specimen(result: Result, state: OrderState, out: dict[str, Any]) -> None:
@@ -257,7 +276,12 @@ def _specimen(result: Result, state: OrderState, out: dict[str, Any]) -> None:
     if len(state.specimens) == 1:
         out["specimen"] = state.specimens[0][1]
     elif result.specimen is not None:
-        numbers = [e for element in result.specimen.record.get(2) for c in element for e in (c if isinstance(c, tuple) else (c,))]
+        numbers = [
+            e
+            for element in result.specimen.record.get(2)
+            for c in element
+            for e in (c if isinstance(c, tuple) else (c,))
+        ]
         for values, reference in state.specimens:
             if values and set(values) & set(numbers):
                 out["specimen"] = reference
@@ -266,6 +290,7 @@ def _specimen(result: Result, state: OrderState, out: dict[str, Any]) -> None:
 
 def _perform(result: Result, out: dict[str, Any], x: Context) -> None:
     """PRT of the result, then the performer of the whole order, then the profile's default."""
+    state = x.order
     for record in result.participations:
         who = participation(record, x)
         if who is None:
@@ -275,14 +300,19 @@ def _perform(result: Result, out: dict[str, Any], x: Context) -> None:
         if who.reference is not None:
             _append(out, "performer", who.reference)
     held = out.get("performer")
-    organization = next((p for p in held if str(p.get("reference", "")).startswith("Organization/")), None) if held else None
-    if organization is None:
-        organization = x.order.performers[0] if x.order.performers else default_performer(x)
-        if organization is None:
-            return
-        out["performer"] = [organization, *(held or ())]
-    if organization not in x.order.performers:
-        x.order.performers.append(organization)
+    if held and "reference" in held[0] and held[0]["reference"].startswith("Organization/"):
+        organization = held[0]
+    else:
+        if state.performers:
+            organization = state.performers[0]
+        else:
+            default = default_performer(x)
+            if default is None:
+                return
+            organization = default
+        out["performer"] = [organization, *held] if held else [organization]
+    if organization not in state.performers:
+        state.performers.append(organization)
 
 
 def _attach(result: Result, scope: str, out: dict[str, Any], report: dict[str, Any] | None, x: Context) -> None:
@@ -310,12 +340,10 @@ def _conclude(order: Order, kinds: set[str], out: dict[str, Any]) -> None:
         if not record.get(3) or record.first(2).upper() not in ("TX", "FT", "ST"):
             continue
         names = {plain(record.get(3)[0], n).casefold() for n in (1, 2, 4, 5)}
-        if names & {word.casefold() for word in _CONCLUSIONS}:
+        if names & _CONCLUSIONS:
             said += ["^".join(text(c) for c in element) for element in record.get(5)]
     if not said and kinds and kinds <= {"TX", "FT"}:
         said = ["^".join(text(c) for c in element) for result in order.results for element in result.record.get(5)]
     words = "\n".join(line for line in said if line != '""').strip()
     if words:
         out["conclusion"] = words
-
-

@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import quote
 
 from conformance import systems
-
 from conformance.terminology import loinc_valid
 from mappings.code_table import coding_systems, table
 from mappings.context import Context
@@ -55,7 +54,12 @@ def codings(element: Element, x: Context, kind: str) -> list[dict[str, Any]]:
             continue
         system = system_uri(name, x, kind)
         if system == systems.LOINC and not loinc_valid(code):
-            x.issue_once("not-loinc", "warning", "The code is labelled LOINC but fails the check digit; kept as a local code.", code)
+            x.issue_once(
+                "not-loinc",
+                "warning",
+                "The code is labelled LOINC but fails the check digit; kept as a local code.",
+                code,
+            )
             system = x.local_system(kind)
         coding["system"] = system
         if plain(element, version_at):
@@ -129,7 +133,12 @@ def cwe_code(element: Element, x: Context, rule: Rule) -> str | None:
         if found:
             return found.code
     if sent:
-        x.issue("code-not-in-table", "warning", f"The code is not in the table {rule.table}; the element is left out.", sent[0])
+        x.issue(
+            "code-not-in-table",
+            "warning",
+            f"The code is not in the table {rule.table}; the element is left out.",
+            sent[0],
+        )
     return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mappings.context import Context
+from mappings.context import Context, Event
 from mappings.grammar import Rule, SegmentMap, segment_map
 from mappings.source import NULL, Element, Record
 
@@ -38,41 +38,122 @@ class Datatype:
         return "value" + kind[0].upper() + kind[1:]
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the fields of a record that depend on profile and text alone came to: elements, events to repeat, fields read or not."""
+
+    elements: dict[str, Any]
+    lists: tuple[str, ...]
+    events: tuple[Event, ...]
+    read: frozenset[int]
+    complete: bool
+    noted: Any
+
+
 class CompiledMap:
     """A segment map ready to run."""
 
-    def __init__(self, source: SegmentMap, datatypes: Mapping[str, Datatype], calls: Mapping[str, Step]) -> None:
+    def __init__(
+        self, name: str, source: SegmentMap, datatypes: Mapping[str, Datatype], calls: Mapping[str, Step]
+    ) -> None:
+        self.name = name
         self.segment = source.segment
         self.structural = frozenset(source.structural)
-        self.steps: dict[int, tuple[Step, ...]] = {}
+        self.live = frozenset(source.live)
+        self._blanked = tuple(sorted({0, *source.structural, *source.varies}))
         by_field: dict[int, list[Step]] = {}
         for rule in source.rules:
             by_field.setdefault(rule.field, []).append(_compile(rule, datatypes, calls))
         self.steps = {field: tuple(steps) for field, steps in by_field.items()}
+        self._live_steps = tuple((field, self.steps[field]) for field in sorted(self.live) if field in self.steps)
 
     def apply(self, record: Record, x: Context, out: dict[str, Any]) -> None:
         """Read one record into ``out``; marks in the context which fields were read."""
         read = x.fields_read(record)
         read |= self.structural
         x.record = record
-        steps = self.steps
-        for field in record.filled():
-            todo = steps.get(field)
-            if todo is not None:
-                x.field = field
-                for step in todo:
-                    if step(record, x, out):
-                        read.add(field)
-                if field not in read and record.get(field) == _DELETED:
-                    # HL7 null says "delete": the element is left out, and that is how it is read.
-                    read.add(field)
+        self._run(record, x, out, self.steps, read)
         x.field = 0
+
+    def _run(
+        self, record: Record, x: Context, out: dict[str, Any], steps: Mapping[int, tuple[Step, ...]], read: set[int]
+    ) -> None:
+        for field, elements in enumerate(record.fields()):
+            if not elements or not field:
+                continue
+            todo = steps.get(field)
+            if todo is None:
+                continue
+            x.field = field
+            for step in todo:
+                if step(record, x, out):
+                    read.add(field)
+            if elements == _DELETED:
+                # HL7 null says "delete": the element is left out, and that is how it is read.
+                read.add(field)
+
+    def apply_kept(self, record: Record, x: Context, out: dict[str, Any], day: str) -> None:
+        """As ``apply``, but fields that are not ``live`` are read once per profile and text, and their outcome is kept.
+
+        A laboratory sends the same code, unit, range and flag all day. ``day`` is part of the key (code maps are valid in time). What a
+        step notes for the live ones (``x.order.noted``) is kept with it.
+        """
+        x.record = record
+        fields = record.fields()
+        key: list[Any] = list(fields)
+        size = len(key)
+        for field in self._blanked:
+            if field < size:
+                key[field] = None
+        marked = (self.name, day, tuple(key))
+        kept: Kept | None = x.memo.find(marked)
+        if kept is None:
+            kept = self._keep(record, x)
+            x.memo.keep(marked, kept)
+        out.update(kept.elements)
+        for name in kept.lists:
+            out[name] = out[name].copy()
+        for method, field, arguments in kept.events:
+            x.field = field
+            getattr(x, method)(*arguments)
+        x.order.noted = kept.noted
+        complete = kept.complete
+        missed: list[int] | None = None
+        for field, steps in self._live_steps:
+            if field < size and fields[field]:
+                x.field = field
+                done = False
+                for step in steps:
+                    if step(record, x, out):
+                        done = True
+                if not done and fields[field] != _DELETED:
+                    missed = [*(missed or ()), field]
+        x.field = 0
+        if complete and missed is None:
+            x.reading[id(record)] = None
+        else:
+            live = {field for field in self.live if field in self.steps} - set(missed or ())
+            x.reading[id(record)] = {*kept.read, *live, *self.structural}
+
+    def _keep(self, record: Record, x: Context) -> Kept:
+        """Run the steps of the fields that are not live on an empty resource, listening to what they tell the context."""
+        out: dict[str, Any] = {}
+        read: set[int] = set()
+        x.order.noted = None
+        x.listen()
+        steps = {field: todo for field, todo in self.steps.items() if field not in self.live}
+        self._run(record, x, out, steps, read)
+        events = x.heard()
+        plain = read | self.structural | {f for f in self.live if f in self.steps}
+        complete = all(field in plain for field in record.filled())
+        lists = tuple(name for name in ("extension", "note", "performer") if name in out)
+        return Kept(out, lists, events, frozenset(read), complete, x.order.noted)
 
 
 def compile_map(name: str, datatypes: Mapping[str, Datatype], calls: Mapping[str, Step]) -> CompiledMap:
     """Load and compile one segment map. Raises ValueError when it names an unknown datatype, function or table."""
     try:
-        return CompiledMap(segment_map(name), datatypes, calls)
+        return CompiledMap(name, segment_map(name), datatypes, calls)
     except (KeyError, FileNotFoundError) as missing:
         raise ValueError(f"{name}.yaml: unknown datatype, function or table {missing}") from missing
 

@@ -8,7 +8,6 @@ from zoneinfo import ZoneInfo
 
 from conformance import systems
 from conformance.issue import Issue, Severity
-
 from mappings import times
 from mappings.model import Conversion, Entry, Recency, Tier, Unmapped, Unread
 from mappings.order_state import OrderState
@@ -16,6 +15,9 @@ from mappings.profile import Profile
 from mappings.source import Element, Record, text
 
 T = TypeVar("T")
+
+Event = tuple[str, int, tuple[Any, ...]]
+"""Something a step told the context: name of the method, field number, arguments."""
 
 _MEMO_LIMIT = 20_000
 
@@ -29,13 +31,22 @@ class Memo:
     def __init__(self) -> None:
         self._answers: dict[Hashable, Any] = {}
 
+    def find(self, key: Hashable) -> Any:
+        """The kept answer, or None."""
+        return self._answers.get(key)
+
+    def keep(self, key: Hashable, answer: Any) -> None:
+        """Keep an answer."""
+        if len(self._answers) >= _MEMO_LIMIT:
+            self._answers.clear()
+        self._answers[key] = answer
+
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The kept answer, or ``make()`` kept."""
         found = self._answers.get(key)
         if found is None:
-            if len(self._answers) >= _MEMO_LIMIT:
-                self._answers.clear()
-            found = self._answers[key] = make()
+            found = make()
+            self.keep(key, found)
         answer: T = found
         return answer
 
@@ -44,15 +55,37 @@ class Context:
     """One conversion under way.
 
     record, field   the place being read: issues and unread components name it
+    reading         which fields of a record (by its identity) some rule has read; None: all of them
     peers           other records of the same group by segment id (conditions of rules look there)
     order           what the results being mapped share
     subject         reference to the Patient of the group being mapped; patient its logical id; shard its shard
     """
 
     __slots__ = (
-        "_noted", "control_id", "conversion", "directory", "encounter", "facility", "field", "memo", "patient", "peers",
-        "order", "profile", "reading", "record", "sent_at", "shard", "source_uri", "subject", "trigger", "zone", "zone_noted",
-    )  # fmt: skip
+        "_heard",
+        "_noted",
+        "_places",
+        "control_id",
+        "conversion",
+        "directory",
+        "encounter",
+        "facility",
+        "field",
+        "memo",
+        "order",
+        "patient",
+        "peers",
+        "profile",
+        "reading",
+        "record",
+        "sent_at",
+        "shard",
+        "source_uri",
+        "subject",
+        "trigger",
+        "zone",
+        "zone_noted",
+    )
 
     def __init__(self, profile: Profile, memo: Memo) -> None:
         self.profile = profile
@@ -60,7 +93,7 @@ class Context:
         self.memo = memo
         self.conversion = Conversion()
         self.directory: dict[str, Entry] = {}
-        self.reading: dict[int, set[int]] = {}
+        self.reading: dict[int, set[int] | None] = {}
         self.peers: dict[str, Record] = {}
         self.record: Record | None = None
         self.field = 0
@@ -76,6 +109,8 @@ class Context:
         self.zone = ZoneInfo(profile.facility.time_zone)
         self.zone_noted = False
         self._noted: set[tuple[str, str]] = set()
+        self._places: dict[str, int] = {}
+        self._heard: list[Event] | None = None
 
     # --- where we are ------------------------------------------------------------------------------------------------------
 
@@ -93,20 +128,42 @@ class Context:
             found = self.reading[id(record)] = set()
         return found
 
+    # --- listening ---------------------------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """From now on only write down what steps say; ``heard`` ends it and the events can be told to any context of the profile."""
+        self._heard = []
+
+    def heard(self) -> tuple[Event, ...]:
+        """What was said since ``listen``."""
+        out, self._heard = tuple(self._heard or ()), None
+        return out
+
     # --- what was found ----------------------------------------------------------------------------------------------------
 
-    def issue(self, key: str, severity: Severity, words: str, value: str | None = None, where: str | None = None) -> None:
+    def issue(
+        self, key: str, severity: Severity, words: str, value: str | None = None, where: str | None = None
+    ) -> None:
         """Record a problem at the current place (or ``where``)."""
+        if self._heard is not None:
+            self._heard.append(("issue", self.field, (key, severity, words, value, where)))
+            return
         self.conversion.issues.append(Issue(key, severity, self.at() if where is None else where, words, value))
 
     def issue_once(self, key: str, severity: Severity, words: str, value: str = "", where: str | None = None) -> None:
         """As ``issue``, but one per key and value in a message."""
+        if self._heard is not None:
+            self._heard.append(("issue_once", self.field, (key, severity, words, value, where)))
+            return
         if (key, value) not in self._noted:
             self._noted.add((key, value))
             self.issue(key, severity, words, value or None, where)
 
     def unmapped(self, kind: str, code: str, name: str, unit: str = "") -> None:
         """Put a local code or unit on the worklist, once per message."""
+        if self._heard is not None:
+            self._heard.append(("unmapped", self.field, (kind, code, name, unit)))
+            return
         mark = ("unmapped " + kind, f"{code}\x1f{name}\x1f{unit}")
         if mark not in self._noted:
             self._noted.add(mark)
@@ -114,6 +171,9 @@ class Context:
 
     def leftover(self, element: Element, components: tuple[int, ...], repetition: int) -> None:
         """List the non-empty components (1-based) of a repetition that its datatype does not read."""
+        if self._heard is not None:
+            self._heard.append(("leftover", self.field, (element, components, repetition)))
+            return
         place = self.at()
         if repetition:
             place = f"{place}[{repetition + 1}]"
@@ -133,7 +193,9 @@ class Context:
             return None
         moment = times.parse(written, self.zone, birth=birth)
         if moment is None:
-            self.issue("bad-date", severity, "This is not a date or time that exists; correct it and send again.", written)
+            self.issue(
+                "bad-date", severity, "This is not a date or time that exists; correct it and send again.", written
+            )
             return None
         if moment.zone_assumed and not self.zone_noted and "T" in moment.fhir:
             self.zone_noted = True
@@ -151,18 +213,52 @@ class Context:
         return {"source": self.source_uri}
 
     def add(
-        self, resource: dict[str, Any], recency: Recency, *, business: str = "", parent: str = "", patient: str | None = None
+        self,
+        resource: dict[str, Any],
+        recency: Recency,
+        *,
+        business: str = "",
+        parent: str = "",
+        patient: str | None = None,
     ) -> None:
-        """Add a resource of the Patient compartment."""
-        self.conversion.entries.append(Entry(resource, recency, patient or self.patient, business, parent))
+        """Add a resource of the Patient compartment. Stated twice in one message, the later statement counts, and an issue says so."""
+        entry = Entry(resource, recency, patient or self.patient, business, parent)
+        entries = self.conversion.entries
+        at = self._places.setdefault(resource["id"], len(entries))
+        if at == len(entries):
+            entries.append(entry)
+        elif entries[at].resource != resource:
+            words = f"Two segments state the same {resource['resourceType']}; the later one counts."
+            self.issue("stated-twice", "warning", words)
+            entries[at] = entry
+
+    def stated(self, logical: str) -> dict[str, Any] | None:
+        """The resource this message already stated under a logical id."""
+        at = self._places.get(logical)
+        return None if at is None else self.conversion.entries[at].resource
 
     def mention(self, resource: dict[str, Any]) -> dict[str, Any]:
         """Add a directory resource once per message, keeping the fullest form; gives the reference to it."""
-        kind, logical = resource["resourceType"], resource["id"]
-        known = self.directory.get(logical)
-        if known is None or len(resource) > len(known.resource):
-            self.directory[logical] = Entry({**resource, "meta": self.meta()}, Recency(Tier.MENTION, "", self.sent_at), None)
-        return {"reference": f"{kind}/{logical}"}
+        logical = resource["id"]
+        if self._heard is not None:
+            self._heard.append(("mention", self.field, (resource,)))
+        else:
+            known = self.directory.get(logical)
+            if known is None or len(resource) >= len(known.resource):
+                recency = Recency(Tier.MENTION, "", self.sent_at)
+                self.directory[logical] = Entry({**resource, "meta": self.meta()}, recency, None)
+        return {"reference": f"{resource['resourceType']}/{logical}"}
+
+    def enrich(self, reference: dict[str, Any], key: str, value: Any) -> bool:
+        """Add an element to a directory resource mentioned in this message; False when it was not."""
+        if self._heard is not None:
+            self._heard.append(("enrich", self.field, (reference, key, value)))
+            return True
+        entry = self.directory.get(str(reference.get("reference", "")).partition("/")[2])
+        if entry is None:
+            return False
+        entry.resource[key] = value
+        return True
 
     def local_system(self, name: str) -> str:
         """Code system URI of a coding system only this facility knows."""

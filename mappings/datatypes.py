@@ -1,4 +1,4 @@
-"""Datatypes of the guide that become FHIR datatypes: identifiers, names, addresses, contacts, dates, quantities, flags
+"""Datatypes of the guide that become FHIR datatypes: identifiers, names, dates, quantities, flags
 (HL7 v2.5.1 chapter 2A; guide: Data Type maps). One repetition in, one value or None out."""
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import quote
 
 from conformance import systems
-
 from mappings.code_table import table
 from mappings.context import Context
 from mappings.grammar import Rule
@@ -74,9 +73,9 @@ def cx_identifier(element: Element, x: Context, rule: Rule) -> dict[str, Any] | 
     out: dict[str, Any] = {"type": identifier_type(code)} if code else {}
     out["system"] = system
     out["value"] = value
-    period = _period(part(element, 7), part(element, 8), x)
-    if period:
-        out["period"] = period
+    validity = period(part(element, 7), part(element, 8), x)
+    if validity:
+        out["period"] = validity
     holder = part(element, 6, 1) or part(element, 4, 1)
     if holder:
         out["assigner"] = {"display": holder}
@@ -130,19 +129,17 @@ def eip_filler(element: Element, x: Context, rule: Rule) -> dict[str, Any] | Non
     return {"type": identifier_type("FILL"), **found} if found else None
 
 
-@ruled("EI[Identifier-Group]", "1-4")
-def ei_group(element: Element, x: Context, rule: Rule) -> dict[str, Any] | None:
-    """ORC-4 as EI (2.9, 2.3-2.8.1) -> the group number."""
-    return ei_identifier(element, x, rule)
-
-
 @datatype("DLN[Identifier]", "1-3")
 def dln_identifier(element: Element, x: Context) -> dict[str, Any] | None:
     """DLN -> Identifier of type DL; the issuer is named, its system is the facility's word for it."""
     value = plain(element, 1)
     if not value:
         return None
-    out = {"type": identifier_type("DL"), "system": named_system(part(element, 2), "", "", x, "licence"), "value": value}
+    out = {
+        "type": identifier_type("DL"),
+        "system": named_system(part(element, 2), "", "", x, "licence"),
+        "value": value,
+    }
     end = x.time(part(element, 3))
     return {**out, "period": {"end": end.fhir}} if end else out
 
@@ -184,7 +181,12 @@ def xpn_human_name(element: Element, x: Context) -> dict[str, Any] | None:
     family, given = part(element, 1).strip(), [v for v in (part(element, 2).strip(), part(element, 3).strip()) if v]
     if given and given[0] in _SEX_WORDS and len(family) > 1 and _CJK.match(family):
         # "张三^男": the sex in the given name. The whole name stands in the family part.
-        x.issue("sex-in-name", "information", "The given name holds the sex; the name is read from the family part.", given[0])
+        x.issue(
+            "sex-in-name",
+            "information",
+            "The given name holds the sex; the name is read from the family part.",
+            given[0],
+        )
         given = given[1:]
     out = human_name(family, given, _texts(element, 5), _texts(element, 4, 6, 14))
     if out is None:
@@ -192,9 +194,9 @@ def xpn_human_name(element: Element, x: Context) -> dict[str, Any] | None:
     use = table("NameType").get(part(element, 7))
     if use:
         out["use"] = use.code
-    period = _range(element, 10, x) or _period(part(element, 12), part(element, 13), x)
-    if period:
-        out["period"] = period
+    validity = _range(element, 10, x) or period(part(element, 12), part(element, 13), x)
+    if validity:
+        out["period"] = validity
     marks = []
     if part(element, 8) in _REPRESENTATION:
         marks.append({"url": _EXT + "iso21090-EN-representation", "valueCode": _REPRESENTATION[part(element, 8)]})
@@ -220,69 +222,6 @@ def xpn_string(element: Element, x: Context) -> str | None:
     return name["text"] if name else None
 
 
-@datatype("XAD[Address]", "1-7 9 10 12-14 19")
-def xad_address(element: Element, x: Context) -> dict[str, Any] | None:
-    """XAD -> Address (guide: XAD[Address])."""
-    lines = [v for v in (part(element, 1, 1), part(element, 1, 2), part(element, 1, 3), part(element, 2), part(element, 19)) if v]
-    keys = ((3, "city"), (9, "district"), (4, "state"), (5, "postalCode"), (6, "country"))
-    rest = {key: plain(element, number) for number, key in keys if plain(element, number)}
-    if not lines and not rest:
-        return None
-    out: dict[str, Any] = {}
-    kind = part(element, 7)
-    use, form = table("AddressType-use").get(kind), table("AddressType-type").get(kind)
-    if use:
-        out["use"] = use.code
-    if form:
-        out["type"] = form.code
-    if lines:
-        out["line"] = lines
-    out |= rest
-    period = _range(element, 12, x) or _period(part(element, 13), part(element, 14), x)
-    if period:
-        out["period"] = period
-    marks = []
-    if kind and not use and not form:
-        coding = {"system": systems.V2 + "0190", "code": kind}
-        marks.append({"url": _EXT + "alternate-codes", "valueCodeableConcept": {"coding": [coding]}})
-    if part(element, 10):
-        marks.append({"url": _EXT + "iso21090-ADXP-censusTract", "valueString": plain(element, 10)})
-    return {**out, "extension": marks} if marks else out
-
-
-@datatype("XTN[ContactPoint]", "1-9 12-14 18")
-def xtn_contact_point(element: Element, x: Context) -> dict[str, Any] | None:
-    """XTN -> ContactPoint (guide: XTN[ContactPoint]); the number is XTN.1 or XTN.12 as sent, else put together from XTN.5-8."""
-    kind, mail = part(element, 3), plain(element, 4)
-    country, area, local, extension = (plain(element, n) for n in (5, 6, 7, 8))
-    digital = kind in ("Internet", "X.400") or (not kind and mail)
-    if digital:
-        value = mail or plain(element, 1)
-    else:
-        built = " ".join(v for v in (f"+{country.lstrip('+')}" if country else "", area, local) if v) if local else ""
-        value = plain(element, 12) or plain(element, 1) or (f"{built} X{extension}" if built and extension else built)
-    value = value or plain(element, 9) or mail
-    if not value:
-        return None
-    found = table("TelecomEquipment").get(kind)
-    system = found.code if found else "email" if digital else "phone" if re.search(r"\d{3}", value) else "other"
-    out: dict[str, Any] = {"system": system, "value": value}
-    use = table("TelecomUse").get(part(element, 2))
-    if kind == "CP":
-        out["use"] = "mobile"
-    elif use:
-        out["use"] = use.code
-    rank = part(element, 18)
-    if rank.isdigit() and int(rank) > 0:
-        out["rank"] = int(rank)
-    period = _period(part(element, 13), part(element, 14), x)
-    if period:
-        out["period"] = period
-    names = (("country", country), ("area", area), ("local", local), ("extension", extension))
-    marks = [{"url": f"{_EXT}contactpoint-{name}", "valueString": v} for name, v in names if v]
-    return {**out, "extension": marks} if marks else out
-
-
 # --- times -----------------------------------------------------------------------------------------------------------------
 
 
@@ -302,17 +241,22 @@ def dtm_date(element: Element, x: Context, rule: Rule) -> str | None:
 
 @datatype("DTM[instant]", "1")
 def dtm_instant(element: Element, x: Context) -> str | None:
-    """DTM/TS -> instant. A date without a time of day is no instant (http://hl7.org/fhir/R4/datatypes.html#instant): None and an issue."""
+    """DTM/TS -> instant; a date without a time of day is none (http://hl7.org/fhir/R4/datatypes.html#instant): None and an issue."""
     moment = x.time(part(element, 1))
     if moment is None:
         return None
     if not moment.has_time:
-        x.issue("date-without-time", "information", "An instant needs a time of day; only the date was sent.", part(element, 1))
+        x.issue(
+            "date-without-time",
+            "information",
+            "An instant needs a time of day; only the date was sent.",
+            part(element, 1),
+        )
         return None
     return moment.fhir
 
 
-def _period(start: str, end: str, x: Context) -> dict[str, str] | None:
+def period(start: str, end: str, x: Context) -> dict[str, str] | None:
     out = {}
     for key, written in (("start", start), ("end", end)):
         moment = x.time(written)
@@ -323,13 +267,13 @@ def _period(start: str, end: str, x: Context) -> dict[str, str] | None:
 
 def _range(element: Element, component: int, x: Context) -> dict[str, str] | None:
     """A DR as component: its two times are sub-components."""
-    return _period(part(element, component, 1), part(element, component, 2), x)
+    return period(part(element, component, 1), part(element, component, 2), x)
 
 
 @datatype("DR[Period]", "1 2")
-def dr_period(element: Element, x: Context) -> dict[str, str] | None:
+def drperiod(element: Element, x: Context) -> dict[str, str] | None:
     """DR -> Period."""
-    return _period(part(element, 1), part(element, 2), x)
+    return period(part(element, 1), part(element, 2), x)
 
 
 # --- small values ----------------------------------------------------------------------------------------------------------

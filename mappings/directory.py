@@ -11,10 +11,9 @@ import re
 from typing import Any
 
 from conformance import systems
-
 from mappings import ids
-from mappings.coded import concept
 from mappings.code_table import table
+from mappings.coded import concept
 from mappings.context import Context
 from mappings.datatypes import human_name, identifier_type, named_system, plain
 from mappings.facility import Facility
@@ -23,7 +22,14 @@ from mappings.registry import datatype, ruled
 from mappings.source import Element, part
 
 _CJK_NAME = re.compile(r"[\u3400-\u9fff·]{2,}")
-_LEVELS = {1: ("area", "Area"), 2: ("ro", "Room"), 3: ("bd", "Bed"), 4: ("si", "Site"), 7: ("bu", "Building"), 8: ("lvl", "Level")}
+_LEVELS = {
+    1: ("area", "Area"),
+    2: ("ro", "Room"),
+    3: ("bd", "Bed"),
+    4: ("si", "Site"),
+    7: ("bu", "Building"),
+    8: ("lvl", "Level"),
+}
 _PHYSICAL = "http://terminology.hl7.org/CodeSystem/location-physical-type"
 
 # --- organizations ---------------------------------------------------------------------------------------------------------
@@ -55,8 +61,14 @@ def named_facility(facility_id: str, name: str, x: Context) -> dict[str, Any]:
     logical = facility_organization_id(facility_id)
     identifier = {"system": systems.FACILITY, "value": facility_id}
     if facility_id != x.facility.id:
-        x.mention({"resourceType": "Organization", "id": logical, "identifier": [identifier], "name": name or facility_id})
-    return {"reference": f"Organization/{logical}", "identifier": identifier, "display": name or x.facility.organization.name}
+        x.mention(
+            {"resourceType": "Organization", "id": logical, "identifier": [identifier], "name": name or facility_id}
+        )
+    return {
+        "reference": f"Organization/{logical}",
+        "identifier": identifier,
+        "display": name or x.facility.organization.name,
+    }
 
 
 def organization(name: str, number: str, system: str, kind: dict[str, Any] | None, x: Context) -> dict[str, Any] | None:
@@ -95,7 +107,9 @@ def cwe_organization(element: Element, x: Context) -> dict[str, Any] | None:
 @datatype("HD[Organization]", "1-3")
 def hd_organization(element: Element, x: Context) -> dict[str, Any] | None:
     """HD -> reference to an Organization (guide: HD[Organization])."""
-    return organization("", plain(element, 1) or plain(element, 2), named_system("", "", "", x, "organization"), None, x)
+    return organization(
+        "", plain(element, 1) or plain(element, 2), named_system("", "", "", x, "organization"), None, x
+    )
 
 
 # --- people ----------------------------------------------------------------------------------------------------------------
@@ -176,7 +190,7 @@ def xcn_role(element: Element, x: Context, rule: Rule) -> dict[str, Any] | None:
 
 @ruled("NDL[PractitionerRole]", "1-3")
 def ndl_role(element: Element, x: Context, rule: Rule) -> dict[str, Any] | None:
-    """NDL (OBR-32 to 35) -> reference to a PractitionerRole; the CNN of NDL.1 stands in sub-components, or, as many write, in components."""
+    """NDL (OBR-32 to 35) -> reference to a PractitionerRole; many write the CNN of NDL.1 as components, not as sub-components."""
     first = element[0] if element else ""
     person = practitioner(tuple(first) if isinstance(first, tuple) else element, x)
     if person is None:
@@ -207,7 +221,12 @@ def pl_location(element: Element, x: Context) -> dict[str, Any] | None:
         out: dict[str, Any] = {
             "resourceType": "Location",
             "id": ids.directory_id(x.facility.id, "Location", *path),
-            "identifier": [{"system": systems.facility_system(x.facility.id, "unit"), "value": "/".join(p.split("=", 1)[1] for p in path)}],
+            "identifier": [
+                {
+                    "system": systems.facility_system(x.facility.id, "unit"),
+                    "value": "/".join(p.split("=", 1)[1] for p in path),
+                }
+            ],
             "name": value,
             "mode": "instance",
             "physicalType": {"coding": [{"system": _PHYSICAL, "code": code, "display": display}]},
@@ -249,5 +268,7 @@ def ei_device(element: Element, x: Context) -> dict[str, Any] | None:
     number = plain(element, 1) or plain(element, 2)
     if not number:
         return None
-    system = named_system(part(element, 2) if plain(element, 1) else "", part(element, 3), part(element, 4), x, "device")
+    system = named_system(
+        part(element, 2) if plain(element, 1) else "", part(element, 3), part(element, 4), x, "device"
+    )
     return {"type": "Device", "identifier": {"system": system, "value": number}, "display": number}

@@ -12,7 +12,7 @@ from mappings import ids, values
 from mappings.annotations import add_notes
 from mappings.context import Context
 from mappings.datatypes import ei_identifier, plain
-from mappings.grammar import Rule
+from mappings.grammar import rule_for
 from mappings.grouping import Described, Patient, Result
 from mappings.model import Recency, Tier
 from mappings.source import Element, Record, part, text
@@ -23,14 +23,20 @@ VALUE_ATTACHMENT = "http://hl7.org/fhir/5.0/StructureDefinition/extension-Observ
 
 _SUBTYPES = {
     "PDF": "application/pdf", "JPEG": "image/jpeg", "JPG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "TIFF": "image/tiff",
-    "HTML": "text/html", "XML": "application/xml", "HL7-CDA-LEVEL-ONE": "application/xml", "CDA": "application/xml", "RTF": "application/rtf",
-    "TEXT": "text/plain", "PLAIN": "text/plain", "DICOM": "application/dicom", "BASIC": "audio/basic", "OCTET-STREAM": "application/octet-stream",
+    "HTML": "text/html", "XML": "application/xml", "HL7-CDA-LEVEL-ONE": "application/xml", "CDA": "application/xml",
+    "RTF": "application/rtf", "TEXT": "text/plain", "PLAIN": "text/plain", "DICOM": "application/dicom", "BASIC": "audio/basic",
+    "OCTET-STREAM": "application/octet-stream",
 }  # fmt: skip
 """Table 0291 subtype of referenced data -> media type."""
 _MEDIA = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+")
 _BLANK = re.compile(r"\s+")
-_SIGNATURES = ((b"%PDF", "application/pdf"), (b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG", "image/png"), (b"<?xml", "application/xml"))
-_DOCUMENT = Rule(row="TXA-12", to="masterIdentifier", kind="document", **{"as": "EI[Identifier]"})
+_SIGNATURES = (
+    (b"%PDF", "application/pdf"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG", "image/png"),
+    (b"<?xml", "application/xml"),
+)
+_DOCUMENT = rule_for("TXA-12", kind="document")
 
 
 def media_type(kind: str, subtype: str, data: bytes) -> str:
@@ -43,7 +49,10 @@ def media_type(kind: str, subtype: str, data: bytes) -> str:
         return found
     if kind and subtype and re.fullmatch(r"[A-Za-z]+", kind) and re.fullmatch(r"[A-Za-z0-9.+-]+", subtype):
         return f"{kind.lower()}/{subtype.lower()}"
-    return next((media for start, media in _SIGNATURES if data.startswith(start)), _SUBTYPES.get(kind.upper(), "application/octet-stream"))
+    return next(
+        (media for start, media in _SIGNATURES if data.startswith(start)),
+        _SUBTYPES.get(kind.upper(), "application/octet-stream"),
+    )
 
 
 def _decoded(element: Element, x: Context) -> bytes | None:
@@ -62,7 +71,9 @@ def _decoded(element: Element, x: Context) -> bytes | None:
         if encoding == "BASE64" or (not encoding and re.fullmatch(r"[A-Za-z0-9+/]{16,}={0,2}", compact)):
             return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (ValueError, binascii.Error):
-        x.issue("bad-attachment", "warning", f"The attachment is not {encoding or 'Base64'}; its text is kept as it is.")
+        x.issue(
+            "bad-attachment", "warning", f"The attachment is not {encoding or 'Base64'}; its text is kept as it is."
+        )
     return written.encode()
 
 
@@ -79,7 +90,11 @@ def attachments(record: Record, x: Context, scope: str, patient_text: str = "") 
             found = _pointer(element, x)
         else:
             data = _decoded(element, x)
-            found = None if data is None else _binary(data, media_type(plain(element, 2), plain(element, 3), data), f"{scope}#{number}", x)
+            found = (
+                None
+                if data is None
+                else _binary(data, media_type(plain(element, 2), plain(element, 3), data), f"{scope}#{number}", x)
+            )
         if found is not None:
             out.append({**found, "title": patient_text} if patient_text else found)
     return out
@@ -114,7 +129,9 @@ def _binary(data: bytes, media: str, scope: str, x: Context) -> dict[str, Any]:
     return {"contentType": media, "url": f"Binary/{logical}", "size": len(data)}
 
 
-def document_reference(contents: list[dict[str, Any]], scope: str, x: Context, **more: Any) -> tuple[dict[str, Any], dict[str, str]]:
+def document_reference(
+    contents: list[dict[str, Any]], scope: str, x: Context, **more: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
     """A DocumentReference over attachments, and the reference to it."""
     out: dict[str, Any] = {
         "resourceType": "DocumentReference",
@@ -137,7 +154,11 @@ def map_document(document: Described, group: Patient, x: Context, plan: Plan, re
     elements = record.get(12)
     x.record, x.field = record, 12
     number = ei_identifier(elements[0], x, _DOCUMENT) if elements else None
-    scope = f"document|{number['system']}|{number['value']}" if number else f"document|{record.first(2)}|{record.first(4) or record.first(6)}"
+    scope = (
+        f"document|{number['system']}|{number['value']}"
+        if number
+        else f"document|{record.first(2)}|{record.first(4) or record.first(6)}"
+    )
     if number is None:
         words = "The document has no number (TXA-12); it is kept under its type and time."
         x.issue("no-document-key", "warning", words, where=f"{record.where}-12")

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from conformance import systems
-
 from mappings.assemble_order import map_request, map_specimens
 from mappings.assemble_patient import map_patient, map_visit, place
 from mappings.assemble_result import LABORATORY, Reports, map_observation, map_report
@@ -30,6 +29,7 @@ from mappings.trigger import trigger
 
 _MEMOS: dict[str, Memo] = {}
 _MEMO_LIMIT = 64
+_NOTHING: frozenset[int] = frozenset()
 
 
 def _memo(profile: Profile) -> Memo:
@@ -71,33 +71,31 @@ def convert(source: Source, profile: Profile, digest: str = "") -> Conversion:
     found = plan(code)
     groups = group(records)
     provenance = map_header(groups, x, found)
-    if _may_go_on(groups, x, found):
-        for patient in groups.patients:
-            _map_group(patient, x, found, provenance)
-        finish(provenance, header, digest, x)
+    _hold(groups, x, found)
+    for patient in groups.patients:
+        _map_group(patient, x, found, provenance)
+    finish(provenance, header, digest, x)
     _directory(x)
     _list_unread(records, x)
     return x.conversion
 
 
-def _may_go_on(groups: Groups, x: Context, found: Plan) -> bool:
-    """The checks that hold a message before anything is mapped."""
+def _hold(groups: Groups, x: Context, found: Plan) -> None:
+    """The faults of the whole message that hold it; what can be mapped is still mapped, for whoever mends it."""
     if not groups.patients:
         x.issue("no-patient", "error", "The message names no patient (PID is missing).", where="PID[1]")
-        return False
     if found.map.family != "result":
-        return True
+        return
     keys = {patient_key(p.pid, x.facility) for p in groups.patients if p.pid is not None} - {""}
     if len(keys) > 1:
         words = "A result message names two patients; send one message for each."
-        x.issue("two-patients", "error", words, where=groups.patients[1].pid.where if groups.patients[1].pid else "PID[2]")
-        return False
-    loose = [r for p in groups.patients if not any(o.obr is not None for o in p.orders) for r in p.results]
-    if loose:
-        words = "There are results (OBX) without an order (OBR); it is not known what was reported."
-        x.issue("obx-without-obr", "error", words, where=loose[0].record.where)
-        return False
-    return True
+        second = groups.patients[1].pid
+        x.issue("two-patients", "error", words, where=second.where if second is not None else "PID[2]")
+    for patient in groups.patients:
+        if patient.results and not any(order.obr is not None for order in patient.orders):
+            words = "There are results (OBX) without an order (OBR); it is not known what was reported."
+            x.issue("obx-without-obr", "error", words, where=patient.results[0].record.where)
+            return
 
 
 def _map_group(patient: Patient, x: Context, found: Plan, provenance: dict[str, Any]) -> None:
@@ -136,22 +134,23 @@ def _map_order(order: Order, x: Context, found: Plan, ordinal: int, requests: li
         return
     requests.append(reference)
     logical = reference["reference"].partition("/")[2]
-    entry = next(e for e in reversed(x.conversion.entries) if e.resource["id"] == logical)
+    request = x.stated(logical) or {}
     x.order.scope = logical
     references = map_specimens(order, logical, x, found, x.order, "")
     if references:
-        entry.resource["specimen"] = references
+        request["specimen"] = references
     supporting = [r for result in order.results if (r := map_observation(result, x, found, None)) is not None]
     if supporting:
-        entry.resource["supportingInfo"] = supporting
+        request["supportingInfo"] = supporting
 
 
 def _map_loose_results(patient: Patient, x: Context, found: Plan) -> None:
     """OBX below PID or PV1 (height, weight, blood group at admission): Observations without a report."""
+    states: dict[str, OrderState] = {}
     for result in patient.results:
-        taken = result.record.first(14)
         visit = (x.encounter or {}).get("reference", "")
-        x.order = OrderState(scope=f"{visit}|{taken}", day=x.sent_at[:10], reported_at=x.sent_at)
+        scope = f"{visit}|{result.record.first(14)}"
+        x.order = states.setdefault(scope, OrderState(scope=scope, day=x.sent_at[:10], reported_at=x.sent_at))
         map_observation(result, x, found, None)
 
 
@@ -159,7 +158,9 @@ def _directory(x: Context) -> None:
     """Put the directory resources before what refers to them; the sender's own Organization among them."""
     own = facility_organization_id(x.facility.id)
     if any(e.patient is not None for e in x.conversion.entries):
-        x.directory[own] = Entry({**facility_organization(x.facility), "meta": x.meta()}, Recency(Tier.PRELIMINARY), None)
+        x.directory[own] = Entry(
+            {**facility_organization(x.facility), "meta": x.meta()}, Recency(Tier.PRELIMINARY), None
+        )
     x.conversion.entries[:0] = x.directory.values()
 
 
@@ -167,9 +168,11 @@ def _list_unread(records: Sequence[Record], x: Context) -> None:
     """Every filled field no rule read, with its place."""
     unread: list[Unread] = []
     for record in records:
-        read = x.reading.get(id(record))
+        read = x.reading.get(id(record), _NOTHING)
+        if read is None:
+            continue
         for field in record.filled():
-            if read is None or field not in read:
+            if field not in read:
                 value = _field_text(record, field)
                 if value:
                     unread.append(Unread(f"{record.where}-{field}", value))

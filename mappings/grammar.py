@@ -30,7 +30,8 @@ class Rule(_Part):
     value      a constant, set when the field is filled and ``when`` holds
     each       every repetition gives one list item; without it only the first repetition is read
     list_      the one value goes into a list
-    when       conditions, all of which must hold: ``ORC-2 absent``, ``PV1-2 present``, ``PV1-2 = P``, ``PV1-2 != P``, ``ORC-1 in NW XO``
+    when       conditions, all of which must hold: ``ORC-2 absent``, ``PV1-2 present``, ``PV1-2 = P``, ``PV1-2 != P``,
+               ``ORC-1 in NW XO``
     table      code table of the datatype
     kind       identifier system of the datatype (``patient``, ``visit``, ``placer``, ``filler``, ``specimen``)
     default    keys added to a value that lacks them
@@ -69,15 +70,24 @@ class Rule(_Part):
         return self
 
 
+def rule_for(row: str, *, kind: str = "", table: str = "") -> Rule:
+    """What a datatype function needs to know where Python, not a map, asks for it."""
+    return Rule.model_validate({"row": row, "to": "value", "as": "in-code", "kind": kind, "table": table})
+
+
 class SegmentMap(_Part):
     """Fields of one segment -> elements of one resource.
 
     guide       the guide's map, ``PID[Patient]``
     structural  fields that carry position or framing only (set ids): read by the grouping, never listed as unread
+    live        fields whose rules run for every record; the outcome of the others depends on profile and text alone and is kept
+    varies      those of ``live`` that no kept rule looks at
     """
 
     guide: str = Field(pattern=r"^[A-Z][A-Z0-9]{2}\[[A-Za-z-]+\]$")
     structural: list[int] = Field(default_factory=list)
+    live: list[int] = Field(default_factory=list)
+    varies: list[int] = Field(default_factory=list)
     rules: list[Rule]
 
     @property

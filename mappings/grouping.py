@@ -1,8 +1,8 @@
 """Segments of a message -> groups, tolerant to their order (guide: message maps; HL7 v2.5.1 chapters 3, 4, 7).
 
-What belongs to what is told by the segments themselves, not by a fixed grammar: a PID opens a patient, an OBR an order, an OBX belongs to the
-order before it, an NTE or PRT to the segment before it. Two habits are told apart per patient: ORC before or after its OBR, and specimens
-before (OUL^R22, OML^O33) or after (ORU^R01, OML^O21) their orders.
+What belongs to what is told by the segments themselves, not by a fixed grammar: a PID opens a patient, an OBR an order, an OBX
+belongs to the order before it, an NTE or PRT to the segment before it. Two habits are told apart per message: ORC before or after its
+OBR, and specimens before (OUL^R22, OML^O33) or after (ORU^R01, OML^O21) their orders.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 from mappings.source import Record
 
-_DETAILS = frozenset({"RXO", "RXE", "RXA", "RXD", "RXG", "RQD", "RQ1", "ODS", "ODT", "BPO", "BPX", "AIS", "AIG", "AIL", "AIP"})
+_DETAILS = frozenset(
+    {"RXO", "RXE", "RXA", "RXD", "RXG", "RQD", "RQ1", "ODS", "ODT", "BPO", "BPX", "AIS", "AIG", "AIL", "AIP"}
+)
 """Order details other than OBR: the ORC before them is not an order for a test."""
 
 
@@ -212,7 +214,13 @@ class _Builder:
 
     def orc(self, record: Record) -> None:
         order = self.order
-        if self.orc_after and order is not None and order.orc is None and order.obr is not None and _agree(record, order.obr):
+        if (
+            self.orc_after
+            and order is not None
+            and order.orc is None
+            and order.obr is not None
+            and _agree(record, order.obr)
+        ):
             order.orc = record
         else:
             order = self._open()
@@ -286,5 +294,23 @@ def _numberless(obr: Record) -> bool:
 
 _TAKE = {
     name.upper(): getattr(_Builder, name)
-    for name in ("pid", "pd1", "mrg", "nk1", "al1", "pv1", "pv2", "rol", "dg1", "txa", "orc", "obr", "tq1", "spm", "obx", "nte", "prt")
+    for name in (
+        "pid",
+        "pd1",
+        "mrg",
+        "nk1",
+        "al1",
+        "pv1",
+        "pv2",
+        "rol",
+        "dg1",
+        "txa",
+        "orc",
+        "obr",
+        "tq1",
+        "spm",
+        "obx",
+        "nte",
+        "prt",
+    )
 }

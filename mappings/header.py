@@ -1,11 +1,11 @@
-"""MSH, SFT, NTE, TXA: the rows that need more than one field (guide: MSH[Provenance-Source], SFT[Device], NTE[...], TXA[DocumentReference])."""
+"""MSH, SFT, NTE, TXA: the rows that need more than one field
+(guide: MSH[Provenance-Source], SFT[Device], NTE[...], TXA[DocumentReference])."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from conformance import systems
-
 from mappings.code_table import table
 from mappings.context import Context
 from mappings.datatypes import plain

@@ -4,12 +4,38 @@ from __future__ import annotations
 
 from functools import cache
 
-from mappings import coded, datatypes, directory, header, orders, people, performers, results, specimens, timing
+from mappings import (
+    coded,
+    contacts,
+    datatypes,
+    directory,
+    header,
+    orders,
+    people,
+    performers,
+    result_status,
+    results,
+    specimens,
+    timing,
+)
 from mappings.compiled import CompiledMap, compile_map
 from mappings.grammar import segment_map_names
 from mappings.registry import CALLS, DATATYPES
 
-REGISTERED = (coded, datatypes, directory, header, orders, people, performers, results, specimens, timing)
+REGISTERED = (
+    coded,
+    contacts,
+    datatypes,
+    directory,
+    header,
+    orders,
+    people,
+    performers,
+    result_status,
+    results,
+    specimens,
+    timing,
+)
 """Modules whose import fills the registry."""
 
 

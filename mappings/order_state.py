@@ -6,6 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mappings.codes import LocalTest
+from mappings.model import Recency
+from mappings.units import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """The result being read: its code (its name when it has none), its name without marks, its mapping, unit and range as text."""
+
+    code: str
+    name: str
+    test: LocalTest | None
+    unit: Unit | None
+    range_text: str
 
 
 @dataclass(slots=True)
@@ -22,8 +35,9 @@ class OrderState:
     based_on     reference to the ServiceRequest
     specimens    (identifier values, reference) of each Specimen
     seen         how often a (code, sub-id) was met: the ordinal of repeated results
-    test         mapping of the result being read
+    noted        what the code of the result being read means
     performers   references of the organisations that performed results, in order of appearance
+    recencies    status -> Recency of a result with it
     """
 
     report: str = ""
@@ -37,7 +51,6 @@ class OrderState:
     based_on: dict[str, str] | None = None
     specimens: list[tuple[tuple[str, ...], dict[str, str]]] = field(default_factory=list)
     seen: dict[tuple[str, str], int] = field(default_factory=dict)
-    test: LocalTest | None = None
-    code: str = ""
-    name: str = ""
+    noted: Noted | None = None
     performers: list[dict[str, Any]] = field(default_factory=list)
+    recencies: dict[str, Recency] = field(default_factory=dict)

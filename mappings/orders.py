@@ -6,16 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 from conformance import systems
-
 from mappings import ids
-from mappings.coded import codings
 from mappings.code_table import table
+from mappings.coded import codings
+from mappings.contacts import xad_address, xtn_contact_point
 from mappings.context import Context
-from mappings.datatypes import ei_identifier, eip_part, identifier_type, named_system, plain, xad_address, xtn_contact_point
+from mappings.datatypes import ei_identifier, eip_part, identifier_type, named_system, plain
 from mappings.directory import practitioner, role, xon_organization
-from mappings.grammar import Rule
+from mappings.grammar import Rule, rule_for
 from mappings.registry import call, ruled
-from mappings.source import Element, Record, part
+from mappings.source import Element, Record
 
 _EVENT = "http://hl7.org/fhir/StructureDefinition/businessEvent"
 
@@ -44,7 +44,9 @@ def _order_concept(element: Element, day: str, x: Context) -> tuple[dict[str, An
     if found.mapping is not None:
         out.append({"system": systems.ORDERABLES, "code": found.mapping.orderable, "display": found.mapping.display})
     known = {(c["system"], c["code"]) for c in out}
-    out += [c for c in sent if (c["system"], c["code"]) not in known and (c["code"] != code or c["system"] == systems.LOINC)]
+    out += [
+        c for c in sent if (c["system"], c["code"]) not in known and (c["code"] != code or c["system"] == systems.LOINC)
+    ]
     body: dict[str, Any] = {"coding": out} if out else {}
     text = plain(element, 9) or name or plain(element, 5) or code or plain(element, 4)
     if text:
@@ -106,7 +108,9 @@ def order_event_time(record: Record, x: Context, out: dict[str, Any]) -> bool:
         if extension["url"] == _EVENT:
             extension["extension"].append({"url": "date", "valueDateTime": moment.fhir})
             return True
-    out.setdefault("extension", []).append({"url": _EVENT, "extension": [{"url": "date", "valueDateTime": moment.fhir}]})
+    out.setdefault("extension", []).append(
+        {"url": _EVENT, "extension": [{"url": "date", "valueDateTime": moment.fhir}]}
+    )
     return True
 
 
@@ -156,44 +160,32 @@ def requester_organization(record: Record, x: Context, out: dict[str, Any]) -> b
     return bool(employer)
 
 
-def _directory_entry(x: Context, kind: str, record: Record) -> dict[str, Any] | None:
-    reader, field = (xon_organization, 21) if kind == "Organization" else (practitioner, 12)
-    elements = record.get(field)
-    who = reader(elements[0], x) if elements else None
-    if who is None or "reference" not in who:
-        return None
-    entry = x.directory.get(who["reference"].partition("/")[2])
-    return entry.resource if entry else None
+def _ordering_facility(record: Record, x: Context) -> dict[str, Any]:
+    elements = record.get(21)
+    return (xon_organization(elements[0], x) if elements else None) or {}
 
 
 @call("organization_address")
 def organization_address(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """ORC-22 -> address of the ordering organisation."""
-    entry, address = _directory_entry(x, "Organization", record), xad_address(record.get(22)[0], x)
-    if entry is None or address is None:
-        return False
-    entry["address"] = [address]
-    return True
+    address = xad_address(record.get(22)[0], x)
+    return address is not None and x.enrich(_ordering_facility(record, x), "address", [address])
 
 
 @call("organization_telecom")
 def organization_telecom(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """ORC-23 -> telecom of the ordering organisation."""
-    entry, contact = _directory_entry(x, "Organization", record), xtn_contact_point(record.get(23)[0], x)
-    if entry is None or contact is None:
-        return False
-    entry["telecom"] = [contact]
-    return True
+    contact = xtn_contact_point(record.get(23)[0], x)
+    return contact is not None and x.enrich(_ordering_facility(record, x), "telecom", [contact])
 
 
 @call("practitioner_address")
 def practitioner_address(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """ORC-24 -> address of the ordering provider."""
-    entry, address = _directory_entry(x, "Practitioner", record), xad_address(record.get(24)[0], x)
-    if entry is None or address is None:
-        return False
-    entry["address"] = [address]
-    return True
+    address = xad_address(record.get(24)[0], x)
+    elements = record.get(12)
+    who = (practitioner(elements[0], x) if elements else None) or {}
+    return address is not None and x.enrich(who, "address", [address])
 
 
 @ruled("CWE[Device]", "1-3")
@@ -235,16 +227,20 @@ def report_status(record: Record, x: Context, out: dict[str, Any]) -> bool:
     elif row is not None:
         out["status"] = row.code
     else:
-        x.issue_once("unknown-status", "warning", "The report status is not in table 0123; the status is unknown.", code)
+        x.issue_once(
+            "unknown-status", "warning", "The report status is not in table 0123; the status is unknown.", code
+        )
     return True
 
 
+_NUMBERS = {2: rule_for("OBR-2", kind="placer"), 3: rule_for("OBR-3", kind="filler")}
+
+
 def order_number(order_control: Record | None, request: Record | None, field: int, x: Context) -> tuple[str, str]:
-    """Placer (field 2) or filler (field 3) order number of an order as (system, value): OBR's, else ORC's; both empty when there is none."""
-    kind = "placer" if field == 2 else "filler"
+    """Placer (field 2) or filler (field 3) order number as (system, value): OBR's, else ORC's; both empty when there is none."""
     for record in (request, order_control):
         elements = record.get(field) if record is not None else ()
-        found = ei_identifier(elements[0], x, Rule(row="OBR-2", to="identifier", kind=kind, **{"as": "EI[Identifier]"})) if elements else None
+        found = ei_identifier(elements[0], x, _NUMBERS[field]) if elements else None
         if found:
             return found["system"], found["value"]
     return "", ""

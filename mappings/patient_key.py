@@ -46,7 +46,8 @@ def patient_key(record: Record, facility: Facility) -> str:
     """PID or MRG -> ``<authority>|<value>`` of the best identifier, ``""`` when the record names none.
 
     PID: the best repetition of PID-3, then PID-2, PID-4, a resident ID in PID-3, PID-19, and at last visit or account numbers
-    (PID-3, PID-18). MRG: MRG-1, MRG-4, MRG-2, MRG-3 in the same way. Repetitions without a number (``^^^^51``) and HL7 null do not count.
+    (PID-3, PID-18). MRG: MRG-1, MRG-4, MRG-2, MRG-3 in the same way. Repetitions without a number (``^^^^51``) and HL7 null do
+    not count.
     """
     best = 9999
     found = ""
@@ -64,7 +65,9 @@ def patient_key(record: Record, facility: Facility) -> str:
             elif field != _FIELDS[name][0] and score < 1000:
                 score = 1000
             if score < best:
-                prefix = "account" if score >= 1002 and not authority(element, facility) else authority(element, facility)
+                prefix = (
+                    "account" if score >= 1002 and not authority(element, facility) else authority(element, facility)
+                )
                 best, found = score, f"{prefix}|{value}"
         if best < 1000:
             break

@@ -7,13 +7,12 @@ from html import escape
 from typing import Any
 
 from conformance import systems
-
 from mappings import ids
-from mappings.coded import concept, system_uri
 from mappings.code_table import table
+from mappings.coded import concept, system_uri
 from mappings.context import Context
 from mappings.datatypes import cx_identifier, plain
-from mappings.grammar import Rule
+from mappings.grammar import rule_for
 from mappings.model import Recency, Tier
 from mappings.registry import call, datatype
 from mappings.source import Element, Record, part
@@ -23,7 +22,7 @@ _EXT = "http://hl7.org/fhir/StructureDefinition/"
 
 @call("birth")
 def birth(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """PID-7 -> birthDate; a time of birth goes to patient-birthTime. An impossible birth date holds the message: identity rests on it."""
+    """PID-7 -> birthDate; a time of birth goes to patient-birthTime. An impossible date holds the message: identity rests on it."""
     written = record.first(7)
     moment = x.time(written, "error", birth=True)
     if moment is None:
@@ -49,7 +48,7 @@ def county(record: Record, x: Context, out: dict[str, Any]) -> bool:
     return True
 
 
-_MOTHER = Rule(row="PID-21", to="identifier", kind="patient", **{"as": "CX[Identifier]"})
+_MOTHER = rule_for("PID-21", kind="patient")
 
 
 @call("mother")
@@ -101,12 +100,7 @@ def bed_status(record: Record, x: Context, out: dict[str, Any]) -> bool:
     row = table("BedStatus").get(record.first(40))
     if row is None or not places or not (plain(places[0], 2) or plain(places[0], 3)) or not out.get("location"):
         return False
-    reference = out["location"][0]["location"].get("reference", "")
-    entry = x.directory.get(reference.partition("/")[2])
-    if entry is None:
-        return False
-    entry.resource["operationalStatus"] = row.coding()
-    return True
+    return x.enrich(out["location"][0]["location"], "operationalStatus", row.coding())
 
 
 @call("narrative")
@@ -133,7 +127,11 @@ def protection(record: Record, x: Context, out: dict[str, Any]) -> bool:
 def encounter_status(event: str, visit: Record) -> str:
     """Encounter.status: PV1-45 and the trigger event (guide: PV1-45, MSH[Encounter]), else PV1-2."""
     row = table("EventEncounterStatus").get(event)
-    if visit.get(45) and visit.first(45) and not (row and row.code in ("cancelled", "in-progress") and event in ("A11", "A13", "A27", "A38")):
+    if (
+        visit.get(45)
+        and visit.first(45)
+        and not (row and row.code in ("cancelled", "in-progress") and event in ("A11", "A13", "A27", "A38"))
+    ):
         return "finished"
     if row and row.code != "unknown":
         return row.code

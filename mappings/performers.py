@@ -1,18 +1,20 @@
-"""Who performed a result: OBX-15, 16, 23, 24, 25 (guide: OBX[Observation]). Whose recognition mark counts hangs on it, so it is never guessed.
+"""Who performed a result: OBX-15, 16, 23, 24, 25 (guide: OBX[Observation]).
 
-The organisation stands first in ``performer``: the facility the profile maps the code or name to, else the Organization as named. When the
-message names nobody, the profile says whether that means the sender (``default_performer``); else nobody is named.
+Whose recognition mark counts hangs on it, so it is never guessed. The organisation stands first in ``performer``: the facility the
+profile maps the code or name to, else the Organization as named. When the message names nobody, the profile says whether that means
+the sender (``default_performer``); else nobody is named.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from mappings.contacts import xad_address
 from mappings.context import Context
-from mappings.datatypes import plain, xad_address
+from mappings.datatypes import plain
 from mappings.directory import cwe_organization, named_facility, practitioner, role, xon_organization
 from mappings.registry import DATATYPES, call
-from mappings.source import Record
+from mappings.source import Element, Record
 
 
 def _add(x: Context, out: dict[str, Any], who: dict[str, Any] | None) -> bool:
@@ -26,9 +28,8 @@ def _add(x: Context, out: dict[str, Any], who: dict[str, Any] | None) -> bool:
     return True
 
 
-def _organization(element: Any, x: Context, kind: str) -> dict[str, Any] | None:
-    read = cwe_organization if kind == "CWE" else xon_organization
-    who = read(element, x)
+def _organization(element: Element, x: Context, kind: str) -> dict[str, Any] | None:
+    who: dict[str, Any] | None = cwe_organization(element, x) if kind == "CWE" else xon_organization(element, x)
     if who is not None and "identifier" not in who:
         words = "The performing laboratory is not in the profile's performers; it is stored as named."
         x.issue_once("unknown-performer", "information", words, who.get("display", ""))
@@ -56,9 +57,7 @@ def performing_address(record: Record, x: Context, out: dict[str, Any]) -> bool:
     who = next((p for p in out.get("performer", ()) if str(p.get("reference", "")).startswith("Organization/")), None)
     if address is None or who is None or "identifier" in who:
         return False
-    entry = x.directory[who["reference"].partition("/")[2]]
-    entry.resource["address"] = [address]
-    return True
+    return x.enrich(who, "address", [address])
 
 
 @call("medical_director")
@@ -69,7 +68,9 @@ def medical_director(record: Record, x: Context, out: dict[str, Any]) -> bool:
     for word in (plain(element, 1), plain(element, 2)):
         if word in known and "performer" not in out:
             return _add(x, out, named_facility(known[word], word, x))
-    employer = next((p for p in out.get("performer", ()) if str(p.get("reference", "")).startswith("Organization/")), None)
+    employer = next(
+        (p for p in out.get("performer", ()) if str(p.get("reference", "")).startswith("Organization/")), None
+    )
     codes = [{"system": "http://terminology.hl7.org/CodeSystem/v2-0912", "code": "MDIR"}]
     who = role(practitioner(element, x), employer, codes, x)
     if who is None:
@@ -102,4 +103,3 @@ def default_performer(x: Context) -> dict[str, Any] | None:
     if x.facility.default_performer != "sender":
         return None
     return named_facility(x.facility.id, "", x)
-

@@ -14,7 +14,9 @@ from mappings.model import Entry, Recency, Tier
 from mappings.source import Record
 from mappings.statements import Plan
 
-_AUTHOR = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type", "code": "author"}]}
+_AUTHOR = {
+    "coding": [{"system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type", "code": "author"}]
+}
 
 
 def map_header(groups: Groups, x: Context, plan: Plan) -> dict[str, Any]:
@@ -50,7 +52,11 @@ def finish(out: dict[str, Any], header: Record, digest: str, x: Context) -> None
         x.issue("no-message-time", "information", words, where=f"{header.where}-7")
         return
     targets = [{"reference": f"{e.resource['resourceType']}/{e.resource['id']}"} for e in stated]
-    key = (x.control_id, header.first(7), x.trigger) if x.control_id else (header.first(7), x.trigger, *(t["reference"] for t in targets))
+    key = (
+        (x.control_id, header.first(7), x.trigger)
+        if x.control_id
+        else (header.first(7), x.trigger, *(t["reference"] for t in targets))
+    )
     made: dict[str, Any] = {
         "resourceType": "Provenance",
         "id": ids.logical_id(x.shard, x.facility.id, "Provenance", *key),

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance import systems
-
 from mappings import values
-from mappings.codes import LocalTest
 from mappings.coded import codings, concept
-from mappings.code_table import table
+from mappings.codes import LocalTest
 from mappings.context import Context
 from mappings.datatypes import plain
+from mappings.order_state import Noted
 from mappings.registry import call
 from mappings.source import NULL, Element, Record, part
 from mappings.units import Unit
@@ -80,9 +79,15 @@ def _code_answer(element: Element, name_elsewhere: str, day: str, x: Context) ->
             out.append({"system": systems.LOINC, "code": test.loinc})
     known = {(c["system"], c["code"]) for c in out}
     for coding in sent:
-        if (coding["system"], coding["code"]) not in known and not (coding["code"] == code and coding["system"] != systems.LOINC):
+        if (coding["system"], coding["code"]) not in known and not (
+            coding["code"] == code and coding["system"] != systems.LOINC
+        ):
             out.append(coding)
-    if system.upper() in _LOINC_NAMES and code and not any(c["system"] == systems.LOINC and c["code"] == code for c in sent):
+    if (
+        system.upper() in _LOINC_NAMES
+        and code
+        and not any(c["system"] == systems.LOINC and c["code"] == code for c in sent)
+    ):
         bad_loinc = code
     body: dict[str, Any] = {"coding": out} if out else {}
     body["text"] = plain(element, 9) or name or name_elsewhere or code or plain(element, 5) or plain(element, 4)
@@ -102,18 +107,30 @@ def result_code(record: Record, x: Context, out: dict[str, Any]) -> bool:
     order = x.order
     answer = x.memo.get(("obx3", element, elsewhere, order.day), lambda: _code_answer(element, elsewhere, order.day, x))
     out["code"] = answer.concept
-    order.code, order.name, order.test = answer.code or answer.name, answer.name, answer.test
+    ranges = record.get(7)
+    range_text = values.joined(ranges[0]) if ranges else ""
+    order.noted = Noted(answer.code or answer.name, answer.name, answer.test, unit_of(record, x), range_text)
     if answer.mark:
         out.setdefault("extension", []).append({"url": systems.MARK, "valueString": answer.mark})
     if answer.test is None:
         if answer.conflict:
-            x.issue_once("code-name-conflict", "warning", "Code and name belong to different items; it is not mapped.", answer.code)
+            x.issue_once(
+                "code-name-conflict",
+                "warning",
+                "Code and name belong to different items; it is not mapped.",
+                answer.code,
+            )
         else:
             words = "The test has no row in the facility's code table; it is stored with the local code alone."
             x.issue_once("unmapped-code", "information", words, answer.code or answer.name)
         x.unmapped("code", answer.code, answer.name)
     if answer.bad_loinc:
-        x.issue_once("not-loinc", "warning", "The code is labelled LOINC but fails the check digit; kept as a local code.", answer.code)
+        x.issue_once(
+            "not-loinc",
+            "warning",
+            "The code is labelled LOINC but fails the check digit; kept as a local code.",
+            answer.code,
+        )
     if len(elements) > 1:
         for number, extra in enumerate(elements[1:], 1):
             x.leftover(extra, tuple(range(1, len(extra) + 1)), number)
@@ -166,27 +183,27 @@ def _unit(element: Element, x: Context) -> Unit | None:
 def result_value(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """OBX-5 by OBX-2, with OBX-6 and OBX-7 (mappings.values). Attachments (ED, RP) are left to the documents."""
     kind = record.first(2)
-    if kind.upper() in values.LEFT_TO_CALLER:
+    if kind in values.LEFT_TO_CALLER:
         return True
-    ranges = record.get(7)
+    noted = x.order.noted
+    test = noted.test if noted is not None else None
     typed = values.typed(
         kind,
         record.get(5),
-        unit_of(record, x),
+        noted.unit if noted is not None else None,
         zone=x.zone,
         concept=lambda element: concept(element, x, "answers"),
-        expected_unit=x.order.test.unit if x.order.test else "",
-        range_text=values.joined(ranges[0]) if ranges else "",
-        where=x.at(),
+        expected_unit=test.unit if test is not None else "",
+        range_text=noted.range_text if noted is not None else "",
+        where=f"{record.where}-5",
     )
-    if typed.value:
-        for key, value in typed.value.items():
-            if key == "extension":
-                out.setdefault("extension", []).extend(value)
-            else:
-                out[key] = value
+    value = typed.value
+    if "extension" in value:
+        value = dict(value)
+        out["extension"] = [*out.get("extension", ()), *value.pop("extension")]
+    out.update(value)
     if typed.components:
-        out["component"] = [{"code": out.get("code") or {"text": "?"}, **value} for value in typed.components]
+        out["component"] = [{"code": out["code"], **part} for part in typed.components]
     if typed.issues:
         x.conversion.issues.extend(typed.issues)
     return True
@@ -194,16 +211,15 @@ def result_value(record: Record, x: Context, out: dict[str, Any]) -> bool:
 
 @call("result_unit")
 def result_unit(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """OBX-6 where the value cannot hold it, and the worklist of unknown units."""
+    """OBX-6 is part of the value; here the worklist of unknown units."""
     unit = unit_of(record, x)
     if unit is None:
         return False
     if unit.ucum is None:
         words = "The unit is not in the unit table; the text is kept and no UCUM code is set."
         x.issue_once("unknown-unit", "information", words, unit.text)
-        x.unmapped("unit", x.order.code, x.order.name, unit.text)
-    if "valueQuantity" not in out and "valueRatio" not in out and "valueRange" not in out and "component" not in out:
-        out.setdefault("extension", []).append({"url": SOURCE_UNIT, "valueString": unit.text})
+        noted = x.order.noted
+        x.unmapped("unit", noted.code if noted else "", noted.name if noted else "", unit.text)
     element = record.get(6)[0]
     if len(element) > 9:
         x.leftover(element, tuple(range(10, len(element) + 1)), 0)
@@ -222,124 +238,24 @@ def result_range(record: Record, x: Context, out: dict[str, Any]) -> bool:
     return True
 
 
-@call("interpretation")
-def interpretation(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """OBX-8 (repeats) -> interpretation: the profile's flags, then table 0078 and the words laboratories use."""
-    elements = record.get(8)
-    found, unknown = x.memo.get(("obx8", elements), lambda: _interpretations(elements, x))
-    for word in unknown:
-        x.issue_once("unknown-flag", "information", "The flag is in no table; it is kept as text.", word)
-    if not found:
-        return False
-    out["interpretation"] = found
-    return True
-
-
-def _interpretations(elements: tuple[Element, ...], x: Context) -> tuple[list[dict[str, Any]], list[str]]:
-    out: list[dict[str, Any]] = []
-    unknown: list[str] = []
-    flags = x.facility.flags
-    for element in elements:
-        word = plain(element, 1)
-        if not word and not plain(element, 2):
-            continue
-        code = flags.get(word, word)
-        row = table("Interpretation").get(code)
-        if row is None:
-            named = concept(element, x, "flags")
-            if named:
-                out.append(named)
-            unknown.append(word)
-            continue
-        coding = {"system": systems.INTERPRETATION, "code": row.code}
-        if row.display:
-            coding["display"] = row.display
-        out.append({"coding": [coding], "text": plain(element, 2) or word} if word != row.code else {"coding": [coding]})
-    return out, unknown
-
-
-@call("absent_reason")
-def absent_reason(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """OBX-32 -> dataAbsentReason, only where there is no value (invariant obs-6)."""
-    if any(key.startswith("value") for key in out) or "component" in out:
-        return False
-    found = concept(record.get(32)[0], x, "absent-reasons")
-    if found:
-        out["dataAbsentReason"] = found
-    return bool(found)
-
-
-# --- status and time -------------------------------------------------------------------------------------------------------
-
-
-@call("result_status")
-def result_status(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """OBX-11 -> status by the profile, then table 0085. A status that is missing or unknown is ``unknown``, never final."""
-    code = record.first(11).strip()
-    own = x.facility.observation_status.get(code)
-    if own is not None:
-        out["status"] = own
-        return True
-    row = table("ObservationStatus").get(code) if code else None
-    if row is None:
-        if code in _FLAG_DIGITS and code:
-            words = "A digit in OBX-11 is a high/low flag of the analyser, not a status; the status is unknown."
-        else:
-            words = "The result status is not in table 0085; the status is unknown."
-        if code:
-            x.issue_once("unknown-status", "warning", words, code)
-        return bool(code)
-    out["status"] = row.code
-    if code in ("B", "b"):
-        out.setdefault("note", []).append({"text": "Appended: reviewed, further information given, the value did not change (OBX-11 B)."})
-    if code.upper() in _ABSENT_BY_STATUS and "dataAbsentReason" not in out and not any(k.startswith("value") for k in out):
-        out["dataAbsentReason"] = data_absent(_ABSENT_BY_STATUS[code.upper()])
-    if code == "X":
-        out["_status"] = {"extension": [{"url": _ALTERNATE, "valueCodeableConcept": {"coding": [{"system": systems.V2 + "0085", "code": "X"}]}}]}
-    return True
-
-
-@call("result_time")
-def result_time(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """OBX-14 -> effectiveDateTime; recognition rests on it, so an impossible time holds the message."""
-    moment = x.time(record.first(14), "error")
-    if moment is None:
-        return False
-    out["effectiveDateTime"] = moment.fhir
-    return True
-
-
-@call("observation_type")
-def observation_type(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """OBX-29 -> a further category (table 0936)."""
-    code = record.first(29)
-    if not code:
-        return False
-    out["category"] = [*x.order.category, {"coding": [{"system": systems.V2 + "0936", "code": code}]}]
-    return True
-
-
-@call("result_specimen")
-def result_specimen(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """OBX-33 -> specimen: the Specimen of this order that carries the number, else its number alone."""
-    element = record.get(33)[0]
-    for value in (part(element, 2), part(element, 1)):
-        for numbers, reference in x.order.specimens:
-            if value and value in numbers:
-                out["specimen"] = reference
-                return True
-    value = part(element, 2) or part(element, 1)
-    if not value:
-        return False
-    out["specimen"] = {"identifier": {"system": systems.facility_system(x.facility.id, "specimen"), "value": value}}
-    return True
-
-
-def without_value(kind: str, out: dict[str, Any]) -> None:
-    """An Observation that got no value says so; one that is still awaited or is an attachment does not have to."""
-    if kind.upper() in values.LEFT_TO_CALLER or "component" in out or "dataAbsentReason" in out:
+def finish_value(record: Record, x: Context, out: dict[str, Any]) -> None:
+    """The unit as sent beside a value that cannot hold it; why there is no value (invariant obs-6)."""
+    if "valueQuantity" in out:
         return
-    if not any(key.startswith("value") for key in out) and out["status"] != "registered":
+    noted = x.order.noted
+    if (
+        noted is not None
+        and noted.unit is not None
+        and not ("valueRatio" in out or "valueRange" in out or "component" in out)
+    ):
+        out["extension"] = [*out.get("extension", ()), {"url": SOURCE_UNIT, "valueString": noted.unit.text}]
+    for key in out:
+        if key.startswith("value") or key in ("component", "dataAbsentReason"):
+            return
+    said = record.first(11).strip().upper()
+    if said in _ABSENT_BY_STATUS:
+        out["dataAbsentReason"] = data_absent(_ABSENT_BY_STATUS[said])
+    elif out["status"] != "registered" and record.first(2) not in values.LEFT_TO_CALLER:
         out["dataAbsentReason"] = data_absent("unknown")
 
 

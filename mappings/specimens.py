@@ -5,22 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from conformance import systems
-
 from mappings.coded import cwe_concept
 from mappings.context import Context
 from mappings.datatypes import plain
-from mappings.grammar import Rule
+from mappings.grammar import Rule, rule_for
 from mappings.registry import call, datatype, ruled
 from mappings.source import Element, Record, part
 
-
-def _rule(row: str, table: str) -> Rule:
-    return Rule(row=row, to="type", table=table, **{"as": "CWE[CodeableConcept]"})
-
-
-_TYPE, _ADDITIVE, _SITE = _rule("OBR-15", "SpecimenType"), _rule("OBR-15", "Additive"), _rule("OBR-15", "BodySite")
-_CONDITION, _REJECT = _rule("OBR-15", "SpecimenCondition"), _rule("SPM-21", "SpecimenRejectReason")
-_CONTAINER = Rule(row="SPM-27", to="type", kind="containers", **{"as": "CWE[CodeableConcept]"})
+_TYPE, _ADDITIVE, _SITE = (
+    rule_for("OBR-15", table="SpecimenType"),
+    rule_for("OBR-15", table="Additive"),
+    rule_for("OBR-15", table="BodySite"),
+)
+_CONDITION, _REJECT = rule_for("OBR-15", table="SpecimenCondition"), rule_for("SPM-21", table="SpecimenRejectReason")
+_CONTAINER = rule_for("SPM-27", kind="containers")
 
 
 @datatype("ST[Annotation]", "1")

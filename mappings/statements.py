@@ -32,7 +32,15 @@ def tier_of(status: str) -> Tier:
     return Tier.FINAL if status in _FINAL else Tier.PRELIMINARY
 
 
-REQUEST_RANK = {"draft": 0, "unknown": 1, "active": 2, "on-hold": 3, "completed": 4, "revoked": 5, "entered-in-error": 6}
+REQUEST_RANK = {
+    "draft": 0,
+    "unknown": 1,
+    "active": 2,
+    "on-hold": 3,
+    "completed": 4,
+    "revoked": 5,
+    "entered-in-error": 6,
+}
 """Order of ServiceRequest statuses stated at the same time."""
 
 
@@ -57,6 +65,7 @@ def plan(code: str) -> Plan:
     """The plan of a message code (MSH-9.1)."""
     found = message_map(code)
     groups = {
-        name: {kind: tuple(maps.segment(m) for m in names) for kind, names in targets.items()} for name, targets in found.groups.items()
+        name: {kind: tuple(maps.segment(m) for m in names) for kind, names in targets.items()}
+        for name, targets in found.groups.items()
     }
     return Plan(found, groups)

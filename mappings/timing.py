@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from mappings import times
-from mappings.coded import concept
 from mappings.code_table import table
+from mappings.coded import concept
 from mappings.context import Context
 from mappings.datatypes import cq_quantity, number, plain
 from mappings.registry import call
 from mappings.source import Element, Record, part
+
 
 @call("order_timing")
 def order_timing(record: Record, x: Context, out: dict[str, Any]) -> bool:
