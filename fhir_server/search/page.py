@@ -20,6 +20,8 @@ from fhir_server.errors import Category, Fault
 from fhir_server.search.query import Query, Sort
 from fhir_server.search.sql import Context, Statement, where
 
+WALK: Final = 4000
+"""Rows that a walk in page order looks at before matches are collected instead."""
 COLUMNS: Final = "r.shard, r.id, r.version, r.updated, r.patient, r.dict, r.body"
 _NULLABLE: Final = frozenset({"start_at", "issued_at", "patient", ""})
 
@@ -70,55 +72,76 @@ def _digest(query: Query) -> str:
     return hashlib.blake2b("\x1f".join(told).encode(), digest_size=9).hexdigest()[:12]
 
 
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """Finished SQL text and its arguments. ``trial``: when it gives fewer rows than asked for, they count for nothing."""
+
+    text: str
+    args: list[Any]
+    trial: bool = False
+
+
 def statements(query: Query, context: Context, limit: int) -> list[Sql]:
     """The statements of one page, to be run in order until ``limit`` rows are there. Columns: COLUMNS, then k0, k1, ... (sort keys)."""
     place = decode(query)
     phases: Sequence[bool | None] = (None,)
     if query.sort and query.sort[0].column in _NULLABLE:
         phases = (True, False) if place is None or place.keys[0] is not None else (False,)
-    return [_statement(query, context, limit, place if i == 0 else None, phase) for i, phase in enumerate(phases)]
-
-
-@dataclass(frozen=True, slots=True)
-class Sql:
-    """Finished SQL text and its arguments."""
-
-    text: str
-    args: list[Any]
+    out = []
+    for number, phase in enumerate(phases):
+        out.extend(_phase(query, context, limit, place if number == 0 else None, phase))
+    return out
 
 
 def count(query: Query, context: Context) -> Sql:
     """Number of all matches, as one row with one column."""
     out = Statement()
     conditions = where(query, context, out)
-    return Sql(f"SELECT count(*) FROM resource r WHERE {conditions}", out.args)  # noqa: S608
+    return Sql(f"SELECT count(*) FROM resource r WHERE {' AND '.join(conditions.texts)}", out.args)  # noqa: S608
 
 
-def _statement(query: Query, context: Context, limit: int, place: Place | None, present: bool | None) -> Sql:
-    """``present``: True for rows with the first key, False for those without, None when it cannot be absent."""
+def _phase(query: Query, context: Context, limit: int, place: Place | None, present: bool | None) -> list[Sql]:
+    """``present``: True for rows with the first key, False for those without, None when it cannot be absent.
+
+    A token search that may match much or little tries a walk of WALK rows in page order first: where every hundredth row matches,
+    that fills the page. What matches less is collected by the GIN index and sorted. Either way the work has a bound.
+    """
     out = Statement()
     conditions = where(query, context, out)
     keys, joins = _keys(query.sort, out)
-    texts = list(conditions.texts)
+    bounds = []
     if present is not None:
-        texts.append(f"{keys[0]} IS {'NOT ' if present else ''}NULL")
+        bounds.append(f"{keys[0]} IS {'NOT ' if present else ''}NULL")
     if place is not None:
-        texts.extend(_after(query, keys, place, present, out))
+        bounds.extend(_after(query, keys, place, present, out))
     order = []
     for i, (key, sort) in enumerate(zip(keys, query.sort, strict=True)):
         if i == 0 and present is False:
             continue
-        # Where no key is absent the order of nulls is free: this one fits the index (rtype, start_at DESC NULLS LAST) both ways.
-        free = i == 0 and not sort.descending
-        order.append(f"{key} {'DESC' if sort.descending else 'ASC'} NULLS {'FIRST' if free else 'LAST'}")
-    # An index in (shard, id) order invites PostgreSQL to walk it until enough rows match; when few match, that is the whole index.
-    order.extend(["(r.shard + 0)", "r.id"] if conditions.narrow else ["r.shard", "r.id"])
-    named = "".join(f", {key} AS k{i}" for i, key in enumerate(keys))
-    return Sql(
-        f"SELECT {COLUMNS}{named} FROM resource r{joins} WHERE {' AND '.join(texts)} "  # noqa: S608 -- placeholders only
-        f"ORDER BY {', '.join(order)} LIMIT {out.arg(limit, 'bigint')}",
-        out.args,
-    )
+        nulls = " NULLS LAST"
+        if i == 0 and sort.column not in _NULLABLE:
+            nulls = ""
+        elif i == 0 and not sort.descending:
+            # No key is absent here, so the order of nulls is free: this one reads the index (rtype, start_at DESC NULLS LAST) backward.
+            nulls = " NULLS FIRST"
+        order.append(f"{key} {'DESC' if sort.descending else 'ASC'}{nulls}")
+    named = COLUMNS + "".join(f", {key} AS k{i}" for i, key in enumerate(keys))
+    last = f"LIMIT {out.arg(limit, 'bigint')}"
+    always, rest = conditions.texts[:2], conditions.texts[2:]
+    walked = ", ".join([*order, "r.shard", "r.id"])
+    # An expression instead of the column keeps PostgreSQL from walking an index for the order.
+    sorted_ = ", ".join([*order, "(r.shard + 0)", "r.id"])
+    found = []
+    if conditions.tokens and not conditions.narrow and not joins:
+        steps = WALK * 8 // max(8, conditions.longest)
+        inner = f"SELECT * FROM resource r WHERE {' AND '.join([*always, *bounds])} ORDER BY {walked} LIMIT {steps}"  # noqa: S608
+        text = f"SELECT {named} FROM ({inner}) r WHERE {' AND '.join(rest)} ORDER BY {walked} {last}"  # noqa: S608
+        found.append(Sql(text, out.args, trial=True))
+    collect = conditions.narrow or conditions.tokens
+    text = " AND ".join([*always, *bounds, *rest])
+    order_by = sorted_ if collect else walked
+    found.append(Sql(f"SELECT {named} FROM resource r{joins} WHERE {text} ORDER BY {order_by} {last}", out.args))  # noqa: S608
+    return found
 
 
 def _keys(sorts: Sequence[Sort], out: Statement) -> tuple[list[str], str]:

@@ -59,8 +59,11 @@ def search(
     if query.summary != "count" and query.count:
         rows: list[Row] = []
         for sql in page.statements(query, context, query.count + 1):
-            if len(rows) <= query.count:
-                rows.extend((yield sql))
+            if len(rows) > query.count:
+                break
+            got = yield sql
+            if not sql.trial or len(rows) + len(got) > query.count:
+                rows.extend(got)
         if len(rows) > query.count:
             rows = rows[: query.count]
             found.next = page.place_of(query, rows[-1])

@@ -63,22 +63,24 @@ class Statement:
 
 @dataclass(slots=True)
 class Where:
-    """Conditions on ``resource r``, to be joined by AND.
+    """Conditions on ``resource r``, to be joined by AND; the first two (type, not deleted) stand in every search.
 
-    ``narrow`` says that they leave few rows (an identifier, a patient, an id): the page is then sorted after the search, not walked
-    in index order, however PostgreSQL estimates a list of values it has never seen.
+    PostgreSQL cannot estimate how often values occur that its statistics have never seen, above all in lists, so it is not left to
+    guess whether to walk an index in page order or to collect matches and sort (search/page):
+    narrow   they leave few rows (an identifier, a patient, an id): collect and sort
+    tokens   they contain a token search that may match much or little: walk a little, then collect
+    longest  the longest list of hashes that each row is compared with
     """
 
     texts: list[str]
-    narrow: bool
-
-    def __str__(self) -> str:
-        return " AND ".join(self.texts)
+    narrow: bool = False
+    tokens: bool = False
+    longest: int = 1
 
 
 def where(query: Query, context: Context, out: Statement) -> Where:
     """The conditions of a search; arguments are appended to ``out``. Raises Fault INVALID for a value that cannot be read."""
-    found = Where([f"r.rtype = {out.arg(RESOURCE_TYPES[query.type], 'smallint')}", "NOT r.deleted"], narrow=False)
+    found = Where([f"r.rtype = {out.arg(RESOURCE_TYPES[query.type], 'smallint')}", "NOT r.deleted"])
     every: list[int] = []
     for f in query.filters:
         texts = _Condition(f, query.type, context, out, found, every).texts()
@@ -217,6 +219,8 @@ class _Condition:
             return [f"(r.tokens && {array} OR (r.tokens[1] & {self.out.arg(mask, 'bigint')}) <> 0)"]
         if self._is_narrow(parameter):
             self.found.narrow = True
+        self.found.tokens = True
+        self.found.longest = max(self.found.longest, len(hashes))
         if len(hashes) == 1:
             self.every.extend(hashes)
             return []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import psycopg
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -124,6 +125,19 @@ def api(database_url: str, tmp_path: Path) -> Iterator[Api]:
     """The API over an empty database."""
     with serving(database_url, tmp_path) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def module_database_url(postgres: str, template_database: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a migrated database that the tests of one module share; dropped after them."""
+    name = f"module_{request.module.__name__.rpartition('.')[2]}"
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    try:
+        yield f"{postgres.rpartition('/')[0]}/{name}"
+    finally:
+        with psycopg.connect(postgres, autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")
