@@ -29,7 +29,8 @@ CRASHED = Issue(
     f"The converter ended {MAX_ATTEMPTS} times while it had this message: report it, and replay it with a mended version.",
 )
 _LOCK = 0x696E626F78  # "inbox"
-_WINDOW = 4
+_SEEN_PER_TAKEN = 4
+_SEEN_PER_CHANNEL = 10
 _BATCH_BYTES = 1024 * 1024
 _BACKFILL_EVERY = 10
 
@@ -94,8 +95,8 @@ WHERE (shard, id) IN (
     SELECT shard, id FROM inbox WHERE status = 'claimed' AND lease_until < clock_timestamp() FOR UPDATE SKIP LOCKED)
 """
 
-# The channels by a loose index scan (https://wiki.postgresql.org/wiki/Loose_indexscan), then the oldest of each: the cost does not
-# grow with the backlog.
+# The channels by a loose index scan (https://wiki.postgresql.org/wiki/Loose_indexscan), then the oldest of each, fewer the more
+# channels there are: the cost does not grow with the backlog.
 _WAITING = """
 WITH RECURSIVE channels AS (
     (SELECT facility, channel FROM inbox WHERE status = 'ready' AND lane = %(lane)s ORDER BY facility, channel LIMIT 1)
@@ -112,7 +113,7 @@ SELECT w.shard, w.id, c.facility, c.channel, w.keys, w.size, w.attempts, ARRAY(
 FROM channels c CROSS JOIN LATERAL (
     SELECT shard, id, keys, size, attempts FROM inbox
     WHERE status = 'ready' AND lane = %(lane)s AND facility = c.facility AND channel = c.channel
-    ORDER BY id LIMIT %(window)s) w
+    ORDER BY id LIMIT (SELECT greatest(%(seen)s::integer / count(*), %(least)s) FROM channels)) w
 """
 
 # Messages of several patients (merges) are few; the index on the first key does not find them by their others.
@@ -143,7 +144,7 @@ def claim(conn: psycopg.Connection[Any], token: str, lease: float, limit: int, t
         conn.execute(_EXPIRED, {"most": MAX_ATTEMPTS, "key": CRASHED.key, "issues": issues_json([CRASHED])})
         busy = {key for (keys,) in conn.execute("SELECT keys FROM inbox WHERE status = 'claimed'") for key in keys}
         for lane, most in lanes:
-            chosen = choose(_waiting(conn, lane, most * _WINDOW), busy, most)
+            chosen = choose(_waiting(conn, lane, most * _SEEN_PER_TAKEN), busy, most)
             if chosen:
                 break
         else:
@@ -172,16 +173,17 @@ def claim(conn: psycopg.Connection[Any], token: str, lease: float, limit: int, t
     ]
 
 
-def _waiting(conn: psycopg.Connection[Any], lane: int, window: int) -> list[Waiting]:
-    rows = conn.execute(_WAITING, {"lane": lane, "window": window}).fetchall()
-    if not rows:
-        return []
-    keys = {key for row in rows for key in row[4]}
-    several: dict[int, list[int]] = {}
-    found = conn.execute(_SEVERAL, {"lane": lane, "last": max(row[1] for row in rows), "keys": list(keys)})
-    for number, others in found.fetchall():
-        for key in others:
-            several.setdefault(key, []).append(number)
+def _waiting(conn: psycopg.Connection[Any], lane: int, seen: int) -> list[Waiting]:
+    with conn.cursor(binary=True) as cursor:
+        rows = cursor.execute(_WAITING, {"lane": lane, "seen": seen, "least": _SEEN_PER_CHANNEL}).fetchall()
+        if not rows:
+            return []
+        keys = {key for row in rows for key in row[4]}
+        several: dict[int, list[int]] = {}
+        cursor.execute(_SEVERAL, {"lane": lane, "last": max(row[1] for row in rows), "keys": list(keys)})
+        for number, others in cursor.fetchall():
+            for key in others:
+                several.setdefault(key, []).append(number)
     out = []
     for shard, number, facility, channel, own, size, attempts, after in rows:
         before = set(after)

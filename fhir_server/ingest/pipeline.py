@@ -6,15 +6,18 @@ batch that fails is applied message by message, and only the one at fault is hel
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
+import mappings
 from adapters.contract import Unreadable
 from adapters.convert import convert
 from conformance import validator
@@ -73,6 +76,7 @@ class Pipeline:
         self._codec = codec
         self._clock = clock
         self._mappings: dict[str, int] = {}
+        self._maps = maps_digest()
 
     def work(self, conn: psycopg.Connection[Any], token: str, messages: Sequence[Claimed]) -> list[Outcome]:
         """Converts and applies one claimed batch; returns what became of each message.
@@ -154,15 +158,26 @@ class Pipeline:
         """mapping_version.id of a profile as loaded now."""
         known = self._mappings.get(profile.id)
         if known is None:
+            digest = hashlib.sha256(f"{self._maps} {profile.digest}".encode()).hexdigest()
             with conn.transaction():
                 conn.execute(
                     "INSERT INTO mapping_version (digest, label, recorded) VALUES (%s, %s, %s) ON CONFLICT (digest) DO NOTHING",
-                    (profile.digest, profile.id, self._clock()),
+                    (digest, profile.id, self._clock()),
                 )
-                row = conn.execute("SELECT id FROM mapping_version WHERE digest = %s", (profile.digest,)).fetchone()
+                row = conn.execute("SELECT id FROM mapping_version WHERE digest = %s", (digest,)).fetchone()
             assert row is not None
             known = self._mappings[profile.id] = int(row[0])
         return known
+
+
+def maps_digest() -> str:
+    """Hex digest over the mapping files themselves; with a profile's digest it names the mapping version."""
+    folder = Path(mappings.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*/**/*.yaml")):
+        if "facilities" not in path.parts:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _held(message: Claimed, conversion: Conversion, mapping: int | None) -> Converted:

@@ -28,7 +28,13 @@ def resident_id(birth: str, sequence: int = 1, area: str = "130929") -> str:
 
 
 def patient(
-    facility: str, number: str, *, name: str = "王建国", sex: str | None = "male", birth: str | None = "1962-05-17", id_: str = ""
+    facility: str,
+    number: str,
+    *,
+    name: str = "王建国",
+    sex: str | None = "male",
+    birth: str | None = "1962-05-17",
+    id_: str = "",
 ) -> PatientState:
     shard = shard_of(facility, f"|{number}")
     resource: dict[str, Any] = {"resourceType": "Patient", "name": [{"text": name}]}
@@ -41,7 +47,9 @@ def patient(
     return PatientState(shard, logical_id(shard, facility, "Patient", number), facility, resource)
 
 
-def merge(facility: str, surviving: PatientState, retired: PatientState, minutes: int, *, linked: bool = True) -> MergeStatement:
+def merge(
+    facility: str, surviving: PatientState, retired: PatientState, minutes: int, *, linked: bool = True
+) -> MergeStatement:
     trigger = "A40" if linked else "A37"
     return MergeStatement(surviving.id, retired.id, facility, trigger, AT + timedelta(minutes=minutes), linked)
 
@@ -99,7 +107,9 @@ def test_the_same_patients_again_change_nothing(conn: psycopg.Connection[Any]) -
         ({"id_": ID[:-1] + ("0" if ID[-1] != "0" else "1")}, "no-resident-id"),
     ],
 )
-def test_anything_less_stays_separate_and_is_listed(conn: psycopg.Connection[Any], change: dict[str, Any], reason: str) -> None:
+def test_anything_less_stays_separate_and_is_listed(
+    conn: psycopg.Connection[Any], change: dict[str, Any], reason: str
+) -> None:
     a = patient("county", "1", id_=ID)
     b = patient("town", "9", **{"id_": ID, **change})
     resolve(conn, [a, b], [], AT)
@@ -107,7 +117,9 @@ def test_anything_less_stays_separate_and_is_listed(conn: psycopg.Connection[Any
     assert reviews(conn) == {(*sorted((a.id, b.id)), reason)}
 
 
-def test_two_people_of_one_name_and_birth_date_with_different_numbers_are_not_listed(conn: psycopg.Connection[Any]) -> None:
+def test_two_people_of_one_name_and_birth_date_with_different_numbers_are_not_listed(
+    conn: psycopg.Connection[Any],
+) -> None:
     resolve(conn, [patient("county", "1", id_=ID), patient("town", "9", id_=resident_id("1962-05-17", 3))], [], AT)
     assert reviews(conn) == set()
     assert len(set(persons(conn).values())) == 2
@@ -126,10 +138,13 @@ def test_a_child_under_its_mothers_number_is_never_linked(conn: psycopg.Connecti
     assert {"id-birth-differs", "newborn", "name-differs"} <= reasons
 
 
-def test_a_placeholder_number_of_thousands_makes_neither_one_person_nor_a_million_pairs(conn: psycopg.Connection[Any]) -> None:
+def test_a_placeholder_number_of_thousands_makes_neither_one_person_nor_a_million_pairs(
+    conn: psycopg.Connection[Any],
+) -> None:
     example = "11010519491231002X"  # the example of GB 11643-1999: well-formed, and everybody's
     crowd = [
-        patient("county", str(n), name=f"王{chr(0x4E00 + n)}", sex="female", birth="1949-12-31", id_=example) for n in range(300)
+        patient("county", str(n), name=f"王{chr(0x4E00 + n)}", sex="female", birth="1949-12-31", id_=example)
+        for n in range(300)
     ]
     for start in range(0, 300, 50):
         resolve(conn, crowd[start : start + 50], [], AT)
@@ -186,10 +201,14 @@ def test_a_merge_of_patients_nobody_has_sent_yet_waits_for_them(conn: psycopg.Co
 
 def test_any_order_of_arrival_ends_in_the_same_persons(conn: psycopg.Connection[Any]) -> None:
     seed = random.randrange(2**32)
-    print("seed", seed)
+    print("seed", seed)  # noqa: T201 - to run it again
     rng = random.Random(seed)
     ids = [resident_id("1962-05-17", n) for n in (1, 3)]
-    people = [patient(f, str(n), id_=rng.choice([*ids, ""]), name=rng.choice(["王建国", "王建 国"])) for f in ("county", "town") for n in range(4)]
+    people = [
+        patient(f, str(n), id_=rng.choice([*ids, ""]), name=rng.choice(["王建国", "王建 国"]))
+        for f in ("county", "town")
+        for n in range(4)
+    ]
     statements = [
         merge(f, x, y, minute, linked=rng.random() < 0.7)
         for minute, (f, x, y) in enumerate(
@@ -213,7 +232,7 @@ def test_any_order_of_arrival_ends_in_the_same_persons(conn: psycopg.Connection[
         ).fetchone()
         assert overlaps == (0,)
         current = conn.execute("SELECT patient, person FROM identity_link WHERE until IS NULL").fetchall()
-        assert {p: person for p, person in current} == ends[-1]
+        assert dict(current) == ends[-1]
         conn.execute("TRUNCATE source_patient, identity_link, identity_merge, identity_review")
     assert all(end == ends[0] for end in ends)
 

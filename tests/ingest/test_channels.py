@@ -85,7 +85,9 @@ def test_facilities_behind_one_address_are_told_apart_by_their_sender() -> None:
 
 def test_the_most_specific_channel_of_a_facility_is_the_one_meant() -> None:
     one = facility(
-        "one", Channel(name="any", addresses=["10.0.0.0/8"]), Channel(name="tls", addresses=["10.0.0.0/8"], certificate="x")
+        "one",
+        Channel(name="any", addresses=["10.0.0.0/8"]),
+        Channel(name="tls", addresses=["10.0.0.0/8"], certificate="x"),
     )
     channels = Channels([one])
     found = channels.bind(channels.candidates(2575, "10.0.0.1", ("x",)), ("", "ONE"))

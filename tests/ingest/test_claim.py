@@ -24,7 +24,13 @@ AT = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 
 
 def waiting(
-    number: int, keys: Sequence[int], *, channel: str = "a", after: Sequence[int] = (), size: int = 1000, attempts: int = 0
+    number: int,
+    keys: Sequence[int],
+    *,
+    channel: str = "a",
+    after: Sequence[int] = (),
+    size: int = 1000,
+    attempts: int = 0,
 ) -> Waiting:
     return Waiting(0, number, (channel, "default"), tuple(keys), tuple(after), size, attempts)
 
@@ -60,7 +66,10 @@ def test_a_flooding_channel_gets_its_share_and_no_more() -> None:
 
 def test_what_quiet_channels_leave_the_flooding_one_takes() -> None:
     flood = [waiting(n, [n]) for n in range(1, 161)]
-    assert Counter(w.channel[0] for w in choose([*flood, waiting(900, [900], channel="b")], (), 40)) == {"a": 39, "b": 1}
+    assert Counter(w.channel[0] for w in choose([*flood, waiting(900, [900], channel="b")], (), 40)) == {
+        "a": 39,
+        "b": 1,
+    }
 
 
 def test_a_batch_is_bounded_in_bytes_but_never_empty() -> None:
@@ -167,7 +176,10 @@ def test_gives_a_claimed_message_to_nobody_else(conn: psycopg.Connection[Any], d
 
 
 def test_a_merge_waits_for_both_patients_and_both_wait_for_it(conn: psycopg.Connection[Any], database_url: str) -> None:
-    put(database_url, [arrival(1, "old"), arrival(2, "kept", also="old"), arrival(3, "old"), arrival(4, "kept"), arrival(5, "z")])
+    put(
+        database_url,
+        [arrival(1, "old"), arrival(2, "kept", also="old"), arrival(3, "old"), arrival(4, "kept"), arrival(5, "z")],
+    )
     first = claim(conn, "x/1", 30, 1)
     assert numbers(first) == [1]
     assert numbers(claim(conn, "y/1", 30, 9)) == [5]
@@ -191,14 +203,19 @@ def test_order_holds_between_two_channels_of_one_facility_behind_a_backlog(
         if 2000 in numbers(got):
             order = numbers(got)
             assert 900 not in order or order.index(900) < order.index(2000)
-            assert conn.execute("SELECT status FROM inbox WHERE control_id = '900'").fetchone() in (("done",), ("claimed",))
+            assert conn.execute("SELECT status FROM inbox WHERE control_id = '900'").fetchone() in (
+                ("done",),
+                ("claimed",),
+            )
             break
         done(conn, f"x/{turn}", got)
     else:
         pytest.fail("the message behind the backlog never came")
 
 
-def test_the_backfill_lane_waits_for_the_live_one_but_not_for_ever(conn: psycopg.Connection[Any], database_url: str) -> None:
+def test_the_backfill_lane_waits_for_the_live_one_but_not_for_ever(
+    conn: psycopg.Connection[Any], database_url: str
+) -> None:
     put(database_url, [arrival(n, f"o{n}", lane=inbox.BACKFILL) for n in range(40)])
     put(database_url, [arrival(1000 + n, f"p{n}") for n in range(80)])
     lanes = []
@@ -226,7 +243,9 @@ def test_an_expired_lease_gives_the_messages_back_and_the_late_worker_loses_its_
         done(conn, "y/1", again)
 
 
-def test_a_worker_that_is_applying_keeps_its_messages_after_the_lease(conn: psycopg.Connection[Any], database_url: str) -> None:
+def test_a_worker_that_is_applying_keeps_its_messages_after_the_lease(
+    conn: psycopg.Connection[Any], database_url: str
+) -> None:
     put(database_url, [arrival(1, "p"), arrival(2, "p")])
     mine = claim(conn, "x/1", -1, 1)
     with psycopg.connect(database_url, autocommit=True) as other:
@@ -259,7 +278,7 @@ def test_a_message_whose_workers_always_die_is_held(conn: psycopg.Connection[Any
 @pytest.mark.parametrize("workers", [2, 4])
 def test_many_workers_keep_the_order_of_every_patient(database_url: str, workers: int) -> None:
     seed = random.randrange(2**32)
-    print("seed", seed)
+    print("seed", seed)  # noqa: T201 - to run it again
     rng = random.Random(seed)
     arrivals = []
     for n in range(400):
