@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
+from rich import box
 from rich.table import Table
 
 from conformance import fhirjson
@@ -129,21 +130,20 @@ _COLUMNS = ("orders", "repeats", "avoidable", "justified", "undetermined", "syst
 
 def table(report: Report) -> Table:
     """The audit for a terminal: facilities and orderables with a repeat or a partial overlap, then totals."""
-    title = (
-        f"Duplicate audit {report.start:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M}, rules {report.rules_version}"
+    title = f"Duplicate audit {report.start:%Y-%m-%d %H:%M:%S} to {report.end:%Y-%m-%d %H:%M:%S}, rules {report.rules_version}"
+    out = Table(
+        title=title, caption=_caption(report), caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    out = Table(title=title, caption=_caption(report), caption_justify="left")
-    out.add_column("facility")
-    out.add_column("orderable")
-    for name in _COLUMNS:
-        out.add_column(name, justify="right")
-    out.add_column("avoidable yuan", justify="right")
+    out.add_column("facility", no_wrap=True)
+    out.add_column("orderable", overflow="fold")
+    for name in (*_COLUMNS, "yuan"):
+        out.add_column(name, justify="right", no_wrap=True)
     for row in report.rows:
         if row.repeats or row.partial:
             out.add_row(_shown(row.facility, row.basis), row.name, *_cells(row))
     for total in totals(report):
         out.add_section()
-        out.add_row(_shown("all", total.basis), "all, also those without repeats", *_cells(total))
+        out.add_row(_shown("all", total.basis), "all orders", *_cells(total))
     return out
 
 
@@ -156,7 +156,10 @@ def _cells(row: Row) -> list[str]:
 
 
 def _caption(report: Report) -> str:
-    text = "repeats = avoidable + justified + undetermined + system; partial: only some required items had a result, no repeat."
+    text = (
+        "repeats = avoidable + justified + undetermined + system; yuan: price of the avoidable ones.\n"
+        "partial: only some required items had an earlier result, which is no repeat. Rows without either are left out."
+    )
     if report.not_understood:
         named = ", ".join(f"{facility} {count}" for facility, count in sorted(report.not_understood.items()))
         text += f"\nOrders whose code is not in the catalogue, not judged: {named}."
