@@ -66,6 +66,13 @@ def _value(value: Any, path: str, datatype: str, key: str, replace: Replace) -> 
     return value
 
 
+def settled(resource: dict[str, Any]) -> dict[str, Any]:
+    """The resource as it may look once its conditional references are resolved, for checking it before."""
+    if next(conditional(resource), None) is None:
+        return resource
+    return rewritten(resource, lambda link: f"{m[1]}/resolved" if (m := _CONDITIONAL.fullmatch(link)) else link)
+
+
 def conditional(resource: Any) -> Iterator[tuple[str, str]]:
     """(type, query) of every conditional reference (``Patient?identifier=...``) in the resource."""
     if isinstance(resource, dict):

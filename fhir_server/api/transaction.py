@@ -92,7 +92,7 @@ def _step(entry: Any, at: str, base: str) -> Step:
             raise Fault(Category.INVALID, f"The entry needs a resource of type {m['type']}.", where=f"{at}.resource")
         if m["id"] and resource.get("id") != m["id"]:
             raise Fault(Category.INVALID, "The id of the resource must be the one in the url.", where=f"{at}.resource.id")
-        require_valid(resource, f"{at}.resource")
+        require_valid(references.settled(resource), f"{at}.resource")
     tags = versions_in(request["ifMatch"]) if isinstance(request.get("ifMatch"), str) else []
     exist = request.get("ifNoneExist")
     return Step(
