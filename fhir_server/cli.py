@@ -148,15 +148,14 @@ def send_hl7(
 
 @cli.command()
 def convert(
-    file: Annotated[
-        Path,
-        typer.Argument(exists=True, dir_okay=False, allow_dash=True, help="One message; - reads standard input."),
-    ],
+    file: Annotated[Path, typer.Argument(help="File with one or many messages; - reads standard input.")],
     facility: Annotated[str, typer.Option(help="Facility profile id; 'generic' needs no profile.")] = "generic",
     profiles: Profiles = None,
     pretty: Annotated[bool, typer.Option(help="Indent the Bundle.")] = True,
 ) -> None:
-    """Convert one message without a database: Bundle on stdout, issues and unread fields as JSON on stderr.
+    """Convert a message without a database: Bundle on stdout, issues and unread fields as JSON on stderr.
+
+    Several messages in one file give one Bundle, each resource in its newest state.
 
     Exit code 0: clean. 1: converted with issues. 2: nothing could be converted.
     """
@@ -165,7 +164,10 @@ def convert(
     known = _profiles(_settings(profiles_dir=profiles).profiles_dir)
     if facility not in known:
         raise _fail(f"There is no facility profile '{facility}'. Known: {', '.join(sorted(known))}.", 2)
-    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as fault:
+        raise _fail(f"{file} cannot be read: {fault.strerror}.", 2) from None
     outcome = convert_file(raw, known[facility], pretty=pretty)
     if outcome.bundle:
         sys.stdout.buffer.write(outcome.bundle + b"\n")
