@@ -69,6 +69,6 @@ def convert_file(raw: bytes, profile: Profile, *, pretty: bool = True) -> Outcom
     written = fhirjson.dumps(notes, pretty=pretty)
     if not all_of_them.entries:
         return Outcome(b"", written, NOTHING)
-    clean = all(i["severity"] == "information" for i in all_of_them.issues)
+    clean = not all_of_them.unmapped and all(i["severity"] == "information" for i in all_of_them.issues)
     bundle = Conversion(entries=list(all_of_them.entries.values())).bundle()
     return Outcome(fhirjson.dumps(bundle, pretty=pretty), written, CLEAN if clean else WITH_ISSUES)

@@ -84,3 +84,30 @@ def test_an_unknown_role_is_refused_with_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"king" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_convert_gives_1_for_a_code_nobody_has_mapped_and_0_for_a_clean_message() -> None:
+    adt = "MSH|^~\\&|HIS|H|||20260301093000+0800||ADT^A04^ADT_A01|C2|P|2.5.1\rEVN|A04|20260301093000+0800\rPID|1||P001^^^H^MR||张^三\r"
+    assert tongjian("convert", "-", stdin=adt.encode()).returncode == 0
+    local = ORU.replace("2823-3^Potassium^LN", "K^钾^L")
+    done = tongjian("convert", "-", stdin=local.encode())
+    assert done.returncode == 1
+    assert any(u["kind"] == "code" and u["code"] == "K" for u in json.loads(done.stderr)["unmapped"])
+
+
+def test_convert_puts_several_messages_into_one_bundle_in_their_newest_state() -> None:
+    corrected = (
+        ORU.replace("|C1|", "|C2|")
+        .replace("20260301092000", "20260301100000")
+        .replace("4.10", "4.40")
+        .replace("|||F|||2", "|||C|||2")
+    )
+    bundle = json.loads(tongjian("convert", "-", stdin=(ORU + corrected).encode()).stdout, parse_float=str)
+    observations = [e["resource"] for e in bundle["entry"] if e["resource"]["resourceType"] == "Observation"]
+    assert [o["valueQuantity"]["value"] for o in observations] == ["4.40"]
+
+
+def test_convert_names_a_file_that_is_not_there() -> None:
+    done = tongjian("convert", "no-such-file.hl7")
+    assert done.returncode == 2
+    assert b"no-such-file.hl7" in done.stderr
