@@ -35,7 +35,7 @@ def apply(
     """
     statements = [of_entry(entry, origin) for origin, entries in batches for entry in entries]
     with conn.cursor(binary=True) as cursor:
-        statements = _without_known_mentions(cursor, statements)
+        statements = _news(cursor, statements)
         numbers = _Numbers(cursor, statements)
         rows.lock(cursor, [*(s.patient or _name(s) for s in statements), *numbers.patients()])
         batch = Batch()
@@ -58,13 +58,16 @@ def _name(statement: Statement) -> str:
     return f"{statement.resource_type}/{statement.key[2]}"
 
 
-def _without_known_mentions(cursor: rows.Cursor, statements: list[Statement]) -> list[Statement]:
-    """Leaves out mentions of directory resources (Practitioner, Organization ...) that exist: most messages name the same few, and
-    nobody should wait for another to name them."""
-    earnest = {s.key for s in statements if s.patient is None and not s.mention}
-    mentioned = {s.key for s in statements if s.patient is None} - earnest
-    known = rows.existing(cursor, mentioned)
-    return [s for s in statements if s.key not in known]
+def _news(cursor: rows.Cursor, statements: list[Statement]) -> list[Statement]:
+    """Leaves out what is known of directory resources (Practitioner, Organization ...): mentions of those that exist, and what is
+    current already. Most messages name the same few, and nobody should wait for another to name them again."""
+    directory = {s.key for s in statements if s.patient is None}
+    known = rows.states(cursor, directory)
+    return [
+        s
+        for s in statements
+        if s.patient is not None or (state := known.get(s.key)) is None or not (s.mention or s.content == state.content)
+    ]
 
 
 def _parents(statements: list[Statement]) -> set[Key]:

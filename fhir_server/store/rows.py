@@ -54,22 +54,6 @@ def lock(cursor: Cursor, names: Iterable[str]) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) AS n", (numbers,))
 
 
-def existing(cursor: Cursor, keys: Collection[Key]) -> set[Key]:
-    """Those of ``keys`` that have a row (deleted ones included)."""
-    if not keys:
-        return set()
-    cursor.execute(
-        """
-        SELECT r.shard, r.rtype, r.id
-        FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)
-        CROSS JOIN LATERAL (SELECT shard, rtype, id FROM resource r
-            WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id OFFSET 0) r
-        """,
-        _arrays(keys),
-    )
-    return set(cursor.fetchall())
-
-
 def states(cursor: Cursor, keys: Collection[Key]) -> dict[Key, State]:
     """The current state of those of ``keys`` that have a row."""
     if not keys:
