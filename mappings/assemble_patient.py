@@ -9,7 +9,7 @@ from mappings import ids
 from mappings.annotations import NOTE, add_notes, participation
 from mappings.compiled import CompiledMap
 from mappings.context import Context
-from mappings.datatypes import cx_identifier, plain
+from mappings.datatypes import cx_identifier, identifier_type, plain
 from mappings.grammar import rule_for
 from mappings.grouping import Described, Patient
 from mappings.model import Merge, Recency, Tier
@@ -19,6 +19,7 @@ from mappings.source import Record, part
 from mappings.statements import Plan
 
 _VISIT = rule_for("PV1-19", kind="visit")
+_ACCOUNT = rule_for("PID-18", kind="account")
 _CATEGORY = {
     "coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-category", "code": "encounter-diagnosis"}]
 }
@@ -72,6 +73,11 @@ def map_patient(group: Patient, x: Context, plan: Plan) -> None:
             compiled.apply(relative.record, x, out)
     for index, allergy in enumerate(group.allergies):
         _allergy(allergy, index, x, plan)
+    if "identifier" not in out and group.pid is not None and group.pid.get(18):
+        # Nothing else names the patient: the account number does (mappings.patient_key).
+        account = _account(group.pid, x)
+        if account is not None:
+            out["identifier"] = [account]
     add_notes(group.notes, x, out, NOTE)
     for record in group.participations:
         who = participation(record, x)
@@ -95,6 +101,16 @@ def _role(record: Record, x: Context, out: dict[str, Any]) -> None:
     who = participation(record, x)
     if who is not None:
         _append(out, "generalPractitioner", who.reference)
+
+
+def _account(pid: Record, x: Context) -> dict[str, Any] | None:
+    """PID-18 -> Identifier of type account number; marks the field as read."""
+    x.record, x.field = pid, 18
+    found = cx_identifier(pid.get(18)[0], x, _ACCOUNT)
+    if found is None:
+        return None
+    x.fields_read(pid).add(18)
+    return {"type": identifier_type("AN"), **found}
 
 
 def _merges(group: Patient, x: Context, plan: Plan) -> None:
@@ -203,11 +219,9 @@ def map_visit(group: Patient, x: Context, plan: Plan) -> None:
     out["status"] = encounter_status(x.trigger if plan.map.family == "admission" else "", visit)
     out.setdefault("class", unknown_class())
     if group.pid is not None and group.pid.get(18):
-        x.record, x.field = group.pid, 18
-        account = cx_identifier(group.pid.get(18)[0], x, rule_for("PID-18", kind="account"))
-        if account:
-            _append(out, "identifier", {"type": {"text": "account number"}, **account})
-            x.fields_read(group.pid).add(18)
+        account = _account(group.pid, x)
+        if account is not None:
+            _append(out, "identifier", account)
     add_notes(group.visit.notes, x, out, NOTE)
     for record in [*group.visit.participations, *group.roles]:
         who = participation(record, x) if record.first(3 if record.name == "ROL" else 4) not in ("PP", "FHCP") else None

@@ -18,6 +18,7 @@ from mappings.source import Element
 _V2_TABLE = re.compile(r"(?:HL7|HL70|V2-|TABLE )?0*(\d{3,4})", re.IGNORECASE)
 _HL7 = re.compile(r"HL7\d{3,5}|V2-\d{4}", re.IGNORECASE)
 _OID = re.compile(r"(?:urn:oid:)?([0-2](?:\.(?:0|[1-9]\d*))+)")
+_CODE = re.compile(r"[0-9A-Za-z][!-~]{0,15}")
 _LOCAL = frozenset({"", "L", "LOCAL", "99ZZZ"})
 
 _COLUMNS = ((1, 2, 3, 7), (4, 5, 6, 8), (10, 11, 12, 13))
@@ -87,10 +88,15 @@ def concept(element: Element, x: Context, kind: str = "codes") -> dict[str, Any]
 def cwe_concept(element: Element, x: Context, rule: Rule) -> dict[str, Any] | None:
     """CWE/CE/CNE/IS -> CodeableConcept. With a table, its coding comes first and the code as sent follows when it differs.
 
-    A lone code that the rule's table does not know is a code of the facility; without a table it is text.
+    A lone code that the rule's table does not know is a code of the facility; without a table only what looks like a code is.
     """
     out = concept(element, x, rule.kind or rule.table or "codes")
-    if out is None or not rule.table:
+    if out is None:
+        return None
+    if not rule.table:
+        lone = plain(element, 1)
+        if rule.kind and "coding" not in out and _CODE.fullmatch(lone):
+            return {"coding": [{"system": x.local_system(rule.kind), "code": lone}], **out}
         return out
     code, name = plain(element, 1), plain(element, 3)
     found = table(rule.table).get(code) if not name or name.upper() in _LOCAL or _HL7.fullmatch(name) else None

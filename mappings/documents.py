@@ -28,6 +28,7 @@ _SUBTYPES = {
     "OCTET-STREAM": "application/octet-stream",
 }  # fmt: skip
 """Table 0291 subtype of referenced data -> media type."""
+_TOP_LEVEL = frozenset({"application", "audio", "image", "model", "multipart", "text", "video"})
 _MEDIA = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+")
 _BLANK = re.compile(r"\s+")
 _SIGNATURES = (
@@ -44,11 +45,11 @@ def media_type(kind: str, subtype: str, data: bytes) -> str:
     for said in (subtype, kind):
         if _MEDIA.fullmatch(said):
             return said
+    if kind.lower() in _TOP_LEVEL and re.fullmatch(r"[A-Za-z0-9.+-]+", subtype):
+        return f"{kind.lower()}/{subtype.lower()}"
     found = _SUBTYPES.get(subtype.upper())
     if found:
         return found
-    if kind and subtype and re.fullmatch(r"[A-Za-z]+", kind) and re.fullmatch(r"[A-Za-z0-9.+-]+", subtype):
-        return f"{kind.lower()}/{subtype.lower()}"
     return next(
         (media for start, media in _SIGNATURES if data.startswith(start)),
         _SUBTYPES.get(kind.upper(), "application/octet-stream"),
@@ -96,6 +97,8 @@ def attachments(record: Record, x: Context, scope: str, patient_text: str = "") 
                 else _binary(data, media_type(plain(element, 2), plain(element, 3), data), f"{scope}#{number}", x)
             )
         if found is not None:
+            if record.first(2) == "ED":
+                x.leftover(element, (1,), number)
             out.append({**found, "title": patient_text} if patient_text else found)
     return out
 
