@@ -137,17 +137,15 @@ async def _instance(
     count: int,
 ) -> list[Stored]:
     at = _at(resource_type, logical)
-    out: list[Stored] = []
-    if before is None:
-        current = await db.fetchrow(_CURRENT + " AND updated >= $4", *at, since)
-        if current is not None:
-            out.append(_stored(codec, current))
+    current = await db.fetchrow(_CURRENT, *at)
+    # The current version leads, though stale ones may have come after it: the page after it begins at the newest of the others.
+    past_before = _LAST if before is None or (current is not None and before == current["seq"]) else before
     past = await db.fetch(
-        _PAST + " AND updated >= $4 AND seq < $5 ORDER BY seq DESC LIMIT $6", *at, since, before or _LAST, count
+        _PAST + " AND updated >= $4 AND seq < $5 ORDER BY seq DESC LIMIT $6", *at, since, past_before, count
     )
-    seen = {stored.version for stored in out}
-    out += [_stored(codec, row) for row in past if row["version"] not in seen]
-    return out[:count]
+    first = [current] if before is None and current is not None and current["updated"] >= since else []
+    seen = {row["seq"] for row in first}
+    return [_stored(codec, row) for row in [*first, *(row for row in past if row["seq"] not in seen)]][:count]
 
 
 def _derived(logical: str) -> int:

@@ -91,6 +91,7 @@ resource_history = Table(
     Column("dict", SmallInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Index("resource_history_seq", "rtype", "seq"),
+    Index("resource_history_updated", "rtype", "updated"),
 )
 
 client_id = Table(

@@ -162,7 +162,7 @@ def test_changes_no_mode_of_the_folders_above(folder: Path) -> None:
 def test_says_what_is_wrong_when_the_server_does_not_start(folder: Path) -> None:
     embedded.start(folder).stop()
     (folder / "postgres" / "cluster" / "postgresql.conf").write_text("shared_buffers = many\n")
-    with pytest.raises(EmbeddedError, match="does not start.*postgresql.conf"):
+    with pytest.raises(EmbeddedError, match=r"does not start.*postgresql\.conf"):
         embedded.start(folder)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 import psycopg
+import pytest
 
 from fhir_server.store import reader, repository
 from fhir_server.store.body import Codec
@@ -82,6 +83,26 @@ def test_reads_each_version_and_tells_deleted_and_stale_ones(database_url: str, 
     assert none is huge is None
     past = ask(database_url, lambda db: reader.history(db, codec, "Observation", logical))
     assert [v.version for v in past] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_history_of_one_resource_begins_with_its_current_version(
+    database_url: str, conn: Conn, codec: Codec, size: int
+) -> None:
+    logical = county.observation_id("1", "R1", "GLU")
+    for n, at in enumerate((5, 7, 1, 2)):
+        repository.apply(conn, codec, [(county.origin(n), county.report("1", "R1", {"GLU": str(at)}, at=at))])
+    conn.commit()
+
+    async def pages(db: Any) -> list[tuple[int, bool]]:
+        out: list[reader.Stored] = []
+        while page := await reader.history(
+            db, codec, "Observation", logical, before=out[-1].seq if out else None, count=size
+        ):
+            out += page
+        return [(s.version, s.stale) for s in out]
+
+    assert ask(database_url, pages) == [(2, False), (4, True), (3, True), (1, False)]
 
 
 def test_pages_through_the_history_of_one_resource_of_a_type_and_of_everything(

@@ -68,6 +68,7 @@ CREATE TABLE resource_history (
     PRIMARY KEY (shard, rtype, id, version)
 );
 CREATE INDEX resource_history_seq ON resource_history (rtype, seq);
+CREATE INDEX resource_history_updated ON resource_history (rtype, updated);
 COMMENT ON COLUMN resource_history.stale IS 'arrived after something newer: never was current';
 COMMENT ON COLUMN resource_history.content IS 'as resource.content: a stale statement is kept once';
 
