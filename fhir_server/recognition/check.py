@@ -178,7 +178,7 @@ def _rows(question: Question, answers: Answers) -> list[Row]:
         orderable = decision.order.orderable
         entry = call | {
             "card": answer.id,
-            "decision": as_dict(decision),
+            "decision": as_dict(decision, brief=True),
             "price_fen": answer.price,
             "placers": [p for r in answer.requests for p in identifiers(r)],
         }

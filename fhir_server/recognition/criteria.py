@@ -6,12 +6,12 @@ mappings/catalogue/policy.yaml (articles); how a policy uses it is its ``Mode``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fhir_server.recognition.order import Order
 from fhir_server.recognition.rules import Mode, Policy, Rules
@@ -65,21 +65,17 @@ class Candidate:
     quality: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Criterion:
-    """One criterion judged on one result: ``evidence`` holds the facts compared, as JSON values."""
+class Criterion(NamedTuple):
+    """One criterion judged on one result: ``evidence`` holds the facts compared.
+
+    ``stands``: it does not stand in the way: met, not required, or required only where stated and nothing is stated.
+    """
 
     name: str
     answer: Answer
     mode: Mode
     evidence: dict[str, Any]
-
-    @property
-    def stands(self) -> bool:
-        """True when it does not stand in the way: met, not required, or required only where stated and nothing is stated."""
-        return self.answer in (Answer.MET, Answer.NOT_REQUIRED) or (
-            self.mode is Mode.IF_STATED and self.answer is Answer.UNKNOWN
-        )
+    stands: bool
 
 
 Judged = tuple[Answer, dict[str, Any]]
@@ -95,11 +91,6 @@ class Case:
     policy: Policy
     at: datetime
     rules: Rules
-
-
-def instant(at: datetime | None) -> str | None:
-    """Aware datetime as UTC text, or None."""
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z") if at else None
 
 
 def _identity(case: Case) -> Judged:
@@ -118,9 +109,7 @@ def _identity(case: Case) -> Judged:
 def _received(case: Case) -> Judged:
     if case.result.recorded is None:
         return Answer.UNKNOWN, {}
-    return (Answer.MET if case.result.recorded <= case.at else Answer.NOT_MET), {
-        "recorded": instant(case.result.recorded)
-    }
+    return (Answer.MET if case.result.recorded <= case.at else Answer.NOT_MET), {"recorded": case.result.recorded}
 
 
 # Observation.status (http://hl7.org/fhir/R4/valueset-observation-status.html); "unknown" is in neither set.
@@ -131,7 +120,7 @@ _NOT_FINAL: Final = frozenset({"registered", "preliminary", "cancelled", "entere
 def _final(case: Case) -> Judged:
     evidence: dict[str, Any] = {"status": case.result.status}
     if case.result.until is not None and case.result.until <= case.at:
-        return Answer.NOT_MET, evidence | {"superseded": instant(case.result.until)}
+        return Answer.NOT_MET, evidence | {"superseded": case.result.until}
     if case.result.status in _FINAL:
         return Answer.MET, evidence
     return (Answer.NOT_MET if case.result.status in _NOT_FINAL else Answer.UNKNOWN), evidence
@@ -195,7 +184,7 @@ def _window(case: Case) -> Judged:
     evidence: dict[str, Any] = {
         "days": case.item.window_days,
         "time_base": case.policy.time_base,
-        "from": instant(base),
+        "from": base,
     }
     if case.item.window_days == 0:
         return Answer.NOT_MET, evidence | {"reason": "never-recognized-automatically"}
@@ -255,3 +244,20 @@ JUDGES: Final[dict[str, Callable[[Case], Judged]]] = {
 
 # When one of these is not met the result is sound but nobody is bound by it, so it may still be looked at.
 DUTY: Final = frozenset({"own-facility", "consortium", "context"})
+
+
+def judge(case: Case, modes: Mapping[str, Mode]) -> tuple[Criterion, ...]:
+    """Every criterion on one case. ``modes``: how the policy uses each."""
+    out = []
+    for name, of in JUDGES.items():
+        mode = modes[name]
+        answer, evidence = of(case)
+        if mode is Mode.NOT_REQUIRED:
+            answer = Answer.NOT_REQUIRED
+        stands = (
+            answer is Answer.MET
+            or answer is Answer.NOT_REQUIRED
+            or (answer is Answer.UNKNOWN and mode is Mode.IF_STATED)
+        )
+        out.append(Criterion(name, answer, mode, evidence, stands))
+    return tuple(out)

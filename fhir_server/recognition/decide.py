@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from fhir_server.recognition.criteria import DUTY, JUDGES, Answer, Candidate, Case, Criterion, instant
+from fhir_server.recognition.criteria import DUTY, JUDGES, Answer, Candidate, Case, Criterion, judge
 from fhir_server.recognition.order import Order
 from fhir_server.recognition.rules import Mode, Policy, Rules
-from mappings.catalogue import Item
 
 
 class Outcome(StrEnum):
@@ -104,8 +103,9 @@ def decide(order: Order, candidates: Iterable[Candidate], rules: Rules, at: date
         if not (order.id and c.order == order.id):
             rows.setdefault(c.item or None, []).append(c)
     required = frozenset(order.orderable.required)
+    world = _World(order, rows, rules, policy, {name: policy.mode(name) for name in JUDGES}, at)
     members = tuple(
-        _member(order, code, code in required, rows, rules, policy, at)
+        _member(world, code, code in required)
         for code in dict.fromkeys((*order.orderable.required, *order.orderable.optional))
     )
     outcomes = [m.outcome for m in members if m.required]
@@ -120,48 +120,40 @@ def decide(order: Order, candidates: Iterable[Candidate], rules: Rules, at: date
     return Decision(order, outcome, members, at, rules.version, policy)
 
 
-def _member(
-    order: Order,
-    code: str,
-    required: bool,
-    rows: dict[str | None, list[Candidate]],
-    rules: Rules,
-    policy: Policy,
-    at: datetime,
-) -> Member:
-    item = rules.items.get(code)
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What all members of one decision share."""
+
+    order: Order
+    rows: dict[str | None, list[Candidate]]
+    rules: Rules
+    policy: Policy
+    modes: dict[str, Mode]
+    at: datetime
+
+
+def _newest(c: Candidate) -> tuple[datetime, datetime, datetime, str, int]:
+    return (c.effective or _LONG_AGO, c.issued or _LONG_AGO, c.recorded or _LONG_AGO, c.id, c.version)
+
+
+def _member(world: _World, code: str, required: bool) -> Member:
+    item = world.rules.items.get(code)
     if item is None:
         return Member(code, code, code, required, Outcome.NOT_COVERED, None, ())
-    best: tuple[tuple[Any, ...], Outcome, Candidate, tuple[Criterion, ...]] | None = None
     # An unmapped result of the same LOINC code is judged too: never recognized, but the audit can name the cause.
-    unmapped = [c for c in rows.get(None, ()) if c.loinc and c.loinc == item.loinc]
-    for c in (*rows.get(code, ()), *unmapped):
-        criteria = _judge(order, c, item, rules, policy, at)
+    unmapped = [c for c in world.rows.get(None, ()) if c.loinc and c.loinc == item.loinc]
+    best: tuple[tuple[int, int], Outcome, Candidate, tuple[Criterion, ...]] | None = None
+    for c in sorted((*world.rows.get(code, ()), *unmapped), key=_newest, reverse=True):
+        criteria = judge(Case(world.order, c, item, world.policy, world.at, world.rules), world.modes)
         outcome = _outcome(criteria)
-        key = (
-            _RANK.get(outcome, 0),
-            -sum(1 for criterion in criteria if not criterion.stands),
-            c.effective or _LONG_AGO,
-            c.issued or _LONG_AGO,
-            c.recorded or _LONG_AGO,
-            c.id,
-            c.version,
-        )
+        key = (_RANK.get(outcome, 0), -sum(not criterion.stands for criterion in criteria))
         if best is None or key > best[0]:
             best = (key, outcome, c, criteria)
+        if outcome is Outcome.RECOGNIZED:
+            break  # newest first: none behind it is better
     if best is None:
         return Member(code, item.name_zh, item.name_en, required, Outcome.NOT_RECOGNIZABLE, None, ())
     return Member(code, item.name_zh, item.name_en, required, best[1], best[2], best[3])
-
-
-def _judge(order: Order, c: Candidate, item: Item, rules: Rules, policy: Policy, at: datetime) -> tuple[Criterion, ...]:
-    case = Case(order, c, item, policy, at, rules)
-    out = []
-    for name, judge in JUDGES.items():
-        mode = policy.mode(name)
-        answer, evidence = judge(case)
-        out.append(Criterion(name, Answer.NOT_REQUIRED if mode is Mode.NOT_REQUIRED else answer, mode, evidence))
-    return tuple(out)
 
 
 def _outcome(criteria: tuple[Criterion, ...]) -> Outcome:
@@ -174,8 +166,11 @@ def _outcome(criteria: tuple[Criterion, ...]) -> Outcome:
     return Outcome.REFERENCE_ONLY
 
 
-def as_dict(decision: Decision) -> dict[str, Any]:
-    """Decision as JSON values (shape: docs/recognition.md). A result that may not be shown is left out; its criteria stay."""
+def as_dict(decision: Decision, *, brief: bool = False) -> dict[str, Any]:
+    """Decision as JSON values (shape: docs/recognition.md). A result that may not be shown is left out; its criteria stay.
+
+    ``brief``, for the ledger: of the criteria only the answers, and the facts of those that stood in the way.
+    """
     order = decision.order
     return {
         "outcome": decision.outcome.value,
@@ -187,20 +182,36 @@ def as_dict(decision: Decision) -> dict[str, Any]:
         "order": order.id or None,
         "fresh": [m.item for m in decision.fresh],
         "missing": [m.item for m in decision.missing],
-        "members": [
-            {
-                "item": m.item,
-                "name": m.name_zh,
-                "required": m.required,
-                "outcome": m.outcome.value,
-                "result": _shown(m.shown) if m.shown else None,
-                "criteria": {
-                    c.name: {"answer": c.answer.value, "mode": c.mode.value, **c.evidence} for c in m.criteria
-                },
-            }
-            for m in decision.members
-        ],
+        "members": [_member_dict(m, brief) for m in decision.members],
     }
+
+
+def _member_dict(member: Member, brief: bool) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "item": member.item,
+        "name": member.name_zh,
+        "required": member.required,
+        "outcome": member.outcome.value,
+        "result": _shown(member.shown) if member.shown else None,
+    }
+    if not brief:
+        out["criteria"] = {
+            c.name: {"answer": c.answer.value, "mode": c.mode.value, **_facts(c)} for c in member.criteria
+        }
+        return out
+    answers: dict[str, list[str]] = {}
+    for c in member.criteria:
+        answers.setdefault(c.answer.value, []).append(c.name)
+    return out | {"criteria": answers, "obstacles": {c.name: _facts(c) for c in member.obstacles}}
+
+
+def _facts(criterion: Criterion) -> dict[str, Any]:
+    return {k: instant(v) if isinstance(v, datetime) else v for k, v in criterion.evidence.items()}
+
+
+def instant(at: datetime | None) -> str | None:
+    """Aware datetime as UTC text, or None."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z") if at else None
 
 
 def _name(order: Order) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Literal
 
 import asyncpg
+import orjson
 
 from conformance import chain
 
@@ -81,7 +82,7 @@ def _iso(at: datetime) -> str:
 
 def canonical(entry: dict[str, Any]) -> str:
     """JSON text with sorted keys and no spaces: the same values always give the same text."""
-    return json.dumps(entry, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return orjson.dumps(entry, option=orjson.OPT_SORT_KEYS).decode()
 
 
 class Ledger:
