@@ -55,28 +55,35 @@ class GroupCommit:
         self._work = asyncio.Event()
         self._fresh = asyncio.Event()
         self._away = False
+        self._running = False
+        self._conn: asyncpg.Connection | None = None
 
     async def accept(self, arrival: Arrival) -> Accepted:
         """Returns once the message is durable. Raises DatabaseAway or Refused."""
+        if not self._running:
+            raise DatabaseAway
         future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         self._channels.setdefault((arrival.facility, arrival.channel), deque()).append((arrival, future))
         self._work.set()
         return await future
 
     async def run(self) -> None:
-        """Writes groups until cancelled; a group under way is finished first."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._wake_workers())
+        """Writes groups until cancelled; then what still waits is written too."""
+        self._running = True
+        waker = asyncio.create_task(self._wake_workers())
+        try:
             while True:
                 await self._work.wait()
-                group = self._next_group()
-                if not group:
-                    self._work.clear()
-                    continue
-                await self._write(group)
+                self._work.clear()
+                await self._write_all()
+        finally:
+            # Whatever ended the writing: from here on nobody waits for it.
+            self._running = False
+            waker.cancel()
+            await self._write_all()
+            await self._let_go()
 
-    async def drain(self) -> None:
-        """Writes what still waits; for the end, after ``run`` was cancelled."""
+    async def _write_all(self) -> None:
         while group := self._next_group():
             await self._write(group)
 
@@ -112,20 +119,35 @@ class GroupCommit:
             if not self._away:
                 log.warning("inbox_away fault=%s", type(fault).__name__)
             self._away = True
+            await self._let_go(broken=True)
+        else:
+            if self._away:
+                log.info("inbox_back")
+            self._away = False
+            for (_, future), answer in zip(group, accepted, strict=True):
+                if not future.done():
+                    future.set_result(answer)
+            self._fresh.set()
+        finally:
+            # Also when the writing was cancelled: who has no answer by now gets none from here.
             for _, future in group:
                 _settle(future, DatabaseAway())
-            return
-        if self._away:
-            log.info("inbox_back")
-        self._away = False
-        for (_, future), answer in zip(group, accepted, strict=True):
-            if not future.done():
-                future.set_result(answer)
-        self._fresh.set()
 
     async def _store(self, arrivals: list[Arrival]) -> list[Accepted]:
-        async with asyncio.timeout(self._timeout), self._pool.acquire() as conn:
-            return await inbox.accept(conn, arrivals)
+        # The connection is kept: readers that use up the pool must not delay an acknowledgement.
+        async with asyncio.timeout(self._timeout):
+            if self._conn is None:
+                self._conn = await self._pool.acquire()
+            return await inbox.accept(self._conn, arrivals)
+
+    async def _let_go(self, *, broken: bool = False) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            with contextlib.suppress(*AWAY):
+                if broken:
+                    conn.terminate()
+            with contextlib.suppress(*AWAY):
+                await self._pool.release(conn)
 
     async def _wake_workers(self) -> None:
         # After the commit and outside it: NOTIFY inside would make the commits of the workers wait for each other's fsync.

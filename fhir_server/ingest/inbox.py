@@ -125,17 +125,18 @@ def plain(text: str) -> str:
 
 
 def issues_json(issues: Sequence[Issue]) -> str | None:
-    """Issues as JSON text for a jsonb column; None when there are none. jsonb takes no NUL."""
-    if not issues:
-        return None
-    clean = [
-        {
-            k: v.replace("\x00", "\ufffd").encode(errors="replace").decode() if isinstance(v, str) else v
-            for k, v in i.as_dict().items()
-        }
-        for i in issues
-    ]
-    return orjson.dumps(clean).decode()
+    """Issues as JSON text for a jsonb column; None when there are none."""
+    return orjson.dumps(_issue_rows(issues)).decode() if issues else None
+
+
+def _issue_rows(issues: Sequence[Issue]) -> list[dict[str, Any]]:
+    """Issues as plain JSON values. ``value`` is text of the sender: jsonb takes no NUL, and JSON no half of a surrogate pair."""
+    rows = [i.as_dict() for i in issues]
+    for row in rows:
+        value = row.get("value")
+        if value is not None and not value.isprintable():
+            row["value"] = value.replace("\x00", "\ufffd").encode(errors="replace").decode()
+    return rows
 
 
 _ACCEPT = """
@@ -255,21 +256,25 @@ def lock(conn: psycopg.Connection[Any], token: str, messages: Sequence[Claimed])
 
 def finish(conn: psycopg.Connection[Any], outcomes: Sequence[Outcome], at: datetime) -> None:
     """Writes what became of locked messages; the caller's transaction commits it with everything they changed."""
+    rows = [
+        {
+            "shard": o.message.shard,
+            "id": o.message.id,
+            "status": o.status,
+            "reason": o.reason,
+            "issues": _issue_rows(o.issues) or None,
+            "unread": o.unread or None,
+            "mapping": o.mapping,
+        }
+        for o in outcomes
+    ]
+    # One JSON text: an array of texts would be escaped again, character by character.
     conn.execute(
-        "UPDATE inbox i SET status = a.status, reason = a.reason, issues = a.issues::jsonb, unread = a.unread::jsonb,"
-        " mapping = a.mapping, converted_at = %s, claimed_by = NULL, lease_until = NULL, attempts = 0"
-        " FROM unnest(%s::smallint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::integer[])"
-        " AS a(shard, id, status, reason, issues, unread, mapping) WHERE i.shard = a.shard AND i.id = a.id",
-        (
-            at,
-            [o.message.shard for o in outcomes],
-            [o.message.id for o in outcomes],
-            [o.status for o in outcomes],
-            [o.reason for o in outcomes],
-            [issues_json(o.issues) for o in outcomes],
-            [orjson.dumps(list(o.unread)).decode() if o.unread else None for o in outcomes],
-            [o.mapping for o in outcomes],
-        ),
+        "UPDATE inbox i SET status = a.status, reason = a.reason, issues = a.issues, unread = a.unread, mapping = a.mapping,"
+        " converted_at = %s, claimed_by = NULL, lease_until = NULL, attempts = 0 FROM jsonb_to_recordset(%s::jsonb)"
+        " AS a(shard smallint, id bigint, status text, reason text, issues jsonb, unread jsonb, mapping integer)"
+        " WHERE i.shard = a.shard AND i.id = a.id",
+        (at, orjson.dumps(rows).decode()),
     )
 
 

@@ -88,6 +88,7 @@ class Receiver:
     async def open(self) -> None:
         """Starts the writer of the inbox and the teller of application acknowledgements."""
         self._tasks = [asyncio.create_task(self._commit.run()), asyncio.create_task(self._applications.run())]
+        await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Writes what still waits, then stops."""
@@ -96,7 +97,6 @@ class Receiver:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await self._commit.drain()
 
     def max_bytes(self, peer: Peer) -> int:
         """Largest message of a connection: the most that one of its channels allows."""
