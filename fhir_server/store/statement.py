@@ -26,6 +26,7 @@ WITHDRAWN: Final = "entered-in-error"
 """The status of a withdrawn resource; a code of every resource type that has a report number or belongs to a report."""
 
 _SERVER_META: Final = frozenset({"versionId", "lastUpdated"})
+_NO_CONTENT: Final = _SERVER_META | {"source"}
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _RECENCY: Final = Struct(">BQQB")
@@ -134,14 +135,19 @@ def write_recency(at: datetime, before: bytes) -> bytes:
 
 def tail_of(resource: dict[str, Any]) -> bytes:
     """The JSON object without resourceType, id and meta: what stays the same from version to version of equal content."""
-    return dumps({k: v for k, v in resource.items() if k not in ("resourceType", "id", "meta")})
+    rest = resource.copy()
+    rest.pop("meta", None)
+    del rest["resourceType"]
+    del rest["id"]
+    return dumps(rest)
 
 
 def digest(resource: dict[str, Any], tail: bytes) -> bytes:
     """16 bytes that are equal when the content is: everything but meta.versionId, meta.lastUpdated and meta.source."""
     meta = resource.get("meta")
-    rest = {k: v for k, v in meta.items() if k not in _SERVER_META and k != "source"} if meta else None
-    return hashlib.blake2b(tail + dumps(rest) if rest else tail, digest_size=16).digest()
+    if meta and not meta.keys() <= _NO_CONTENT:
+        tail += dumps({k: v for k, v in meta.items() if k not in _NO_CONTENT})
+    return hashlib.blake2b(tail, digest_size=16).digest()
 
 
 def render(resource: dict[str, Any], tail: bytes, version: int, updated: str) -> tuple[dict[str, Any], bytes]:
@@ -149,15 +155,16 @@ def render(resource: dict[str, Any], tail: bytes, version: int, updated: str) ->
 
     http://hl7.org/fhir/R4/resource.html#Meta
     """
-    stated = resource.get("meta")
     meta: dict[str, Any] = {"versionId": str(version), "lastUpdated": updated}
+    stated = resource.get("meta")
     if stated:
-        meta.update((k, v) for k, v in stated.items() if k not in _SERVER_META)
-    kind, logical = resource["resourceType"], resource["id"]
-    served = {"resourceType": kind, "id": logical, "meta": meta}
-    served.update((k, v) for k, v in resource.items() if k not in served)
-    body = b'{"resourceType":"%b","id":"%b","meta":%b' % (kind.encode(), logical.encode(), dumps(meta))
-    return served, body + (b"," + tail[1:] if len(tail) > 2 else b"}")
+        for key, value in stated.items():
+            if key not in _SERVER_META:
+                meta[key] = value
+    served = resource.copy()
+    served["meta"] = meta
+    head = f'{{"resourceType":"{resource["resourceType"]}","id":"{resource["id"]}","meta":'.encode()
+    return served, head + dumps(meta) + (b"," + tail[1:] if len(tail) > 2 else b"}")
 
 
 def with_status(resource: dict[str, Any], status: str) -> dict[str, Any]:

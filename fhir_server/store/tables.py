@@ -323,6 +323,26 @@ zstd_dictionary = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
+worker = Table(
+    "worker",
+    metadata,
+    Column("name", Text, primary_key=True, comment="host/pid/random; or retired: the sum of those that are gone"),
+    Column("version", Text, nullable=False, comment="of the program"),
+    Column("started", Time, nullable=False),
+    Column("seen", Time, nullable=False, comment="last sign of life, by the clock of the database"),
+    Column("counts", JSONB, nullable=False, comment="totals of its metrics"),
+    comment="worker processes; no patient data",
+)
+
+feed = Table(
+    "feed",
+    metadata,
+    Column("facility", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("received_at", Time, nullable=False, comment="when its last message arrived"),
+    comment="channels that were ever heard",
+)
+
 # --- evidence ---------------------------------------------------------------------------------------------------------------
 
 audit_entry = Table(
