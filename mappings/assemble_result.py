@@ -224,7 +224,7 @@ def map_observation(result: Result, x: Context, plan: Plan, report: dict[str, An
         "meta": {"source": x.source_uri},
         "status": "unknown",
     }
-    maps[0].apply_kept(record, x, out, state.day)
+    maps[0].apply_kept(record, x, out, x.profile.tests.period(state.day))
     if size < 12 or not fields[11]:
         missing_status(record, x, out)
     if state.withdrawn:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -121,6 +122,15 @@ class CodeTable(Generic[_T]):
             for name in names:
                 self._by_name.setdefault(name_key(name), []).append(row)
         self.rows = tuple(kept)
+        self._starts = sorted({row.valid_from for row in kept if row.valid_from})
+        self._ends = sorted({row.valid_to for row in kept if row.valid_to})
+
+    def period(self, at: str) -> tuple[int, int]:
+        """Equal for two dates when every code means the same on both; a date that is unknown (empty) has a period of its own."""
+        if not at:
+            return (-1, -1)
+        day = at[:10]
+        return bisect_right(self._starts, day), bisect_left(self._ends, day)
 
     def find(self, code: str, name: str = "", at: str = "") -> Found[_T]:
         """Look a test or order up.

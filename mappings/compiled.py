@@ -92,11 +92,11 @@ class CompiledMap:
                 # HL7 null says "delete": the element is left out, and that is how it is read.
                 read.add(field)
 
-    def apply_kept(self, record: Record, x: Context, out: dict[str, Any], day: str) -> None:
+    def apply_kept(self, record: Record, x: Context, out: dict[str, Any], period: tuple[int, int]) -> None:
         """As ``apply``, but fields that are not ``live`` are read once per profile and text, and their outcome is kept.
 
-        A laboratory sends the same code, unit, range and flag all day. ``day`` is part of the key (code maps are valid in time). What a
-        step notes for the live ones (``x.order.noted``) is kept with it.
+        A laboratory sends the same code, unit, range and flag all day. ``period`` is part of the key (code maps are valid in time:
+        CodeTable.period). What a step notes for the live ones (``x.order.noted``) is kept with it.
         """
         x.record = record
         fields = record.fields()
@@ -105,7 +105,7 @@ class CompiledMap:
         for field in self._blanked:
             if field < size:
                 key[field] = None
-        marked = (self.name, day, tuple(key))
+        marked = (self.name, period, tuple(key))
         kept: Kept | None = x.memo.find(marked)
         if kept is None:
             kept = self._keep(record, x)

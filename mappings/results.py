@@ -105,7 +105,8 @@ def result_code(record: Record, x: Context, out: dict[str, Any]) -> bool:
         if _LETTERS.search(sub):
             elsewhere = sub
     order = x.order
-    answer = x.memo.get(("obx3", element, elsewhere, order.day), lambda: _code_answer(element, elsewhere, order.day, x))
+    period = x.profile.tests.period(order.day)
+    answer = x.memo.get(("obx3", element, elsewhere, period), lambda: _code_answer(element, elsewhere, order.day, x))
     out["code"] = answer.concept
     ranges = record.get(7)
     range_text = values.joined(ranges[0]) if ranges else ""
