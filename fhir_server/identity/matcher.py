@@ -97,11 +97,8 @@ def judge(a: Facts, b: Facts) -> Verdict:
         difference = _difference(a, b)
         if difference:
             return Verdict("certainly-not", difference)
-        return Verdict("possible", _doubt(a.name) or _doubt(b.name) or _missing(a, b) or "no-resident-id")
-    doubt = _doubt(a.name) or _doubt(b.name)
-    if doubt and doubt != "missing-name":
-        return Verdict("possible", doubt)
-    against = _difference(a, b) or _contradiction(a, b)
+        return Verdict("possible", _doubts(a, b) or _missing(a, b) or "no-resident-id")
+    against = _doubts(a, b) or _difference(a, b) or _contradiction(a, b)
     if against:
         return Verdict("possible", against)
     missing = _missing(a, b)
@@ -156,6 +153,11 @@ def _missing(a: Facts, b: Facts) -> str:
         if not present:
             return f"missing-{name}"
     return ""
+
+
+def _doubts(a: Facts, b: Facts) -> str:
+    """What makes one of the names useless though it is there."""
+    return min({_doubt(a.name), _doubt(b.name)} - {"", "missing-name"}, default="")
 
 
 def _doubt(name: str) -> str:
