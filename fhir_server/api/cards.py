@@ -49,7 +49,7 @@ def card(answer: Answer, rules: Rules, names: Names, language: Language, base: s
     out: dict[str, Any] = {
         "uuid": answer.id,
         "summary": explain.summary(decision, names, language),
-        "detail": explain.detail(decision, names, language),
+        "detail": explain.detail(decision, rules, names, language),
         "indicator": "warning" if decision.outcome is Outcome.RECOGNIZED else "info",
         "source": {
             "label": _SOURCE[language],

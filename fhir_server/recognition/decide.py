@@ -50,6 +50,11 @@ class Member:
         return tuple(c for c in self.criteria if not c.stands)
 
     @property
+    def known(self) -> bool:
+        """False when there is no result, or none that is surely this person's: then nothing about it may be told."""
+        return self.result is not None and all(c.stands for c in self.criteria if c.name == "identity")
+
+    @property
     def shown(self) -> Candidate | None:
         """The result when it may be shown: surely this person's, visible then, and not void or preliminary."""
         return self.result if self.outcome in (Outcome.RECOGNIZED, Outcome.REFERENCE_ONLY) else None
@@ -167,7 +172,8 @@ def _outcome(criteria: tuple[Criterion, ...]) -> Outcome:
 
 
 def as_dict(decision: Decision, *, brief: bool = False) -> dict[str, Any]:
-    """Decision as JSON values (shape: docs/recognition.md). A result that may not be shown is left out; its criteria stay.
+    """Decision as JSON values (shape: docs/recognition.md). A result that may not be shown is left out and its criteria stay; of one
+    that is not surely this person's nothing stays but that.
 
     ``brief``, for the ledger: of the criteria only the answers, and the facts of those that stood in the way.
     """
@@ -187,6 +193,7 @@ def as_dict(decision: Decision, *, brief: bool = False) -> dict[str, Any]:
 
 
 def _member_dict(member: Member, brief: bool) -> dict[str, Any]:
+    told = [c for c in member.criteria if member.known or c.name == "identity"]
     out: dict[str, Any] = {
         "item": member.item,
         "name": member.name_zh,
@@ -195,14 +202,12 @@ def _member_dict(member: Member, brief: bool) -> dict[str, Any]:
         "result": _shown(member.shown) if member.shown else None,
     }
     if not brief:
-        out["criteria"] = {
-            c.name: {"answer": c.answer.value, "mode": c.mode.value, **_facts(c)} for c in member.criteria
-        }
+        out["criteria"] = {c.name: {"answer": c.answer.value, "mode": c.mode.value, **_facts(c)} for c in told}
         return out
     answers: dict[str, list[str]] = {}
-    for c in member.criteria:
+    for c in told:
         answers.setdefault(c.answer.value, []).append(c.name)
-    return out | {"criteria": answers, "obstacles": {c.name: _facts(c) for c in member.obstacles}}
+    return out | {"criteria": answers, "obstacles": {c.name: _facts(c) for c in told if not c.stands}}
 
 
 def _facts(criterion: Criterion) -> dict[str, Any]:

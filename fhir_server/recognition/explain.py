@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Final, Literal
 
-from fhir_server.recognition.criteria import Answer, Candidate
+from fhir_server.recognition.criteria import JUDGES, Answer, Candidate
 from fhir_server.recognition.decide import Decision, Member, Outcome
+from fhir_server.recognition.rules import Mode, Rules
 
 Language = Literal["zh", "en"]
 SUMMARY_LENGTH: Final = 139
@@ -163,7 +164,7 @@ def _reasons(decision: Decision, language: Language) -> str:
     """Which criteria stood in the way, most frequent first, two at most."""
     counts: dict[tuple[str, Answer], int] = {}
     for member in decision.missing:
-        for criterion in member.obstacles[:1]:
+        for criterion in member.obstacles[:1] if member.known else ():
             key = (criterion.name, criterion.answer)
             counts[key] = counts.get(key, 0) + 1
     named = sorted(counts, key=lambda k: (-counts[k], k[0]))[:2]
@@ -172,8 +173,9 @@ def _reasons(decision: Decision, language: Language) -> str:
     return glue.join(CRITERIA[name][language] + gap + _ANSWERS[answer][language] for name, answer in named)
 
 
-def detail(decision: Decision, names: Names, language: Language) -> str:
-    """GitHub-flavoured markdown: one row per member with value, facility, time, and what stands in the way."""
+def detail(decision: Decision, rules: Rules, names: Names, language: Language) -> str:
+    """GitHub-flavoured markdown: one row per member with value, facility, time, age against the window, and what stands in the way;
+    then the policy, the texts it rests on and the version of the rules."""
     head = (
         "| 项目 | 结果 | 机构 | 时间 | 结论 |" if language == "zh" else "| Item | Result | Facility | Time | Finding |"
     )
@@ -184,8 +186,10 @@ def detail(decision: Decision, names: Names, language: Language) -> str:
         name = member.name_zh if language == "zh" else member.name_en or member.name_zh
         result = member.shown
         at = _time(result).astimezone(names.zone) if result and _time(result) else None  # type: ignore[union-attr]
-        finding = OUTCOMES[member.outcome][language]
-        if member.obstacles:
+        finding = OUTCOMES[member.outcome][language] + _age(member, language)
+        if not member.known:
+            finding = "无既往结果" if language == "zh" else "no earlier result"
+        elif member.obstacles:
             gap = "" if language == "zh" else " "
             finding += ": " + ", ".join(
                 CRITERIA[c.name][language] + gap + _ANSWERS[c.answer][language] for c in member.obstacles
@@ -198,7 +202,25 @@ def detail(decision: Decision, names: Names, language: Language) -> str:
             finding,
         )
         lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
-    return "\n".join(lines)
+    return "\n".join((*lines, "", _basis(decision, rules, language)))
+
+
+def _age(member: Member, language: Language) -> str:
+    facts = next((c.evidence for c in member.criteria if c.name == "window"), {})
+    if member.shown is None or "age_hours" not in facts:
+        return ""
+    age, days = f"{facts['age_hours'] / 24:.1f}", facts["days"]
+    return f",已过{age}天,时限{days}天" if language == "zh" else f", {age} of {days} days"
+
+
+def _basis(decision: Decision, rules: Rules, language: Language) -> str:
+    """What the decision rests on: only texts that were found, each once."""
+    articles = (rules.articles.get(name) for name in JUDGES if decision.policy.mode(name) is not Mode.NOT_REQUIRED)
+    cited = dict.fromkeys(a.citation.partition("(")[0] for a in articles if a and a.found)
+    policy = decision.policy.name_zh if language == "zh" else decision.policy.name_en
+    if language == "zh":
+        return f"依据:{policy};{';'.join(cited)}。规则版本 {decision.rules_version}。"
+    return f"Basis: {policy}; {'; '.join(cited)}. Rules {decision.rules_version}."
 
 
 def value_text(result: Candidate) -> str:

@@ -98,18 +98,37 @@ def test_a_sentence_stays_under_140_characters(rules: Rules, result: Make, now: 
 def test_the_detail_is_a_table_with_value_place_time_and_finding(
     rules: Rules, order: Make, rows: list[Any], now: datetime
 ) -> None:
-    text = detail(decide(order(), [rows[0], replace(rows[1], unit=None)], rules, now), NAMES, "zh")
+    text = detail(decide(order(), [rows[0], replace(rows[1], unit=None)], rules, now), rules, NAMES, "zh")
     lines = text.splitlines()
     assert lines[0] == "| 项目 | 结果 | 机构 | 时间 | 结论 |"
-    assert lines[2] == "| 尿素 | 6.30 mmol/L | 北岭镇卫生院 | 2025-11-20 17:00 | 可互认 |"
-    assert lines[3] == "| 肌酐 | 6.30 umol/L | 北岭镇卫生院 | 2025-11-20 17:00 | 仅供参考: 单位不明 |"
-    assert lines[4] == "| 尿酸 | - | - | - | 不可互认 |"
+    assert lines[2] == "| 尿素 | 6.30 mmol/L | 北岭镇卫生院 | 2025-11-20 17:00 | 可互认,已过1.0天,时限7天 |"
+    assert lines[3] == "| 肌酐 | 6.30 umol/L | 北岭镇卫生院 | 2025-11-20 17:00 | 仅供参考,已过1.0天,时限7天: 单位不明 |"
+    assert lines[4] == "| 尿酸 | - | - | - | 无既往结果 |"
+
+
+def test_nothing_is_told_of_a_result_that_is_not_surely_this_persons(
+    rules: Rules, order: Make, rows: list[Any], now: datetime
+) -> None:
+    unsure = [replace(c, grade="probable") for c in rows]
+    for language in ("zh", "en"):
+        with_them, without = (decide(order(), found, rules, now) for found in (unsure, []))
+        assert summary(with_them, NAMES, language) == summary(without, NAMES, language)
+        assert detail(with_them, rules, NAMES, language) == detail(without, rules, NAMES, language)
+
+
+def test_the_detail_says_what_it_rests_on(rules: Rules, order: Make, rows: list[Any], now: datetime) -> None:
+    decision = decide(order(), rows, rules, now)
+    last = detail(decision, rules, NAMES, "zh").splitlines()[-1]
+    assert last.startswith("依据:紧密型县域医共体内互认;国卫医发〔2022〕6号;")
+    assert rules.version in last
+    assert "本项目规则" not in last
+    assert detail(decision, rules, NAMES, "en").splitlines()[-1].startswith("Basis: Inside one county")
 
 
 def test_text_of_a_sender_does_not_become_markup(rules: Rules, order: Make, rows: list[Any], now: datetime) -> None:
     nasty = replace(rows[0], unit_text="x|y\n[a](http://b)<script>")
-    text = detail(decide(order(), [nasty, *rows[1:]], rules, now), NAMES, "zh")
-    assert len(text.splitlines()) == 5
+    text = detail(decide(order(), [nasty, *rows[1:]], rules, now), rules, NAMES, "zh")
+    assert len(text.splitlines()) == 7
     assert "<script>" not in text
     assert "\\|" in text
 
