@@ -15,6 +15,7 @@ from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.recognition import rules
 from fhir_server.recognition.ledger import Ledger
+from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
 from fhir_server.store.body import Codec
@@ -56,6 +57,7 @@ def create_app(services: Services, base_url: str) -> FastAPI:
     app = FastAPI(title="Tongjian", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
     app.state.base_url = base_url
+    params.install(services.settings.zone, base_url)
     responses.install(app)
     app.include_router(rest.router, prefix="/fhir")
     app.include_router(cds_hooks.router)

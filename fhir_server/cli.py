@@ -100,9 +100,11 @@ def serve(
 def work(data: DataDir = None, profiles: Profiles = None) -> None:
     """Run one more converter process beside a running server (same database, same profiles)."""
     from fhir_server.ingest import worker  # noqa: PLC0415
+    from fhir_server.search import params  # noqa: PLC0415
     from fhir_server.serve import database  # noqa: PLC0415
 
     chosen = _settings(data_dir=data, profiles_dir=profiles)
+    params.install(chosen.zone, chosen.fhir_base())
     with database(chosen) as url:
         worker.run(
             url,

@@ -42,14 +42,14 @@ def _parameters(package: Path) -> list[dict[str, Any]]:
         base = [b for b in d.get("base", []) if b in BASES]
         if not base or d["url"].startswith("http://hl7.org/fhir/SearchParameter/example") or d["code"] == "_id":
             continue
-        expression = " | ".join(
-            p for p in _split(d.get("expression", "")) if p.lstrip("(").split(".")[0] in BASES
-        )
+        expression = " | ".join(p for p in _split(d.get("expression", "")) if p.lstrip("(").split(".")[0] in BASES)
         entry = {"url": d["url"], "code": d["code"], "base": base, "type": d["type"], "expression": expression}
         if d.get("target"):
             entry["target"] = [t for t in d["target"] if t in RESOURCE_TYPES or t == "Resource"]
         if d.get("component"):
-            entry["component"] = [{"definition": c["definition"], "expression": c["expression"]} for c in d["component"]]
+            entry["component"] = [
+                {"definition": c["definition"], "expression": c["expression"]} for c in d["component"]
+            ]
         if d.get("multipleAnd") is False:
             entry["multipleAnd"] = False
         found.append(entry)

@@ -31,6 +31,8 @@ DATABASE_AWAY: Final[tuple[type[Exception], ...]] = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    # What asyncpg says of a connection that the server ended between two statements.
+    asyncpg.InternalClientError,
     psycopg.OperationalError,
     psycopg_pool.PoolTimeout,
     psycopg_pool.PoolClosed,

@@ -20,8 +20,8 @@ EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
 SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 
-_DAY = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:(\d\d)(\.\d+)?)?(Z|[+-]\d\d:\d\d)?")
+_DAY = re.compile(r"\d{4}(-\d\d(-\d\d)?)?", re.ASCII)
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:(\d\d)(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _SECOND: Final = timedelta(seconds=1)
 
 

@@ -21,6 +21,8 @@ from conformance.capability import RESOURCE_TYPES
 Step = tuple[str, str]
 
 INDEXED_KINDS: Final = frozenset({"token", "reference", "string", "date", "uri"})
+_NUMBERED: Final = INDEXED_KINDS | {"quantity", "number"}
+"""Kinds whose paths have numbers; those not indexed yet have theirs reserved."""
 
 # The date parameter held in resource.start_at and end_at, where it is not called ``date``.
 _MAIN_DATE: Final = {
@@ -116,7 +118,7 @@ def parameters(type: str) -> dict[str, Parameter]:
     found = [d for d in _file()["parameters"] if {type, "Resource", "DomainResource"} & set(d["base"])]
     found = [d for d in found if d["code"] != "_lastUpdated"]
     parts = {d["url"]: [p for e in _union(d["expression"]) if (p := parse(type, e))] for d in found}
-    texts = sorted({(d["type"], text) for d in found if d["type"] in INDEXED_KINDS for text, _, _ in parts[d["url"]]})
+    texts = sorted({(d["type"], text) for d in found if d["type"] in _NUMBERED for text, _, _ in parts[d["url"]]})
     number = {key: n for n, key in enumerate(texts, 1)}
     # The presence map is one signed 64-bit integer.
     if len(number) > 63:

@@ -85,7 +85,8 @@ def statements(query: Query, context: Context, limit: int) -> list[Sql]:
     """The statements of one page, to be run in order until ``limit`` rows are there. Columns: COLUMNS, then k0, k1, ... (sort keys)."""
     place = decode(query)
     phases: Sequence[bool | None] = (None,)
-    if query.sort and query.sort[0].column in _NULLABLE:
+    # Few rows are sorted in one go; many are read in the order of an index, one part of it after the other.
+    if query.sort and query.sort[0].column in _NULLABLE and not where(query, context, Statement()).narrow:
         phases = (True, False) if place is None or place.keys[0] is not None else (False,)
     out = []
     for number, phase in enumerate(phases):
@@ -101,7 +102,7 @@ def count(query: Query, context: Context) -> Sql:
 
 
 def _phase(query: Query, context: Context, limit: int, place: Place | None, present: bool | None) -> list[Sql]:
-    """``present``: True for rows with the first key, False for those without, None when it cannot be absent.
+    """``present``: True for rows with the first key, False for those without, None for all.
 
     A token search that may match much or little tries a walk of WALK rows in page order first: where every hundredth row matches,
     that fills the page. What matches less is collected by the GIN index and sorted. Either way the work has a bound.
@@ -121,7 +122,7 @@ def _phase(query: Query, context: Context, limit: int, place: Place | None, pres
         nulls = " NULLS LAST"
         if i == 0 and sort.column not in _NULLABLE:
             nulls = ""
-        elif i == 0 and not sort.descending:
+        elif i == 0 and present and not sort.descending:
             # No key is absent here, so the order of nulls is free: this one reads the index (rtype, start_at DESC NULLS LAST) backward.
             nulls = " NULLS FIRST"
         order.append(f"{key} {'DESC' if sort.descending else 'ASC'}{nulls}")
@@ -173,18 +174,17 @@ def _after(query: Query, keys: list[str], place: Place, present: bool | None, ou
     sorts = list(zip(keys, query.sort, place.keys, strict=True))
     for i, (key, sort, value) in reversed(list(enumerate(sorts))):
         if value is None:
-            exact = exact if i == 0 else f"({key} IS NULL AND {exact})"
+            exact = f"({key} IS NULL AND {exact})"
             continue
         at = out.arg(value, _cast(sort))
         after = f"{key} {'<' if sort.descending else '>'} {at}"
-        if i > 0:
+        if sort.column in _NULLABLE and not (i == 0 and present):
             after = f"({after} OR {key} IS NULL)"
         exact = f"({after} OR ({key} = {at} AND {exact}))"
-    texts = [exact]
-    if sorts and present is not False:
-        key, sort, value = sorts[0]
-        texts.insert(0, f"{key} {'<=' if sort.descending else '>='} {out.arg(value, _cast(sort))}")
-    return texts
+    if not sorts or present is False or (present is None and sorts[0][1].column in _NULLABLE):
+        return [exact]
+    key, sort, value = sorts[0]
+    return [f"{key} {'<=' if sort.descending else '>='} {out.arg(value, _cast(sort))}", exact]
 
 
 def place_of(query: Query, row: Any) -> Place:

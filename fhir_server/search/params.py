@@ -58,7 +58,12 @@ class Installation:
 
 
 INSTALLATION: Final = Installation(dates.SHANGHAI, "")
-"""Set once by the composition root of each process, before anything is stored."""
+"""What ``install`` said."""
+
+
+def install(zone: tzinfo, base: str) -> None:
+    """Called once by the composition root of each process, before anything is stored."""
+    INSTALLATION.zone, INSTALLATION.base = zone, base
 
 
 def extract(resource: Mapping[str, Any]) -> Indexed:

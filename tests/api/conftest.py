@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from fhir_server.access import Keys, default_scopes, issue_token
 from fhir_server.api import responses, rest
 from fhir_server.audit_event import AuditLog
+from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
 from fhir_server.store.body import Codec
@@ -110,6 +111,7 @@ def serving(database_url: str, folder: Path, settings: dict[str, Any] | None = N
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         app.state.base_url = base = f"http://127.0.0.1:{port}/fhir"
+        params.install(chosen.zone, base)
         with httpx.Client(base_url=base, timeout=30) as http:
             api = Api(http, base, database_url, keys)
             http.headers["Authorization"] = f"Bearer {api.token()}"

@@ -51,7 +51,7 @@ def included(bundle: dict[str, Any]) -> list[str]:
 )
 def test_pages_neither_skip_nor_repeat_while_others_write(api: Any, query: str) -> None:
     seed = random.randrange(10**6)
-    print("seed", seed)
+    print("seed", seed)  # noqa: T201 -- to run a failure again
     rng = random.Random(seed)
     for number in range(30):
         api.put(**observation(number))

@@ -17,7 +17,7 @@ def bundle(*entries: dict[str, Any], kind: str = "transaction") -> dict[str, Any
 def entry(method: str, url: str, resource: Any = None, full_url: str = "", **request: str) -> dict[str, Any]:
     out: dict[str, Any] = {"request": {"method": method, "url": url, **request}}
     if resource is not None:
-        out["resource"] = {"resourceType": url.split("/")[0].split("?")[0], **resource}
+        out["resource"] = {"resourceType": url.split("/", maxsplit=1)[0].split("?", maxsplit=1)[0], **resource}
     return {**out, "fullUrl": full_url} if full_url else out
 
 

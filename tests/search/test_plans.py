@@ -1,0 +1,155 @@
+"""The plans PostgreSQL makes for our searches, read from EXPLAIN over enough rows that a wrong one would hurt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl
+
+import psycopg
+import pytest
+
+from conformance.capability import RESOURCE_TYPES
+from fhir_server.search import page
+from fhir_server.search.dates import SHANGHAI
+from fhir_server.search.params import extract
+from fhir_server.search.query import parse
+from fhir_server.search.sql import Context
+from mappings.ids import logical_id
+
+CONTEXT = Context(SHANGHAI, "http://localhost/fhir", datetime(2026, 1, 1, tzinfo=UTC))
+PATIENTS, RESULTS, CODES = 200, 20_000, 400
+COLUMNS = "shard, rtype, id, version, top, updated, patient, start_at, end_at, tokens, recency, content, dict, body"
+
+
+def shard(number: int) -> int:
+    return number * 7 % 1024
+
+
+def patient(number: int) -> str:
+    return logical_id(shard(number), "county", "Patient", str(number))
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: str, template_database: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE plans TEMPLATE {template_database}")
+    url = f"{postgres.rpartition('/')[0]}/plans"
+    with psycopg.connect(url, autocommit=True, options="-c plan_cache_mode=force_custom_plan -c jit=off") as conn:
+        with conn.cursor().copy(f"COPY resource ({COLUMNS}) FROM STDIN") as copy:
+            for row in rows():
+                copy.write_row(row)
+        conn.execute("VACUUM ANALYZE resource")
+        yield conn
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute("DROP DATABASE plans WITH (FORCE)")
+
+
+def rows() -> Iterator[tuple[Any, ...]]:
+    rng = random.Random(7)
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    for number in range(RESULTS):
+        who = rng.randrange(PATIENTS)
+        at = begin + timedelta(minutes=30 * number)
+        resource = {
+            "resourceType": "Observation",
+            "id": logical_id(shard(who), "county", "Observation", str(number)),
+            "status": "final",
+            "identifier": [{"system": "http://x/filler", "value": str(number)}],
+            # Some codes are common, most are rare.
+            "code": {"coding": [{"system": "http://loinc.org", "code": str(int(rng.random() ** 4 * CODES))}]},
+            "subject": {"reference": f"Patient/{patient(who)}"},
+            "performer": [{"reference": "Organization/lab"}],
+            "effectiveDateTime": at.isoformat(timespec="seconds"),
+        }
+        found = extract(resource)
+        key = (shard(who), RESOURCE_TYPES["Observation"], resource["id"])
+        body = rng.randbytes(200)
+        yield (*key, 1, 1, at, patient(who), found.start, found.end, found.tokens, b"", b"0" * 16, 0, body)
+
+
+def run(conn: psycopg.Connection[Any], query: str) -> tuple[list[str], list[str], int]:
+    """(ids of the page, index and table scans of all statements, shared buffers read)."""
+    parsed = parse("Observation", parse_qsl(query))
+    ids: list[str] = []
+    scans: list[str] = []
+    buffers = 0
+    for sql in page.statements(parsed, CONTEXT, 51):
+        if len(ids) >= 51:
+            break
+        with psycopg.RawCursor(conn) as cursor:
+            plan = cursor.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql.text.encode(), sql.args).fetchone()
+            assert plan is not None
+            top = plan[0][0]["Plan"]
+            buffers += top["Shared Hit Blocks"] + top["Shared Read Blocks"]
+            scans += [n.get("Index Name") or n["Node Type"] for n in nodes(top) if "Scan" in n["Node Type"]]
+            got = [row[1] for row in cursor.execute(sql.text.encode(), sql.args).fetchall()]
+        if not sql.trial or len(ids) + len(got) >= 51:
+            ids += got
+    return ids[:51], scans, buffers
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
+
+
+def test_patient_code_and_date_use_the_patient_index(filled: psycopg.Connection[Any]) -> None:
+    query = f"patient={patient(3)}&code=http://loinc.org|1&date=ge2024-02-01&date=lt2024-12-01"
+    for asked in (query, query + "&_sort=-date", query + "&category=laboratory&status=final"):
+        _, scans, buffers = run(filled, asked)
+        assert set(scans) == {"resource_patient"}, asked
+        assert buffers < 300
+
+
+def test_identifiers_use_the_token_index(filled: psycopg.Connection[Any]) -> None:
+    ids, scans, buffers = run(filled, "identifier=http://x/filler|4711")
+    assert len(ids) == 1
+    assert "resource_tokens" in scans
+    assert "Seq Scan" not in scans
+    assert buffers < 60
+
+
+@pytest.mark.parametrize("size", [2, 50, 200])
+def test_lists_of_values_keep_their_plan(filled: psycopg.Connection[Any], size: int) -> None:
+    found, scans, _ = run(filled, "identifier=" + ",".join(f"http://x/filler|{n * 7}" for n in range(size)))
+    assert len(found) == min(size, 51)
+    assert scans.count("resource_tokens") >= 1
+    assert "resource_pkey" not in scans
+    # Codes nothing has: PostgreSQL cannot know, and must not walk the table to find out.
+    none, scans, buffers = run(filled, "code=" + ",".join(f"http://nowhere|{n}" for n in range(size)))
+    assert none == []
+    assert "resource_tokens" in scans
+    assert "Seq Scan" not in scans
+    assert buffers < 8000
+
+
+def test_a_common_code_fills_its_page_without_collecting_everything(filled: psycopg.Connection[Any]) -> None:
+    found, scans, buffers = run(filled, "code=http://loinc.org|0")
+    assert len(found) == 51
+    assert scans[-1] == "resource_pkey"
+    assert buffers < 1500
+
+
+def test_a_rare_code_is_collected_by_the_token_index(filled: psycopg.Connection[Any]) -> None:
+    found, scans, _ = run(filled, f"code=http://loinc.org|{CODES - 1}")
+    assert found
+    assert "resource_tokens" in scans
+
+
+def test_newest_first_over_all_patients_walks_the_date_index(filled: psycopg.Connection[Any]) -> None:
+    for query in ("_sort=-date", "_sort=date", "_sort=-date&status=final", "_sort=-_lastUpdated"):
+        found, scans, buffers = run(filled, query)
+        assert len(found) == 51
+        assert set(scans) <= {"resource_type_start", "resource_type_updated", "Subquery Scan"}, query
+        assert buffers < 300
+
+
+def test_what_was_stored_lately_is_found_by_its_time(filled: psycopg.Connection[Any]) -> None:
+    found, scans, buffers = run(filled, "_lastUpdated=gt2025-02-19")
+    assert found
+    assert set(scans) == {"resource_type_updated"}
+    assert buffers < 300
