@@ -47,6 +47,7 @@ def participation(record: Record, x: Context) -> Participation | None:
     """PRT or ROL -> PractitionerRole (guide: PRT[PractitionerRole], ROL[...]); None when it names nobody."""
     out: dict[str, Any] = {}
     maps.segment(f"{record.name}-PractitionerRole").apply(record, x, out)
+    x.check_period(out)
     device = out.pop("device", None)
     person, employer = out.get("practitioner"), out.get("organization")
     codes = out.get("code", [])

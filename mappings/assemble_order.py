@@ -66,6 +66,7 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
             compiled.apply(timing, x, out)
     if "occurrenceTiming" in out:
         out.pop("occurrenceDateTime", None)
+        x.check_period(out["occurrenceTiming"].get("repeat", {}), "boundsPeriod")
     if x.encounter is not None:
         out["encounter"] = x.encounter
     for diagnosis in order.diagnoses:
@@ -113,6 +114,7 @@ def map_specimens(
         resource = _blank(ids.logical_id(x.shard, x.facility.id, "Specimen", x.patient, scope, "OBR"), x)
         for compiled in plan.maps("order", "SpecimenOfOrder"):
             compiled.apply(obr, x, resource)
+        x.check_period(resource.get("collection", {}), "collectedPeriod")
         x.add(resource, _specimen_recency(x, plan), parent=parent)
         reference = {"reference": f"Specimen/{resource['id']}"}
         state.specimens.append(((), reference))
@@ -151,6 +153,7 @@ def _specimen(
     out = _blank(logical, x)
     for compiled in plan.maps("order", "Specimen"):
         compiled.apply(record, x, out)
+    x.check_period(out.get("collection", {}), "collectedPeriod")
     obr = order.obr
     if obr is not None and obr.get(14) and "receivedTime" not in out:
         x.record, x.field = obr, 14

@@ -144,6 +144,7 @@ def _relative(relative: Described, x: Context, plan: Plan) -> None:
     out: dict[str, Any] = {"resourceType": "RelatedPerson", "id": "", "meta": x.meta(), "patient": x.subject}
     for compiled in plan.maps("patient", "RelatedPerson"):
         compiled.apply(relative.record, x, out)
+    x.check_period(out)
     relationship = relative.record.first(3) or relative.record.first(7)
     numbers = [i["value"] for i in out.get("identifier", ())]
     names = [n.get("text", "") for n in out.get("name", ())]
@@ -216,6 +217,7 @@ def map_visit(group: Patient, x: Context, plan: Plan) -> None:
         record = visit if compiled.segment == "PV1" else group.visit_more
         if record is not None:
             compiled.apply(record, x, out)
+    x.check_period(out)
     out["status"] = encounter_status(x.trigger if plan.map.family == "admission" else "", visit)
     out.setdefault("class", unknown_class())
     if group.pid is not None and group.pid.get(18):

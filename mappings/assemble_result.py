@@ -154,6 +154,7 @@ def _missing_report_status(where: str, x: Context, out: dict[str, Any]) -> None:
 
 def _read_times(order: Order, out: dict[str, Any], state: OrderState, x: Context) -> None:
     """Times the results inherit, and when the report was stated."""
+    x.check_period(out, "effectivePeriod")
     state.effective = {k: out[k] for k in ("effectiveDateTime", "effectivePeriod") if k in out}
     state.issued = out.get("issued", "")
     obr = order.obr

@@ -42,27 +42,25 @@ def system_uri(name: str, x: Context, kind: str) -> str:
     return x.local_system(kind if name.upper() in _LOCAL else quote(name.lower(), safe=""))
 
 
-def codings(element: Element, x: Context, kind: str) -> list[dict[str, Any]]:
-    """The codings of a CWE as sent, without guessing at code systems. A code labelled LN that is no LOINC code is kept as local."""
+def codings(element: Element, x: Context, kind: str, bad: list[str] | None = None) -> list[dict[str, Any]]:
+    """The codings of a CWE as sent, without guessing at code systems. A code labelled LN that is no LOINC code is kept as local.
+
+    bad  takes the codes wrongly labelled LOINC instead of an issue: for answers that are kept (Memo)
+    """
     out = []
     for code_at, display_at, system_at, version_at in _COLUMNS:
         code = plain(element, code_at)
-        if not code:
-            continue
-        coding: dict[str, Any] = {}
         name = plain(element, system_at)
-        if not name and not plain(element, display_at):
+        if not code or not (name or plain(element, display_at)):
             continue
         system = system_uri(name, x, kind)
         if system == systems.LOINC and not loinc_valid(code):
-            x.issue_once(
-                "not-loinc",
-                "warning",
-                "The code is labelled LOINC but fails the check digit; kept as a local code.",
-                code,
-            )
+            if bad is None:
+                not_loinc(code, x)
+            else:
+                bad.append(code)
             system = x.local_system(kind)
-        coding["system"] = system
+        coding: dict[str, Any] = {"system": system}
         if plain(element, version_at):
             coding["version"] = plain(element, version_at)
         coding["code"] = code
@@ -70,6 +68,13 @@ def codings(element: Element, x: Context, kind: str) -> list[dict[str, Any]]:
             coding["display"] = plain(element, display_at)
         out.append(coding)
     return out
+
+
+def not_loinc(code: str, x: Context) -> None:
+    """The issue of a code that is labelled LOINC and is none."""
+    x.issue_once(
+        "not-loinc", "warning", "The code is labelled LOINC but fails the check digit; kept as a local code.", code
+    )
 
 
 def concept(element: Element, x: Context, kind: str = "codes") -> dict[str, Any] | None:

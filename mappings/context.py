@@ -202,6 +202,23 @@ class Context:
             self.issue("zone-assumed", "information", f"Times carry no zone; {self.facility.time_zone} is assumed.")
         return moment
 
+    def check_period(self, holder: dict[str, Any], key: str = "period") -> None:
+        """A Period that ends before it starts (invariant per-1) loses its end, and an issue says so."""
+        period = holder.get(key)
+        if not period or "start" not in period or "end" not in period:
+            return
+        start, end = times.parse(period["start"], self.zone), times.parse(period["end"], self.zone)
+        if (
+            start
+            and end
+            and start.instant > end.instant
+            and not end.fhir.startswith(start.fhir)
+            and not start.fhir.startswith(end.fhir)
+        ):
+            words = "The end lies before the start; the end is left out."
+            self.issue("end-before-start", "warning", words, f"{period['start']} - {period['end']}")
+            holder[key] = {"start": period["start"]}
+
     def quiet_time(self, written: str) -> times.Moment | None:
         """Read a time another rule has already read and reported on."""
         return times.parse(written, self.zone)

@@ -262,7 +262,9 @@ def period(start: str, end: str, x: Context) -> dict[str, str] | None:
         moment = x.time(written)
         if moment:
             out[key] = moment.fhir
-    return out or None
+    held = {"period": out}
+    x.check_period(held)
+    return held["period"] or None
 
 
 def _range(element: Element, component: int, x: Context) -> dict[str, str] | None:

@@ -8,7 +8,7 @@ from typing import Any
 from conformance import systems
 from mappings import ids
 from mappings.code_table import table
-from mappings.coded import codings
+from mappings.coded import codings, not_loinc
 from mappings.contacts import xad_address, xtn_contact_point
 from mappings.context import Context
 from mappings.datatypes import ei_identifier, eip_part, identifier_type, named_system, plain
@@ -29,11 +29,12 @@ def seen(record: Record, x: Context, out: dict[str, Any]) -> bool:
 # --- code ------------------------------------------------------------------------------------------------------------------
 
 
-def _order_concept(element: Element, day: str, x: Context) -> tuple[dict[str, Any], str, str, bool]:
-    """OBR-4 -> (codings [local, orderable, others as sent] and text, code, name, whether it is mapped)."""
-    code, name, system = plain(element, 1), plain(element, 2), plain(element, 3)
+def _order_concept(element: Element, day: str, x: Context) -> tuple[dict[str, Any], str, str, list[str]]:
+    """OBR-4 -> (codings [local, orderable, others as sent] and text, code, name, codes wrongly labelled LOINC)."""
+    code, name = plain(element, 1), plain(element, 2)
     found = x.profile.orders.find(code, name, day)
-    sent = codings(element, x, "orders")
+    bad: list[str] = []
+    sent = codings(element, x, "orders", bad)
     local_system = systems.local_codes(x.facility.id, "orders")
     out: list[dict[str, Any]] = []
     if code:
@@ -51,7 +52,7 @@ def _order_concept(element: Element, day: str, x: Context) -> tuple[dict[str, An
     text = plain(element, 9) or name or plain(element, 5) or code or plain(element, 4)
     if text:
         body["text"] = text
-    return body, code or name or plain(element, 4), found.name, found.mapping is not None or not system
+    return body, code or name or plain(element, 4), found.name, bad
 
 
 @call("order_code")
@@ -59,7 +60,9 @@ def order_code(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """OBR-4 -> code, with the orderable the facility's table gives it."""
     element = record.get(4)[0]
     day = x.order.day
-    body, code, name, _ = x.memo.get(("obr4", element, day), lambda: _order_concept(element, day, x))
+    body, code, name, bad = x.memo.get(("obr4", element, day), lambda: _order_concept(element, day, x))
+    for wrong in bad:
+        not_loinc(wrong, x)
     if not body:
         return False
     out["code"] = body

@@ -149,8 +149,8 @@ def unknown_class() -> dict[str, str]:
 
 @call("diagnosis_system")
 def diagnosis_system(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """DG1-2 names the code system for a DG1-3 that does not (before 2.3.1); read by diagnosis_text once the code is there."""
-    return bool(record.get(3)) and not plain(record.get(3)[0], 3)
+    """DG1-2 names the code system for a DG1-3 that does not (before 2.3.1, see diagnosis_code); beside one that does it repeats it."""
+    return bool(record.get(3))
 
 
 @call("diagnosis_text")

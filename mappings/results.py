@@ -7,12 +7,12 @@ profile and source text alone is kept (Memo), because a laboratory sends the sam
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conformance import systems
 from mappings import values
-from mappings.coded import codings, concept
+from mappings.coded import codings, concept, not_loinc
 from mappings.codes import LocalTest
 from mappings.context import Context
 from mappings.datatypes import plain
@@ -50,19 +50,22 @@ class CodeAnswer:
     mark: str
     test: LocalTest | None
     conflict: bool
-    bad_loinc: str
+    bad_loinc: tuple[str, ...]
 
 
 def _code_answer(element: Element, name_elsewhere: str, day: str, x: Context) -> CodeAnswer:
     """Codings [local, item, LOINC, others as sent] and the text as sent."""
     system = plain(element, 3)
     code, name = plain(element, 1), plain(element, 2)
-    bad_loinc = ""
+    bad: list[str] = []
+    first = (code, name, system)
     if system.upper() in _LOINC_NAMES and plain(element, 4) and plain(element, 6).upper() not in _LOINC_NAMES:
         # LOINC first, the laboratory's own code second: the own code is the key of the facility's table.
         code, name, system = plain(element, 4), plain(element, 5) or name, plain(element, 6)
     found = x.profile.find_test(code, name or name_elsewhere, system, day)
-    sent = codings(element, x, "tests")
+    if found.mapping is None and not found.conflict and first[0] != code:
+        found = replace(found, mapping=x.profile.find_test(*first, day).mapping)
+    sent = codings(element, x, "tests", bad)
     local_system = systems.local_codes(x.facility.id, "tests")
     shown = found.name if name or name_elsewhere else ""
     out: list[dict[str, Any]] = []
@@ -83,15 +86,9 @@ def _code_answer(element: Element, name_elsewhere: str, day: str, x: Context) ->
             coding["code"] == code and coding["system"] != systems.LOINC
         ):
             out.append(coding)
-    if (
-        system.upper() in _LOINC_NAMES
-        and code
-        and not any(c["system"] == systems.LOINC and c["code"] == code for c in sent)
-    ):
-        bad_loinc = code
     body: dict[str, Any] = {"coding": out} if out else {}
     body["text"] = plain(element, 9) or name or name_elsewhere or code or plain(element, 5) or plain(element, 4)
-    return CodeAnswer(body, code, found.name, found.mark, test, found.conflict, bad_loinc)
+    return CodeAnswer(body, code, found.name, found.mark, test, found.conflict, tuple(bad))
 
 
 @call("result_code")
@@ -125,13 +122,8 @@ def result_code(record: Record, x: Context, out: dict[str, Any]) -> bool:
             words = "The test has no row in the facility's code table; it is stored with the local code alone."
             x.issue_once("unmapped-code", "information", words, answer.code or answer.name)
         x.unmapped("code", answer.code, answer.name)
-    if answer.bad_loinc:
-        x.issue_once(
-            "not-loinc",
-            "warning",
-            "The code is labelled LOINC but fails the check digit; kept as a local code.",
-            answer.code,
-        )
+    for bad in answer.bad_loinc:
+        not_loinc(bad, x)
     if len(elements) > 1:
         for number, extra in enumerate(elements[1:], 1):
             x.leftover(extra, tuple(range(1, len(extra) + 1)), number)
