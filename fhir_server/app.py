@@ -10,7 +10,7 @@ from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fhir_server.access import Keys
-from fhir_server.api import cds_hooks, responses, rest
+from fhir_server.api import cds_hooks, recognition, responses, rest
 from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.recognition import rules
@@ -61,6 +61,7 @@ def create_app(services: Services, base_url: str) -> FastAPI:
     responses.install(app)
     app.include_router(rest.router, prefix="/fhir")
     app.include_router(cds_hooks.router)
+    app.include_router(recognition.router)
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
