@@ -68,9 +68,7 @@ async def search(services: Services, query: Query, context: Context, asker: Prin
                 return found
 
 
-async def in_transaction(
-    services: Services, context: Context, asker: Principal, act: Callable[[Writer], T]
-) -> T:
+async def in_transaction(services: Services, context: Context, asker: Principal, act: Callable[[Writer], T]) -> T:
     """``act`` with a Writer, in one transaction, in a thread. A transaction that the database broke off because of another one
     (deadlock) is tried again."""
 

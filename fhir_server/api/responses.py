@@ -115,7 +115,10 @@ def fault_of(error: Exception) -> Fault:
     if isinstance(error, Fault):
         return error
     if isinstance(error, TOO_SLOW):
-        return Fault(Category.TIMEOUT, "The query took too long and was stopped. Narrow it, for example to one patient or a date.")
+        return Fault(
+            Category.TIMEOUT,
+            "The query took too long and was stopped. Narrow it, for example to one patient or a date.",
+        )
     if isinstance(error, (OSError, *DATABASE_AWAY)):
         return Fault(Category.UNAVAILABLE, "The database cannot be reached now. Try again later.")
     return Fault(Category.INTERNAL, "The server failed on this request. The failure has been logged.")

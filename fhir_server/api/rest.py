@@ -302,7 +302,9 @@ async def _write(request: Request, asker: Asker, action: Any, name: str, write: 
     if wanted == "minimal":
         body = b""
     elif wanted == "OperationOutcome":
-        body = outcome([issue("information", "informational", f"{change.reference} is stored as version {change.version}.")])
+        body = outcome(
+            [issue("information", "informational", f"{change.reference} is stored as version {change.version}.")]
+        )
     return fhir(request, body, status=written.status, headers=headers)
 
 

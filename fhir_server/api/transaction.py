@@ -61,7 +61,9 @@ class Step:
 def read_steps(resource: Mapping[str, Any], base: str) -> list[Step | Fault]:
     """The entries of a transaction or batch, each understood or a Fault. Raises Fault INVALID when the Bundle itself is not one."""
     if resource.get("resourceType") != "Bundle" or resource.get("type") not in ("transaction", "batch"):
-        raise Fault(Category.INVALID, "Send a Bundle of type transaction or batch to this address.", where="Bundle.type")
+        raise Fault(
+            Category.INVALID, "Send a Bundle of type transaction or batch to this address.", where="Bundle.type"
+        )
     entries = resource.get("entry", [])
     if not isinstance(entries, list):
         raise Fault(Category.INVALID, "Bundle.entry must be a list.", where="Bundle.entry")
@@ -83,15 +85,21 @@ def _step(entry: Any, at: str, base: str) -> Step:
         raise Fault(Category.INVALID, "The method must be DELETE, POST, PUT or GET.", where=f"{at}.request.method")
     m = _URL.fullmatch(url.removeprefix(base).lstrip("/")) if isinstance(url, str) else None
     if m is None or m["type"] not in RESOURCE_TYPES:
-        raise Fault(Category.INVALID, "The url must be Type, Type/id or Type?query of a served type.", where=f"{at}.request.url")
-    if (method == "POST" and (m["id"] or m["query"])) or (method in ("PUT", "DELETE") and bool(m["id"]) == bool(m["query"])):
+        raise Fault(
+            Category.INVALID, "The url must be Type, Type/id or Type?query of a served type.", where=f"{at}.request.url"
+        )
+    if (method == "POST" and (m["id"] or m["query"])) or (
+        method in ("PUT", "DELETE") and bool(m["id"]) == bool(m["query"])
+    ):
         raise Fault(Category.INVALID, f"The url does not fit the method {method}.", where=f"{at}.request.url")
     resource = entry.get("resource")
     if method in ("POST", "PUT"):
         if not isinstance(resource, dict) or resource.get("resourceType") != m["type"]:
             raise Fault(Category.INVALID, f"The entry needs a resource of type {m['type']}.", where=f"{at}.resource")
         if m["id"] and resource.get("id") != m["id"]:
-            raise Fault(Category.INVALID, "The id of the resource must be the one in the url.", where=f"{at}.resource.id")
+            raise Fault(
+                Category.INVALID, "The id of the resource must be the one in the url.", where=f"{at}.resource.id"
+            )
         require_valid(references.settled(resource), f"{at}.resource")
     tags = versions_in(request["ifMatch"]) if isinstance(request.get("ifMatch"), str) else []
     exist = request.get("ifNoneExist")
@@ -180,7 +188,9 @@ class _Places:
             if existing is None and step.method == "DELETE":
                 step.written = Written(204, None)
             elif step.resource is not None and existing and step.resource.get("id", existing) != existing:
-                raise Fault(Category.INVALID, "The resource that matches the condition has another id.", where="resource.id")
+                raise Fault(
+                    Category.INVALID, "The resource that matches the condition has another id.", where="resource.id"
+                )
             else:
                 step.id = existing or (step.resource or {}).get("id", "")
         if step.id:

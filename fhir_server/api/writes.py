@@ -212,5 +212,3 @@ def _number(version: str | None) -> int | None:
     if version is None:
         return None
     return int(version) if version.isdecimal() and len(version) < 10 else -1
-
-

@@ -38,7 +38,9 @@ def span(text: str, zone: tzinfo) -> Span:
     m = _TIME.fullmatch(text)
     if not m:
         raise ValueError("not a date with time")
-    leap = m[3] == "60"  # FHIR allows a leap second; the calendar here does not know it, so it counts as the next second
+    leap = (
+        m[3] == "60"
+    )  # FHIR allows a leap second; the calendar here does not know it, so it counts as the next second
     low = datetime.fromisoformat(f"{m[1]}:{'59' if leap else m[3] or '00'}{(m[4] or '')[:7]}{m[5] or ''}")
     if low.tzinfo is None:
         low = low.replace(tzinfo=zone)

@@ -159,7 +159,9 @@ def _token(path: Path, datatype: str) -> Leaf | None:
         "string": _text(path, str.casefold),
         "markdown": _text(path, str.casefold),
     }.get(datatype) or (
-        _text(path, str) if datatype in ("code", "id", "uri", "url", "canonical", "oid", "uuid", "positiveInt") else None
+        _text(path, str)
+        if datatype in ("code", "id", "uri", "url", "canonical", "oid", "uuid", "positiveInt")
+        else None
     )
 
 

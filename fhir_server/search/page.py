@@ -61,7 +61,9 @@ def decode(query: Query) -> Place | None:
             raise ValueError("not a place")
     except (ValueError, TypeError):
         raise Fault(
-            Category.INVALID, "The page link does not belong to this search. Search again from the start.", where="_cursor"
+            Category.INVALID,
+            "The page link does not belong to this search. Search again from the start.",
+            where="_cursor",
         ) from None
     return Place(read, shard, logical)
 

@@ -125,9 +125,7 @@ class _Index:
         self._about = type != "Patient" and names == PATIENT_LINKS.get(type, ("",))[0]
 
     def leaf(self, datatype: str) -> Leaf | None:
-        return leaves.make(
-            self._path, self._parameter.kind, datatype, column=self._parameter.column, about=self._about
-        )
+        return leaves.make(self._path, self._parameter.kind, datatype, column=self._parameter.column, about=self._about)
 
 
 def walk(at: str, steps: tuple[Step, ...], end: End) -> list[tuple[str, Leaf]]:

@@ -226,14 +226,14 @@ def _include(query: Query, name: str, value: str) -> str:
     source, _, rest = value.partition(":")
     code, _, target = rest.partition(":")
     if source not in RESOURCE_TYPES or (target and target not in RESOURCE_TYPES):
-        raise Fault(Category.INVALID, f"{name}={value}: {source} or {target} is not a resource type served here.", where=name)
+        raise Fault(
+            Category.INVALID, f"{name}={value}: {source} or {target} is not a resource type served here.", where=name
+        )
     if not reverse and source != query.type and not modifier:
-        raise Fault(Category.INVALID, f"{name}={value}: the source must be {query.type} unless :iterate is given.", where=name)
-    found = [
-        p
-        for p in parameters(source).values()
-        if p.kind == "reference" and p.indexed and code in ("*", p.code)
-    ]
+        raise Fault(
+            Category.INVALID, f"{name}={value}: the source must be {query.type} unless :iterate is given.", where=name
+        )
+    found = [p for p in parameters(source).values() if p.kind == "reference" and p.indexed and code in ("*", p.code)]
     if not found:
         raise Fault(Category.INVALID, f"{name}={value}: {source} has no reference parameter {code}.", where=name)
     query.includes.extend(Include(source, p, target, reverse, bool(modifier)) for p in found)

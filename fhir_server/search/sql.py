@@ -252,7 +252,9 @@ class _Condition:
         elif modifier == "of-type":
             parts = [unescape(p) for p in split(value, "|")]
             if len(parts) != 3 or not all(parts):
-                raise Fault(Category.INVALID, f"{self.filter.code}:of-type needs system|code|value.", where=self.filter.code)
+                raise Fault(
+                    Category.INVALID, f"{self.filter.code}:of-type needs system|code|value.", where=self.filter.code
+                )
             yield OF_TYPE + "|".join(parts)
         elif self.filter.kind == "reference":
             yield from self._references(parameter, only, value)

@@ -36,7 +36,9 @@ def test_an_official_example_is_read_back_as_it_was_sent(module_api: Any, file: 
 def test_an_official_example_is_found_by_each_parameter_it_has(module_api: Any, file: Path) -> None:
     sent = fhirjson.loads(file.read_bytes())
     kind, logical = sent["resourceType"], sent["id"]
-    module_api.http.put(f"/{kind}/{logical}", content=file.read_bytes(), headers={"Content-Type": "application/fhir+json"})
+    module_api.http.put(
+        f"/{kind}/{logical}", content=file.read_bytes(), headers={"Content-Type": "application/fhir+json"}
+    )
     present = extract(sent).tokens[0]
     for code, parameter in parameters(kind).items():
         if not parameter.indexed:

@@ -143,7 +143,9 @@ def test_includes_bring_each_resource_once(api: Any) -> None:
     back = api.search("Patient?_id=p0&_revinclude=Observation:subject&_revinclude=DiagnosticReport:patient")
     assert included(back) == ["DiagnosticReport/dr", "Observation/o0", "Observation/o3", "Observation/o6"]
     assert included(api.search("Patient?_id=p0&_revinclude=Observation:subject:Group")) == []
-    chain = api.search("DiagnosticReport?_id=dr&_include=DiagnosticReport:subject&_include:iterate=Patient:general-practitioner")
+    chain = api.search(
+        "DiagnosticReport?_id=dr&_include=DiagnosticReport:subject&_include:iterate=Patient:general-practitioner"
+    )
     assert included(chain) == ["Patient/p0", "Practitioner/doc"]
     flat = api.search("DiagnosticReport?_id=dr&_include=DiagnosticReport:subject")
     assert included(flat) == ["Patient/p0"]
@@ -173,7 +175,9 @@ def test_what_cannot_be_searched_by_is_told_or_refused(api: Any) -> None:
         assert told[0]["resource"]["issue"][0]["expression"] == [query.partition("=")[0]]
         assert told[0]["resource"]["issue"][0]["severity"] == "warning"
         assert matches(bundle) == ["o1"]
-        assert query.partition("=")[0] not in bundle["link"][0]["url"].replace("code=http", "").partition("?")[2].split("&")
+        assert query.partition("=")[0] not in bundle["link"][0]["url"].replace("code=http", "").partition("?")[2].split(
+            "&"
+        )
         assert api.http.get(f"/Observation?{query}", headers=strict).status_code == 400
     for query in (
         "subject.name=x",

@@ -249,10 +249,15 @@ def test_media_types_other_than_json_are_refused(api: Any) -> None:
     outcome(api.http.post("/Patient", content=b"{}", headers={"Content-Type": "text/plain"}), 415)
     outcome(api.http.get("/Patient", headers={"Accept": "application/fhir+xml"}), 406)
     outcome(api.http.get("/Patient?_format=xml"), 406)
-    outcome(api.http.get("/Patient?_format=json", headers={"Accept": "application/fhir+json; fhirVersion=3.0"}), 200) if (
-        api.http.get("/Patient?_format=json").status_code != 200
-    ) else None
-    for accept in ("application/json", "*/*", "text/html, application/xml;q=0.9, */*;q=0.8", "application/fhir+json;fhirVersion=4.0"):
+    outcome(
+        api.http.get("/Patient?_format=json", headers={"Accept": "application/fhir+json; fhirVersion=3.0"}), 200
+    ) if (api.http.get("/Patient?_format=json").status_code != 200) else None
+    for accept in (
+        "application/json",
+        "*/*",
+        "text/html, application/xml;q=0.9, */*;q=0.8",
+        "application/fhir+json;fhirVersion=4.0",
+    ):
         assert api.http.get("/Patient", headers={"Accept": accept}).status_code == 200
     for wanted in ("json", "application/fhir%2Bjson", "application/fhir+json", "application/json"):
         answer = api.http.get(f"/Patient?_format={wanted}", headers={"Accept": "application/fhir+xml"})
@@ -314,7 +319,9 @@ def test_metadata_needs_no_token_and_tells_the_truth(api: Any) -> None:
     assert statement["fhirVersion"] == "4.0.1"
     for resource in statement["rest"][0]["resource"]:
         for parameter in resource["searchParam"]:
-            value = {"date": "2024-01-01", "token": "x", "reference": "x", "string": "x", "uri": "http://x"}[parameter["type"]]
+            value = {"date": "2024-01-01", "token": "x", "reference": "x", "string": "x", "uri": "http://x"}[
+                parameter["type"]
+            ]
             url = f"/{resource['type']}?{parameter['name']}={value}"
             answer = api.http.get(url, headers={"Prefer": "handling=strict"})
             assert answer.status_code == 200, (url, answer.text)

@@ -108,13 +108,19 @@ OBSERVATIONS = [
         status="preliminary",
         valueCodeableConcept=concept(("http://snomed.info/sct", "260385009"), text="阴性"),
     ),
-    observation("o9", effectiveDateTime="2024-05-02T00:00:00+08:00", code=concept(text="Gram stain"), subject="Patient/p3"),
+    observation(
+        "o9", effectiveDateTime="2024-05-02T00:00:00+08:00", code=concept(text="Gram stain"), subject="Patient/p3"
+    ),
     observation(
         "o10",
         effectiveDateTime="2024-05-01T10:00:00Z",
         component=[{"code": concept((LOINC, "8480-6")), "valueCodeableConcept": concept((LOCAL, "high"))}],
         hasMember=[{"reference": "Observation/o1"}],
-        meta={"tag": [{"system": LOCAL, "code": "demo"}], "source": "urn:example:feed#1", "profile": ["http://example.org/sd/lab"]},
+        meta={
+            "tag": [{"system": LOCAL, "code": "demo"}],
+            "source": "urn:example:feed#1",
+            "profile": ["http://example.org/sd/lab"],
+        },
     ),
     observation(
         "o11",
@@ -217,7 +223,10 @@ CASES = [
     ("Observation?date=gt2024-04-30", "o1 o2 o3 o4 o5 o8 o9 o10"),
     ("Observation?date=ge2024-05-01", "o1 o2 o3 o5 o8 o9 o10"),
     ("Observation?date=lt2024-05-01", "o4 o7 o11"),
-    ("Observation?date=le2024-04-30", "o7 o11"),  # o4 begins that day: nothing of it lies before, and it is not contained
+    (
+        "Observation?date=le2024-04-30",
+        "o7 o11",
+    ),  # o4 begins that day: nothing of it lies before, and it is not contained
     ("Observation?date=le2024-05-01", "o1 o2 o4 o7 o8 o10 o11"),
     ("Observation?date=sa2024-05-01", "o5 o9"),
     ("Observation?date=sa2024-04-30", "o1 o2 o3 o5 o8 o9 o10"),

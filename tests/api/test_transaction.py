@@ -126,7 +126,9 @@ def test_conditions_inside_a_transaction(api: Any) -> None:
         entry("PUT", f"Patient?identifier={system}|1", {"gender": "female"}, PATIENT_URL),
         entry("POST", "Observation", result(PATIENT_URL)),
         entry("POST", "Observation", result(f"Patient?identifier={system}|1")),
-        entry("POST", "Patient", {}, "urn:uuid:e7a5f3a4-1111-4222-8333-944455556666", ifNoneExist=f"identifier={system}|1"),
+        entry(
+            "POST", "Patient", {}, "urn:uuid:e7a5f3a4-1111-4222-8333-944455556666", ifNoneExist=f"identifier={system}|1"
+        ),
         entry("DELETE", f"Patient?identifier={system}|2"),
     )
     assert answer.status_code == 200, answer.text

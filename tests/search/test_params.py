@@ -25,7 +25,9 @@ OBSERVATION: dict[str, Any] = {
     "identifier": [{"system": "http://example.org/filler", "value": "R1-3"}],
     "basedOn": [{"reference": "ServiceRequest/0a0123456789abcdefghijkm"}],
     "status": "final",
-    "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "laboratory"}]}],
+    "category": [
+        {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "laboratory"}]}
+    ],
     "code": {
         "coding": [
             {"system": "http://loinc.org", "code": "718-7"},
@@ -102,7 +104,10 @@ def test_absolute_references_to_this_server_count_as_local() -> None:
     before = (params.INSTALLATION.zone, params.INSTALLATION.base)
     params.install(before[0], "https://here.example/fhir")
     try:
-        absolute = {"resourceType": "Observation", "subject": {"reference": "https://here.example/fhir/Patient/7/_history/2"}}
+        absolute = {
+            "resourceType": "Observation",
+            "subject": {"reference": "https://here.example/fhir/Patient/7/_history/2"},
+        }
         local = {"resourceType": "Observation", "subject": {"reference": "Patient/7"}}
         other = {"resourceType": "Observation", "subject": {"reference": "https://there.example/fhir/Patient/7"}}
         assert extract(absolute) == extract(local)
