@@ -73,6 +73,7 @@ SPECIMENS: Final[dict[str, str]] = {
 
 
 _LARGEST_EXPONENT: Final = 100
+_LONGEST_CODE: Final = 64
 
 
 def flatten(
@@ -130,15 +131,20 @@ def _codes(concept: Mapping[str, Any], facility: str) -> tuple[str | None, str |
     for coding in concept.get("coding") or ():
         system = coding.get("system")
         if system == systems.ITEMS:
-            item = item or coding.get("code")
+            item = item or _indexable(coding.get("code"))
         elif system == systems.LOINC:
-            loinc = loinc or coding.get("code")
+            loinc = loinc or _indexable(coding.get("code"))
         if system == own:
             local = local or coding
         first = first or coding
     chosen = local or first or {}
     text = concept.get("text")
     return item, loinc, chosen.get("code") or text or chosen.get("display") or "", text or chosen.get("display")
+
+
+def _indexable(code: str | None) -> str | None:
+    """A code of a length that catalogues have; a client may write any text, and an index entry has a limit."""
+    return code if code and len(code) <= _LONGEST_CODE else None
 
 
 _Value = tuple[Decimal | None, str | None, str | None, str | None, str | None]

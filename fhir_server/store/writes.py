@@ -39,8 +39,8 @@ def put(
 
     With ``create`` it gets a new id (an ``id`` in it is ignored); else its ``id`` is updated, or created when unknown or deleted.
     A write that changes nothing gives a Change of kind ``unchanged``. Raises Fault: PRECONDITION when the current version is not
-    ``expected_version`` (or there is none), UNPROCESSABLE for a resource of a feed that would move to another patient, CONFLICT
-    when somebody moved it at this moment, INVALID for text no FHIR string may hold.
+    ``expected_version`` (or there is none), UNPROCESSABLE for a resource of a feed that would move to another patient and for a bad
+    reference to a Patient, CONFLICT when somebody moved it at this moment, INVALID for text no FHIR string may hold.
     """
     with conn.cursor(binary=True) as cursor:
         if create:
@@ -49,6 +49,8 @@ def put(
         if not _ID.fullmatch(logical):
             raise Fault(Category.INVALID, "a logical id is 1 to 64 letters, digits, '-' and '.'", where=f"{kind}.id")
         patient = params.extract(resource).patient
+        if patient and not _ID.fullmatch(patient):
+            raise Fault(Category.UNPROCESSABLE, "the reference to the Patient is not Patient/<logical id>", where=kind)
         key, state = _locked(cursor, kind, logical, patient)
         if expected_version is not None and (state is None or state.deleted or state.version != expected_version):
             raise Fault(Category.PRECONDITION, f"{kind}/{logical} is not at version {expected_version}")

@@ -16,7 +16,7 @@ import asyncpg
 import psycopg
 import pytest
 
-from fhir_server.store import embedded
+from fhir_server.store import embedded, server_user
 from fhir_server.store.embedded import Embedded, EmbeddedError
 
 
@@ -163,6 +163,14 @@ def test_says_what_is_wrong_when_the_server_does_not_start(folder: Path) -> None
     embedded.start(folder).stop()
     (folder / "postgres" / "cluster" / "postgresql.conf").write_text("shared_buffers = many\n")
     with pytest.raises(EmbeddedError, match=r"does not start.*postgresql\.conf"):
+        embedded.start(folder)
+
+
+def test_says_so_when_the_server_cannot_reach_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_user.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(server_user.os, "chown", lambda *_: None)
+    monkeypatch.setattr(server_user.ServerUser, "_reaches", lambda *_: False)
+    with pytest.raises(EmbeddedError, match=r"refuses to run as root.*cannot reach.*DATABASE_URL"):
         embedded.start(folder)
 
 

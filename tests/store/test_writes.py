@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from conformance import systems
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
 from fhir_server.errors import Category, Fault
@@ -152,6 +153,22 @@ def test_refuses_an_id_the_standard_does_not_allow(conn: Conn, codec: Codec, giv
     with pytest.raises(Fault) as refused:
         repository.put(conn, codec, {"resourceType": "Patient", "id": given}, origin=api())
     assert refused.value.category is Category.INVALID
+
+
+@pytest.mark.parametrize("reference", ["a b", "x" * 3000, "a/b"])
+def test_refuses_a_reference_to_a_patient_that_cannot_exist(conn: Conn, codec: Codec, reference: str) -> None:
+    with pytest.raises(Fault) as refused:
+        repository.put(conn, codec, observation(reference), origin=api(), create=True)
+    assert refused.value.category is Category.UNPROCESSABLE
+
+
+def test_a_code_of_any_length_is_stored(conn: Conn, codec: Codec) -> None:
+    long = "x" * 20000
+    code = {"coding": [{"system": systems.ITEMS, "code": long}, {"system": systems.LOINC, "code": long}], "text": long}
+    change = repository.put(conn, codec, {**observation("p"), "code": code}, origin=api(), create=True)
+    assert change.resource is not None
+    assert change.resource["code"] == code
+    assert conn.execute("SELECT item, loinc, length(name) FROM result").fetchone() == (None, None, 20000)
 
 
 def test_refuses_a_string_with_the_null_character(conn: Conn, codec: Codec) -> None:
