@@ -170,7 +170,7 @@ def _turn(cursor: rows.Cursor, codec: Codec, batch: Batch, taken: dict[Key, Stat
         stated = (resource.get("status") or "") if state.withdrawn is None else None
         if state.withdrawn is not None:
             resource = with_status(resource, state.withdrawn)
-        after = advanced(state, taker.origin.recorded, stated, taker.origin.inbox)
+        after = advanced(state, taker.origin, stated)
         again = of_state(key, resource, state, taker.origin)
         batch.after[key] = after
         batch.versions.setdefault(key, []).append(

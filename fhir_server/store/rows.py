@@ -63,7 +63,8 @@ def states(cursor: Cursor, keys: Collection[Key]) -> dict[Key, State]:
         SELECT r.*
         FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)
         CROSS JOIN LATERAL (
-            SELECT shard, rtype, id, version, top, updated, deleted, patient, parent, recency, content, withdrawn, inbox
+            SELECT shard, rtype, id, version, top, updated, deleted, patient, parent, recency, content, withdrawn, inbox,
+                mapping
             FROM resource r WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id OFFSET 0) r
         """,
         _arrays(keys),
@@ -80,7 +81,8 @@ def family(cursor: Cursor, reports: Collection[tuple[int, str]]) -> dict[Key, St
         SELECT r.*
         FROM unnest(%s::smallint[], %s::text[]) AS k(shard, id)
         CROSS JOIN LATERAL (
-            SELECT shard, rtype, id, version, top, updated, deleted, patient, parent, recency, content, withdrawn, inbox
+            SELECT shard, rtype, id, version, top, updated, deleted, patient, parent, recency, content, withdrawn, inbox,
+                mapping
             FROM resource r WHERE r.shard = k.shard AND r.parent = k.id OFFSET 0) r
         """,
         ([r[0] for r in reports], [r[1] for r in reports]),

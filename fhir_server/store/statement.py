@@ -73,6 +73,7 @@ class State:
     content: bytes
     withdrawn: str | None
     inbox: int | None = None
+    mapping: int | None = None
 
 
 def of_entry(entry: Entry, origin: Origin) -> Statement:

@@ -413,3 +413,21 @@ def test_messages_of_a_facility_without_a_profile_wait_for_it(
         settled(sql)
     assert sql("SELECT status, reason FROM inbox") == [("held", "no-profile")]
     assert inbox.LIVE == 0
+
+
+def test_a_mended_mapping_takes_the_place_of_the_old_one_whatever_its_content(
+    serve: Any, oru: Any, database_url: str, profiles: Any, sql: Any, tmp_path: Path
+) -> None:
+    send(serve, [oru(f"M{n}", f"p{n}") for n in range(12)])
+    with working(database_url, profiles):
+        settled(sql)
+    for name, profile in profiles.items():
+        if name != "generic":
+            text = profile.facility.model_dump_json()
+            (tmp_path / f"{name}.yaml").write_text(text.replace('"flags":{}', '"flags":{"N":"L"}'), encoding="utf-8")
+    with psycopg.connect(database_url) as conn:
+        assert replay(conn, Selection(status="done")) == 12
+    with working(database_url, load_profiles(tmp_path)):
+        settled(sql)
+    assert sql("SELECT DISTINCT mapping FROM inbox") == sql("SELECT max(id) FROM mapping_version")
+    assert sql("SELECT flag, count(*) FROM result WHERE until IS NULL GROUP BY 1") == [("L", 12)]
