@@ -19,44 +19,129 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _OURS: Final = frozenset({"fhir_server", "adapters", "mappings", "conformance"})
 
 # A name ends with the unit; labels have few values (https://prometheus.io/docs/practices/naming/).
-RECEIVED = Counter("tongjian_messages_received", "Messages received, by facility and format.", ["facility", "format"])
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LAG_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0)
+
+RECEIVED = Counter(
+    "tongjian_messages_received", "Messages received, by channel and format.", ["facility", "channel", "format"]
+)
 ACKNOWLEDGED = Counter(
     "tongjian_messages_acknowledged",
-    "Acknowledgements sent, by facility and code (AA, AE, AR, CA, CE, CR).",
-    ["facility", "code"],
+    "Acknowledgements sent, by channel and code (AA, AE, AR, CA, CE, CR).",
+    ["facility", "channel", "code"],
 )
-CONVERTED = Counter("tongjian_messages_converted", "Messages converted and applied, by facility.", ["facility"])
-HELD = Counter("tongjian_messages_held", "Messages held or failed, by facility and reason.", ["facility", "reason"])
-STORED = Counter("tongjian_resources_stored", "Resource versions stored, by resource type.", ["type"])
-QUEUE = Gauge("tongjian_queue_messages", "Messages accepted and not yet converted, by lane (live, backfill).", ["lane"])
-QUEUE_LAG = Gauge(
-    "tongjian_queue_lag_seconds", "Age of the oldest message accepted and not yet converted, by lane.", ["lane"]
+REFUSED = Counter(
+    "tongjian_messages_refused",
+    "Messages and frames refused on receipt, by channel and reason.",
+    ["facility", "channel", "reason"],
 )
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Counted by the workers, which are processes of their own: see WORKER_METRICS.
+CONVERTED = Counter(
+    "tongjian_messages_converted",
+    "Messages converted and applied, by channel.",
+    ["facility", "channel"],
+    registry=None,
+)
+HELD = Counter(
+    "tongjian_messages_held",
+    "Messages held by a conversion, by channel and reason.",
+    ["facility", "channel", "reason"],
+    registry=None,
+)
+STORED = Counter(
+    "tongjian_resources_stored",
+    "Resource versions stored from messages, by resource type.",
+    ["facility", "type"],
+    registry=None,
+)
+LAG = Histogram(
+    "tongjian_lag_seconds",
+    "Time from the receipt of a message to its conversion.",
+    ["facility", "channel"],
+    buckets=_LAG_BUCKETS,
+    registry=None,
+)
+QUEUE = Gauge(
+    "tongjian_queue_messages",
+    "Messages accepted and not yet converted, by channel and lane (live, backfill); counted up to 100,000.",
+    ["facility", "channel", "lane"],
+)
+QUEUE_AGE = Gauge(
+    "tongjian_queue_age_seconds",
+    "Age of the oldest message accepted and not yet converted, by channel and lane.",
+    ["facility", "channel", "lane"],
+)
+ON_HOLD = Gauge("tongjian_held_messages", "Messages on hold now, by facility and reason.", ["facility", "reason"])
+LAST_MESSAGE = Gauge(
+    "tongjian_last_message_timestamp_seconds",
+    "When the last message of a channel arrived, as Unix time; absent while none ever came.",
+    ["facility", "channel"],
+)
+WORKERS = Gauge("tongjian_workers", "Worker processes that gave a sign of life within the last 30 seconds.")
 REQUEST_SECONDS = Histogram(
     "tongjian_request_seconds",
     "Time to answer an HTTP request, by interaction and status.",
     ["interaction", "status"],
     buckets=_BUCKETS,
 )
+DECISIONS = Counter(
+    "tongjian_decisions",
+    "Order-time decisions, by facility and outcome; a check without an answer counts under its reason.",
+    ["facility", "outcome"],
+)
 HOOK_SECONDS = Histogram(
     "tongjian_hook_seconds", "Time to answer a CDS Hooks call, by outcome.", ["outcome"], buckets=_BUCKETS
 )
 AUDIT_SECONDS = Histogram("tongjian_audit_seconds", "Time until an audit entry is durable.", buckets=_BUCKETS)
+CONNECTIONS = Gauge("tongjian_connections", "Network connections open now, by server (http, mllp).", ["server"])
+CONNECTIONS_CLOSED = Counter(
+    "tongjian_connections_closed",
+    "Connections the server closed in self-defence, by server and reason.",
+    ["server", "reason"],
+)
+POOL = Gauge(
+    "tongjian_pool_connections",
+    "Database connections, by pool (read, write) and state (open, idle, most).",
+    ["pool", "state"],
+)
+DATABASE_UP = Gauge("tongjian_database_up", "1 when the database answered this scrape, else 0.")
+DATABASE_BYTES = Gauge("tongjian_database_bytes", "Size of the database on disk.")
+DISK_FREE = Gauge("tongjian_disk_free_bytes", "Free space of the file system that holds the data folder.")
+DISK_TOTAL = Gauge("tongjian_disk_total_bytes", "Size of the file system that holds the data folder.")
+BUILD = Gauge("tongjian_build_info", "Versions, as labels; always 1.", ["version", "python", "postgresql", "schema"])
 
-METRICS: Final[dict[str, Counter | Gauge | Histogram]] = {
+Metric = Counter | Gauge | Histogram
+
+METRICS: Final[dict[str, Metric]] = {
     "tongjian_messages_received_total": RECEIVED,
     "tongjian_messages_acknowledged_total": ACKNOWLEDGED,
+    "tongjian_messages_refused_total": REFUSED,
     "tongjian_messages_converted_total": CONVERTED,
     "tongjian_messages_held_total": HELD,
     "tongjian_resources_stored_total": STORED,
+    "tongjian_lag_seconds": LAG,
     "tongjian_queue_messages": QUEUE,
-    "tongjian_queue_lag_seconds": QUEUE_LAG,
+    "tongjian_queue_age_seconds": QUEUE_AGE,
+    "tongjian_held_messages": ON_HOLD,
+    "tongjian_last_message_timestamp_seconds": LAST_MESSAGE,
+    "tongjian_workers": WORKERS,
     "tongjian_request_seconds": REQUEST_SECONDS,
+    "tongjian_decisions_total": DECISIONS,
     "tongjian_hook_seconds": HOOK_SECONDS,
     "tongjian_audit_seconds": AUDIT_SECONDS,
+    "tongjian_connections": CONNECTIONS,
+    "tongjian_connections_closed_total": CONNECTIONS_CLOSED,
+    "tongjian_pool_connections": POOL,
+    "tongjian_database_up": DATABASE_UP,
+    "tongjian_database_bytes": DATABASE_BYTES,
+    "tongjian_disk_free_bytes": DISK_FREE,
+    "tongjian_disk_total_bytes": DISK_TOTAL,
+    "tongjian_build_info": BUILD,
 }
 """Name as exposed at /metrics -> metric; docs/metrics.md lists exactly these (a test compares)."""
+
+WORKER_METRICS: Final[tuple[Metric, ...]] = (CONVERTED, HELD, STORED, LAG)
+"""Counted in the workers; each keeps its totals in its own row of the table ``worker``, and /metrics shows their sum."""
 
 
 class JsonLines(logging.Formatter):

@@ -20,6 +20,7 @@ from adapters.transports.mllp import Peer
 from conformance.issue import Issue
 from fhir_server import telemetry
 from fhir_server.ingest import inbox
+from fhir_server.ingest.feeds import Feed
 from fhir_server.ingest.group_commit import AWAY
 from fhir_server.ingest.inbox import Accepted
 
@@ -35,7 +36,7 @@ _NOT_TAKEN = ("200", "201", "202", "203")
 class _Awaited:
     peer: Peer
     known: ack.Facts
-    facility: str
+    feed: Feed
 
 
 class ApplicationAcks:
@@ -49,11 +50,11 @@ class ApplicationAcks:
         self._awaited: dict[tuple[int, int], list[_Awaited]] = {}
         self._work = asyncio.Event()
 
-    def expect(self, accepted: Accepted, peer: Peer, known: ack.Facts, facility: str) -> None:
+    def expect(self, accepted: Accepted, peer: Peer, known: ack.Facts, feed: Feed) -> None:
         """Tell ``peer`` when the message is converted or held, if its MSH-16 asks for that."""
         if known.application_ack not in ("AL", "ER", "SU"):
             return
-        self._awaited.setdefault((accepted.shard, accepted.id), []).append(_Awaited(peer, known, facility))
+        self._awaited.setdefault((accepted.shard, accepted.id), []).append(_Awaited(peer, known, feed))
         if len(self._awaited) > self._most:
             del self._awaited[next(iter(self._awaited))]
         self._work.set()
@@ -100,7 +101,7 @@ class ApplicationAcks:
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(10):
                 await awaited.peer.send(answer)
-                telemetry.ACKNOWLEDGED.labels(awaited.facility, code).inc()
+                telemetry.ACKNOWLEDGED.labels(*awaited.feed, code).inc()
 
 
 def verdict(status: str, issues: Sequence[Issue]) -> tuple[ack.Outcome, list[Issue]]:

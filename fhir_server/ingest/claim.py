@@ -127,7 +127,7 @@ UPDATE inbox i SET status = 'claimed', claimed_by = %(token)s, attempts = i.atte
     lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
 FROM unnest(%(shards)s::smallint[], %(ids)s::bigint[]) AS a(shard, id)
 WHERE i.shard = a.shard AND i.id = a.id AND i.status = 'ready'
-RETURNING i.shard, i.id, i.facility, i.format, i.control_id, i.sent_at, i.received_at, i.lane, i.attempts, i.raw
+RETURNING i.shard, i.id, i.facility, i.channel, i.format, i.control_id, i.sent_at, i.received_at, i.lane, i.attempts, i.raw
 """
 
 
@@ -161,13 +161,14 @@ def claim(conn: psycopg.Connection[Any], token: str, lease: float, limit: int, t
             shard=row[0],
             id=row[1],
             facility=row[2],
-            format=row[3],
-            control_id=row[4],
-            sent_at=row[5],
-            received_at=row[6],
-            lane=row[7],
-            attempts=row[8],
-            raw=decompress(row[9]),
+            channel=row[3],
+            format=row[4],
+            control_id=row[5],
+            sent_at=row[6],
+            received_at=row[7],
+            lane=row[8],
+            attempts=row[9],
+            raw=decompress(row[10]),
         )
         for row in rows
     ]

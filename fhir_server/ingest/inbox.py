@@ -76,6 +76,7 @@ class Claimed:
     shard: int
     id: int
     facility: str
+    channel: str
     format: str
     control_id: str
     sent_at: datetime | None

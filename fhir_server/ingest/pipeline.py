@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -151,7 +152,7 @@ class Pipeline:
         if told:
             # Outside the transaction: NOTIFY inside would make the commits of all workers wait for each other.
             conn.execute(f"NOTIFY {outbox.CHANNEL}")
-        _count(outcomes, changes)
+        _count(outcomes, changes, at)
         return outcomes
 
     def _mapping(self, conn: psycopg.Connection[Any], profile: Profile) -> int:
@@ -254,11 +255,15 @@ def _note_unmapped(conn: psycopg.Connection[Any], found: Unmappeds, at: datetime
     )
 
 
-def _count(outcomes: Sequence[Outcome], changes: Sequence[Change]) -> None:
+def _count(outcomes: Sequence[Outcome], changes: Sequence[Change], at: datetime) -> None:
     for o in outcomes:
+        message = o.message
         if o.status == "held":
-            telemetry.HELD.labels(o.message.facility, o.reason or "").inc()
+            telemetry.HELD.labels(message.facility, message.channel, o.reason or "").inc()
         else:
-            telemetry.CONVERTED.labels(o.message.facility).inc()
-    for c in changes:
-        telemetry.STORED.labels(c.resource_type).inc()
+            telemetry.CONVERTED.labels(message.facility, message.channel).inc()
+            # A clock that was set back makes no negative lag.
+            lag = max(0.0, (at - message.received_at).total_seconds())
+            telemetry.LAG.labels(message.facility, message.channel).observe(lag)
+    for (facility, kind), number in Counter((c.origin.facility, c.resource_type) for c in changes).items():
+        telemetry.STORED.labels(facility, kind).inc(number)

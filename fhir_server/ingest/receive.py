@@ -24,10 +24,11 @@ from adapters.hl7v2.peek import peek
 from adapters.transports.mllp import MAX_BYTES, Peer
 from adapters.transports.mllp_frames import Frame
 from conformance.issue import Issue
-from fhir_server import telemetry
+from fhir_server import telemetry, tracing
 from fhir_server.ingest import inbox
 from fhir_server.ingest.application_acks import ApplicationAcks
 from fhir_server.ingest.channels import NOBODY, Binding, Channels
+from fhir_server.ingest.feeds import Feed, Feeds
 from fhir_server.ingest.group_commit import DatabaseAway, GroupCommit, Refused, Throttle
 from fhir_server.ingest.inbox import BACKFILL, LIVE, Accepted, Arrival
 from mappings.profile import Profile
@@ -81,13 +82,14 @@ class Receiver:
         self._clock = clock
         self._commit = GroupCommit(pool, timeout=store_within)
         self._applications = ApplicationAcks(pool, clock)
+        self._feeds = Feeds(pool)
         self._candidates: dict[tuple[int, str, tuple[str, ...]], tuple[Binding, ...]] = {}
         self._throttles: dict[tuple[str, str], Throttle] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         """Starts the writer of the inbox and the teller of application acknowledgements."""
-        self._tasks = [asyncio.create_task(self._commit.run()), asyncio.create_task(self._applications.run())]
+        self._tasks = [asyncio.create_task(part.run()) for part in (self._commit, self._applications, self._feeds)]
         await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -109,11 +111,13 @@ class Receiver:
         The message is durable when the answer is AA or CA. While the database is away the answer is AE or CE; a sender that wants no
         answer is made to wait instead, because it would not send the message again.
         """
+        began = time.time_ns()
         candidates = self._opened_by(peer)
         seen = self._look(raw, candidates)
         facility = seen.binding.facility.id if seen.binding else _only(candidates)
         channel = seen.binding.channel.name if seen.binding else ""
-        telemetry.RECEIVED.labels(facility or "unknown", "hl7v2").inc()
+        feed = (facility or "unknown", channel or "unknown")
+        telemetry.RECEIVED.labels(*feed, "hl7v2").inc()
         await self._wait_for_turn(seen.binding, peer)
         if len(raw) > _IN_THREAD:
             digest, stored = await asyncio.to_thread(_pack, raw)
@@ -123,17 +127,26 @@ class Receiver:
         try:
             accepted = await self._make_durable(arrival, seen.known)
         except DatabaseAway:
-            return self._answer(seen.known, "error", _AWAY, secrets.token_hex(10), self._clock(), facility)
+            return self._answer(seen.known, "error", _AWAY, secrets.token_hex(10), self._clock(), feed)
         except Refused:
-            return self._answer(seen.known, "error", _REFUSED, secrets.token_hex(10), self._clock(), facility)
+            return self._answer(seen.known, "error", _REFUSED, secrets.token_hex(10), self._clock(), feed)
+        attributes: tracing.Attributes = {
+            "facility": feed[0],
+            "channel": feed[1],
+            "bytes": len(raw),
+            "repeated": not accepted.fresh,
+        }
+        tracing.received(accepted.shard, accepted.id, accepted.received_at, began, attributes)
         # The answer to the same bytes is the same, down to its control id and time.
         number, at = str(accepted.id), accepted.received_at
         if seen.issue is not None and not seen.held:
-            telemetry.HELD.labels(facility or "unknown", seen.issue.key).inc()
+            telemetry.REFUSED.labels(*feed, seen.issue.key).inc()
             log.warning("refused inbox=%d peer=%s reason=%s", accepted.id, peer.address, seen.issue.key)
-            return self._answer(seen.known, "rejected", seen.issue, number, at, facility)
-        answer = self._answer(seen.known, "accepted", None, number, at, facility)
-        self._applications.expect(accepted, peer, seen.known, facility)
+            return self._answer(seen.known, "rejected", seen.issue, number, at, feed)
+        if seen.binding is not None:
+            self._feeds.hear(*feed, arrival.received_at)
+        answer = self._answer(seen.known, "accepted", None, number, at, feed)
+        self._applications.expect(accepted, peer, seen.known, feed)
         return answer
 
     async def report(self, frame: Frame, peer: Peer) -> None:
@@ -151,7 +164,7 @@ class Receiver:
             accepted = await self._commit.accept(arrival)
         except (DatabaseAway, Refused):
             raise ConnectionError(key) from None
-        telemetry.HELD.labels(facility or "unknown", key).inc()
+        telemetry.REFUSED.labels(facility or "unknown", "unknown", key).inc()
         log.warning("refused inbox=%d peer=%s reason=%s", accepted.id, peer.address, key)
 
     def _opened_by(self, peer: Peer) -> tuple[Binding, ...]:
@@ -246,12 +259,12 @@ class Receiver:
             pause = min(pause * 2, 5.0)
 
     def _answer(
-        self, known: ack.Facts, outcome: ack.Outcome, issue: Issue | None, control_id: str, at: datetime, facility: str
+        self, known: ack.Facts, outcome: ack.Outcome, issue: Issue | None, control_id: str, at: datetime, feed: Feed
     ) -> bytes | None:
         code = ack.on_receipt(known.accept_ack, known.application_ack, outcome)
         if code is None:
             return None
-        telemetry.ACKNOWLEDGED.labels(facility or "unknown", code).inc()
+        telemetry.ACKNOWLEDGED.labels(*feed, code).inc()
         return ack.acknowledge(known, code, issue, control_id, at)
 
 

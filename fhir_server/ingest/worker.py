@@ -13,17 +13,21 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
 import psycopg
 
-from fhir_server import telemetry
+from fhir_server import telemetry, tracing
 from fhir_server.ingest import inbox
 from fhir_server.ingest.claim import claim
 from fhir_server.ingest.pipeline import CannotStore, Pipeline
+from fhir_server.ingest.sign_of_life import EVERY, SignOfLife
+from fhir_server.ingest.traced import TracedPipeline
 from fhir_server.store.body import Codec
 from mappings.profile import Profile
 
@@ -39,13 +43,21 @@ def _now() -> datetime:
 
 
 def run(
-    url: str, profiles: Mapping[str, Profile], *, batch: int = 40, lease: float = 30.0, log_level: str = "INFO"
+    url: str,
+    profiles: Mapping[str, Profile],
+    *,
+    batch: int = 40,
+    lease: float = 30.0,
+    log_level: str = "INFO",
+    otlp_endpoint: str = "",
+    trace_ratio: float = 1.0,
 ) -> None:
     """Works until SIGTERM or SIGINT; the entry of a worker process. Prints nothing.
 
-    batch: messages in one transaction; lease: seconds after which a worker without a heartbeat loses them.
+    batch: messages in one transaction; lease: seconds after which a worker without a heartbeat loses them; the rest as in Settings.
     """
     telemetry.configure(log_level)
+    tracing.start(otlp_endpoint, trace_ratio, "work")
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -55,6 +67,7 @@ def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     Worker(url, profiles, stop, batch=batch, lease=lease).run()
+    tracing.stop()
 
 
 class Worker:
@@ -77,6 +90,7 @@ class Worker:
         self._lease = lease
         self._clock = clock
         self._name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self._sign = SignOfLife(self._name, version("tongjian"))
         self._turn = 0
         self._token: str | None = None
 
@@ -90,10 +104,13 @@ class Worker:
                     self._url, autocommit=True, application_name="tongjian-worker", options=_OPTIONS, connect_timeout=10
                 ) as conn:
                     self._give_back(conn)
-                    pipeline = Pipeline(self._profiles, Codec.load(conn), self._clock)
+                    self._sign.begin(conn)
+                    make = TracedPipeline if tracing.on() else Pipeline
+                    pipeline = make(self._profiles, Codec.load(conn), self._clock)
                     conn.execute(f"LISTEN {inbox.READY_CHANNEL}")
                     pause = 0.1
                     self._serve(conn, pipeline)
+                    self._sign.end(conn)
             except (CannotStore, psycopg.OperationalError, psycopg.InterfaceError, psycopg.ProgrammingError) as fault:
                 log.warning("database_away fault=%s again_in=%.1f", fault, pause, exc_info=fault)
                 self._stop.wait(pause)
@@ -101,10 +118,14 @@ class Worker:
         log.info("worker_stopped name=%s", self._name)
 
     def _serve(self, conn: psycopg.Connection[Any], pipeline: Pipeline) -> None:
+        due = time.monotonic() + EVERY
         while not self._stop.is_set():
             if not self._work_once(conn, pipeline):
                 for _ in conn.notifies(timeout=_POLL, stop_after=1):
                     pass
+            if time.monotonic() >= due:
+                self._sign.give(conn)
+                due = time.monotonic() + EVERY
 
     def _work_once(self, conn: psycopg.Connection[Any], pipeline: Pipeline) -> bool:
         """One batch; False when there was nothing to do."""
@@ -149,5 +170,6 @@ class Worker:
             try:
                 with psycopg.connect(self._url, autocommit=True, connect_timeout=5, options=_OPTIONS) as conn:
                     inbox.heartbeat(conn, token, self._lease)
+                    self._sign.live(conn)
             except psycopg.OperationalError as fault:
                 log.warning("heartbeat_missed", exc_info=fault)

@@ -1,0 +1,65 @@
+"""The state of the work, for people and for /metrics: queue, holds, last messages, workers. One cheap statement each.
+
+The statements take no parameters, so that asyncpg and psycopg both run them. The oldest message of a channel is the first one in the
+index of waiting messages; the number is counted up to MOST a channel, so a long backlog costs no long scan.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MOST: Final = 100_000
+
+QUEUE: Final = f"""
+WITH RECURSIVE channels AS (
+    (SELECT lane, facility, channel FROM inbox WHERE status = 'ready' ORDER BY lane, facility, channel LIMIT 1)
+    UNION ALL
+    SELECT n.lane, n.facility, n.channel FROM channels c CROSS JOIN LATERAL (
+        SELECT lane, facility, channel FROM inbox
+        WHERE status = 'ready' AND (lane, facility, channel) > (c.lane, c.facility, c.channel)
+        ORDER BY lane, facility, channel LIMIT 1) n
+), parts AS (
+    SELECT c.lane, c.facility, c.channel, n.number, o.received_at
+    FROM channels c CROSS JOIN LATERAL (
+        SELECT count(*) AS number FROM (
+            SELECT FROM inbox WHERE status = 'ready' AND lane = c.lane AND facility = c.facility AND channel = c.channel
+            LIMIT {MOST}) x
+    ) n CROSS JOIN LATERAL (
+        SELECT received_at FROM inbox
+        WHERE status = 'ready' AND lane = c.lane AND facility = c.facility AND channel = c.channel ORDER BY id LIMIT 1) o
+    UNION ALL
+    SELECT lane, facility, channel, count(*), min(received_at) FROM inbox WHERE status = 'claimed'
+    GROUP BY lane, facility, channel
+)
+SELECT facility, channel, CASE lane WHEN 0 THEN 'live' ELSE 'backfill' END, least(sum(number), {MOST})::bigint,
+       greatest(0, extract(epoch FROM clock_timestamp() - min(received_at)))::double precision
+FROM parts GROUP BY lane, facility, channel ORDER BY facility, channel, lane
+"""  # noqa: S608 - a number of our own
+"""facility, channel, lane (live, backfill), messages (at most MOST), age of the oldest in seconds."""
+
+HELD: Final = """
+SELECT facility, coalesce(reason, ''), count(*) FROM inbox WHERE status = 'held' GROUP BY 1, 2 ORDER BY 1, 2
+"""
+"""facility, reason (issue key), messages."""
+
+FEEDS: Final = """
+SELECT facility, channel, extract(epoch FROM received_at)::double precision,
+       greatest(0, extract(epoch FROM clock_timestamp() - received_at))::double precision
+FROM feed ORDER BY facility, channel
+"""
+"""facility, channel, Unix time of its last message, its age in seconds."""
+
+WORKERS: Final = """
+SELECT name, version, extract(epoch FROM clock_timestamp() - started)::double precision,
+       greatest(0, extract(epoch FROM clock_timestamp() - seen))::double precision, counts::text
+FROM worker ORDER BY started, name
+"""
+"""name, version, age in seconds, seconds since the last sign of life, counts (sign_of_life.Counts as JSON text)."""
+ALIVE_WITHIN: Final = 30.0
+"""A worker that gave a sign of life in so many seconds lives."""
+
+DATABASE: Final = """
+SELECT pg_database_size(current_database())::bigint, current_setting('server_version'),
+       coalesce((SELECT version_num FROM alembic_version), '')
+"""
+"""Bytes, version of PostgreSQL, revision of the schema."""
