@@ -117,6 +117,7 @@ class Panel:
     code: str
     name: str
     orderable: str
+    specimen: str
     tests: tuple[Test, ...]
 
 
@@ -129,6 +130,15 @@ UNMAPPED: dict[str, tuple[Test, ...]] = {
     "south-township": (Test("BC5380.PCT", "血小板压积", "%", Analyte(0.11, 0.28, 3, 0.2, ())),),
 }
 """What the analysers add to a blood count and nobody has mapped: the worklist of the demo."""
+
+
+_SPECIMENS = {
+    "serum": ("SER", "血清"),
+    "plasma": ("PLAS", "血浆"),
+    "whole-blood": ("WB", "全血"),
+    "urine": ("UR", "尿液"),
+}
+"""Specimen of the catalogue -> table 0487 code, and what an old LIS writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +257,8 @@ class Writer:
         who = person or report.person
         code = self._comp(report.panel.code, report.panel.name, "L")
         modern = d.version >= "2.5"
-        source = "" if modern else "血清"
+        specimen_code, specimen_name = _SPECIMENS[report.panel.specimen]
+        source = "" if modern else specimen_name
         obr = (
             f"OBR|1|{self._placer(report)}|{report.number}|{code}||{_time(report.ordered)}|{drawn}|||||||{drawn}|{source}"
             f"|{self._comp('D001', '王医生')}||||||{issued}||LAB|{report.status}"
@@ -264,7 +275,7 @@ class Writer:
             )
         if modern:
             segments.append(
-                f"SPM|1|S{report.number}||{self._comp('SER', '血清', 'HL70487')}|||||||||||||{drawn}|{stamp}"
+                f"SPM|1|S{report.number}||{self._comp(specimen_code, specimen_name, 'HL70487')}|||||||||||||{drawn}|{stamp}"
             )
         return self._message(("ORU", "R01"), report.issued, segments)
 

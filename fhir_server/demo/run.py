@@ -160,7 +160,8 @@ def _panels(profiles: Mapping[str, Profile]) -> dict[str, Sequence[Panel]]:
             reported = [Test(t.code, t.name, t.unit, known[t.loinc]) for t in tests]
             if order.orderable == "CBC":
                 reported += UNMAPPED.get(facility, ())
-            found.append(Panel(order.code, order.name, order.orderable, tuple(reported)))
+            specimen = profile.catalogue.items[orderable.required[0]].specimens[0]
+            found.append(Panel(order.code, order.name, order.orderable, specimen, tuple(reported)))
         panels[facility] = sorted(found, key=lambda p: -len(p.tests))
     return panels
 
