@@ -33,7 +33,7 @@ _RECENCY: Final = Struct(">BQQB")
 RECENCY_LENGTH: Final = _RECENCY.size
 RECENCY_TIE: Final = 6
 """Bytes of the content digest that follow: they decide between statements of the same time."""
-_CLAIM: Final = Struct(">QQBB")
+_CLAIM: Final = Struct(">QQBBI")
 _API_RANK: Final = 255
 
 
@@ -98,7 +98,7 @@ def of_entry(entry: Entry, origin: Origin) -> Statement:
         origin=origin,
         recency=_recency(entry.recency) + content[:RECENCY_TIE],
         content=content,
-        claim=_claim(entry.recency) + content[:RECENCY_TIE] if business else b"",
+        claim=_claim(entry.recency, origin.mapping or 0) + content[:RECENCY_TIE] if business else b"",
         tail=tail,
     )
 
@@ -201,9 +201,10 @@ def _recency(stated: Recency) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _claim(stated: Recency) -> bytes:
+def _claim(stated: Recency, mapping: int) -> bytes:
     # Whose number it is, the latest statement says, be it preliminary or final: time before tier. A message without OBR-22 counts
-    # by MSH-7, so that any two statements compare and the order is total.
+    # by MSH-7, so that any two statements compare and the order is total. A message converted anew by a mended mapping may name
+    # another patient at the same time: the newer mapping wins.
     sent = _micros(stated.sent_at)
     reported = _micros(stated.reported_at) or sent
-    return _CLAIM.pack(reported, sent, stated.tier, max(0, min(stated.status_rank, 255)))
+    return _CLAIM.pack(reported, sent, stated.tier, max(0, min(stated.status_rank, 255)), mapping)

@@ -16,7 +16,7 @@ from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
 from fhir_server.store import repository
 from fhir_server.store.body import Codec
-from fhir_server.store.change import Change
+from fhir_server.store.change import Change, Origin
 from mappings.model import Entry, Tier
 from tests.store import county
 
@@ -169,6 +169,15 @@ def test_a_report_number_taken_back_brings_every_part_into_force_again(conn: Con
     assert (
         current(conn, codec, "Observation", county.observation_id("2", "R1", "ALT"))[1]["status"] == "entered-in-error"
     )
+
+
+@pytest.mark.parametrize("value", ["6.30", "6.31", "6.32", "6.33"])
+def test_a_message_converted_anew_for_another_patient_moves_the_number(conn: Conn, codec: Codec, value: str) -> None:
+    apply(conn, codec, county.report("1", "R1", {"GLU": value}, at=0))
+    mended = county.report("2", "R1", {"GLU": value}, at=0)
+    repository.apply(conn, codec, [(Origin(county.FACILITY, 1, 2, county.NOON), mended)])
+    statuses = {(r[0], r[3]) for r in open_results(conn)}
+    assert statuses == {(county.patient_id("1"), "entered-in-error"), (county.patient_id("2"), "final")}
 
 
 def test_a_part_sent_later_without_its_report_shares_the_withdrawal(conn: Conn, codec: Codec) -> None:
