@@ -18,7 +18,7 @@ from mappings.model import Entry, Recency
 from mappings.order_state import OrderState
 from mappings.orders import code_key, order_number
 from mappings.performers import default_performer
-from mappings.results import finish_value, missing_status
+from mappings.results import data_absent, finish_value, missing_status
 from mappings.source import text
 from mappings.statements import STATUS_RANK, Plan, tier_of
 
@@ -32,11 +32,8 @@ _CONCLUSIONS = frozenset(
 """Names and codes of the result that is the doctor's conclusion, not the finding."""
 
 
-class Reports:
-    """The reports of one patient group; two OBR with the same number and code are one report."""
-
-    def __init__(self) -> None:
-        self.states: dict[str, tuple[OrderState, dict[str, Any]]] = {}
+Reports = dict[str, tuple[OrderState, dict[str, Any]]]
+"""The reports of one message by logical id; two OBR with the same number and code are one report."""
 
 
 def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: int) -> None:
@@ -58,7 +55,7 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
         taken = obr.first(7) or (order.results[0].record.first(14) if order.results else "")
         unsure = () if taken else (str(ordinal),)
         logical = ids.logical_id(x.shard, x.facility.id, "DiagnosticReport", x.patient, "", code, taken, *unsure)
-    known = reports.states.get(logical)
+    known = reports.get(logical)
     out: dict[str, Any]
     if known is None:
         state = OrderState(report=logical, scope=logical)
@@ -76,7 +73,7 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
         _missing_report_status(obr.where, x, out)
     if "code" not in out:
         x.issue("no-order-code", "warning", "The order has no code (OBR-4).", where=f"{obr.where}-4")
-        out["code"] = {"text": "OBR-4 missing"} if not order.results else {"text": "unknown"}
+        out["code"] = {**data_absent("unknown"), "text": "unknown"}
     out["subject"] = x.subject
     if x.encounter is not None:
         out["encounter"] = x.encounter
@@ -107,7 +104,7 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     for who in state.performers:
         _append(out, "performer", who)
     if known is None:
-        reports.states[logical] = state, out
+        reports[logical] = state, out
         status = out["status"]
         x.add(
             out, Recency(tier_of(status), state.reported_at, x.sent_at, STATUS_RANK.get(status, 1)), business=business

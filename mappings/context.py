@@ -19,7 +19,7 @@ T = TypeVar("T")
 Event = tuple[str, int, tuple[Any, ...]]
 """Something a step told the context: name of the method, field number, arguments."""
 
-_MEMO_LIMIT = 20_000
+_MEMO_LIMIT = 10_000
 
 
 class Memo:

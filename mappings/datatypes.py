@@ -37,6 +37,8 @@ def named_system(namespace: str, universal: str, universal_type: str, x: Context
     for name in (namespace, universal):
         if name and name in known:
             return known[name]
+    if _OID.fullmatch(namespace):
+        return f"urn:oid:{namespace}"
     if universal:
         if universal_type in ("ISO", "") and _OID.fullmatch(universal):
             return f"urn:oid:{universal}"

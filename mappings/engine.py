@@ -72,8 +72,9 @@ def convert(source: Source, profile: Profile, digest: str = "") -> Conversion:
     groups = group(records)
     provenance = map_header(groups, x, found)
     _hold(groups, x, found)
+    reports: Reports = {}
     for patient in groups.patients:
-        _map_group(patient, x, found, provenance)
+        _map_group(patient, reports, x, found, provenance)
     finish(provenance, header, digest, x)
     _directory(x)
     _list_unread(records, x)
@@ -98,7 +99,7 @@ def _hold(groups: Groups, x: Context, found: Plan) -> None:
             return
 
 
-def _map_group(patient: Patient, x: Context, found: Plan, provenance: dict[str, Any]) -> None:
+def _map_group(patient: Patient, reports: Reports, x: Context, found: Plan, provenance: dict[str, Any]) -> None:
     """One PID with its visit, orders, results and documents."""
     if not place(patient, x):
         return
@@ -106,7 +107,6 @@ def _map_group(patient: Patient, x: Context, found: Plan, provenance: dict[str, 
     if patient.pid is not None:
         read_more(patient.pid, "patient", provenance, x, found)
     map_visit(patient, x, found)
-    reports = Reports()
     requests: list[dict[str, str]] = []
     for ordinal, order in enumerate(patient.orders):
         if order.other_detail and order.obr is None:

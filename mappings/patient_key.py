@@ -10,6 +10,9 @@ from __future__ import annotations
 from mappings.facility import Facility
 from mappings.source import Element, Record, part
 
+_RESIDENT_OID = "2.16.156.10011.1.3"
+"""WS/T 500: resident ID card number, GB 11643."""
+
 # Table 0203: numbers of a visit or an account. They name an encounter, so they are the last resort for a patient.
 VISIT_TYPES = frozenset({"AN", "VN", "ANON", "ANC", "ANT"})
 
@@ -28,7 +31,9 @@ def authority(element: Element, facility: Facility) -> str:
 def is_resident_id(element: Element, facility: Facility) -> bool:
     """True when CX.5 or CX.4 says "resident ID number" by the profile."""
     words = facility.identifiers.resident_id
-    return part(element, 5) in words or part(element, 4, 1) in words
+    if part(element, 5) in words or part(element, 4, 1) in words:
+        return True
+    return _RESIDENT_OID in (part(element, 4, 1), part(element, 4, 2))
 
 
 def rank(element: Element, facility: Facility) -> int:
