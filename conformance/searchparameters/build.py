@@ -89,6 +89,21 @@ def _elements(package: Path) -> dict[str, list[Any]]:
     return out
 
 
+def _summaries(package: Path) -> dict[str, dict[str, list[str]]]:
+    """Resource type -> JSON names at the top that a summary shows, and those that may never be left out. A choice stands as ``value[x]``."""
+    out = {}
+    for d in _read(package, "StructureDefinition-*.json"):
+        if d["kind"] != "resource" or d["id"] not in RESOURCE_TYPES:
+            continue
+        top = [e for e in d["snapshot"]["element"] if e["path"].count(".") == 1]
+        names = [(e["path"].split(".")[1], e) for e in top]
+        out[d["id"]] = {
+            "summary": [n for n, e in names if e.get("isSummary")],
+            "mandatory": [n for n, e in names if e["min"] > 0],
+        }
+    return out
+
+
 def main(package: Path) -> None:
     """Writes r4.json beside this file, one definition a line."""
     target = HERE / "r4.json"
@@ -98,6 +113,8 @@ def main(package: Path) -> None:
         ",\n".join(json.dumps(p, ensure_ascii=False) for p in _parameters(package)),
         '],\n"elements": {',
         ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(_elements(package).items())),
+        '},\n"summaries": {',
+        ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(_summaries(package).items())),
         "}}\n",
     ]
     target.write_text("\n".join(lines), "utf-8")

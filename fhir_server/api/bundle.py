@@ -9,6 +9,7 @@ import orjson
 
 from fhir_server.api.content import etag
 from fhir_server.api.responses import issue, outcome
+from fhir_server.api.subset import part
 from fhir_server.search.page import encode
 from fhir_server.search.query import CURSOR, Query
 from fhir_server.search.run import Found, Hit
@@ -24,8 +25,12 @@ def searchset(query: Query, found: Found, base: str) -> bytes:
     links = [("self", search_url(query, base))]
     if found.next is not None:
         links.append(("next", search_url(query, base, encode(query, found.next))))
-    entries = [_entry(hit, base, b"match") for hit in found.matches]
-    entries += [_entry(hit, base, b"include") for hit in found.included]
+    summary, elements = query.summary, query.elements
+    entries = [
+        _entry(hit, part(hit.body, hit.type, summary=summary, elements=elements), base, b"match")
+        for hit in found.matches
+    ]
+    entries += [_entry(hit, part(hit.body, hit.type, summary=summary), base, b"include") for hit in found.included]
     told = [issue("warning", "not-supported", reason, name) for name, reason in query.ignored]
     if found.cut:
         told.append(issue("warning", "too-costly", "Too many resources come along with this page; some were left out."))
@@ -34,9 +39,9 @@ def searchset(query: Query, found: Found, base: str) -> bytes:
     return bundle("searchset", entries, links=links, total=found.total)
 
 
-def _entry(hit: Hit, base: str, mode: bytes) -> bytes:
+def _entry(hit: Hit, body: bytes, base: str, mode: bytes) -> bytes:
     url = f"{base}/{hit.type}/{hit.id}".encode()
-    return b'{"fullUrl":"%b","resource":%b,"search":{"mode":"%b"}}' % (url, hit.body, mode)
+    return b'{"fullUrl":"%b","resource":%b,"search":{"mode":"%b"}}' % (url, body, mode)
 
 
 def history_entry(stored: Stored, base: str) -> bytes:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from conformance import fhirjson
 from conformance.capability import RESOURCE_TYPES, capability_statement
-from fhir_server.api import interaction, transaction
+from fhir_server.api import interaction, subset, transaction
 from fhir_server.api.bundle import bundle, history_entry, searchset
 from fhir_server.api.content import (
     etag,
@@ -26,7 +26,7 @@ from fhir_server.api.content import (
     required_version,
     resource_body,
 )
-from fhir_server.api.interaction import Touched, audited, base_of, context_of, in_transaction
+from fhir_server.api.interaction import Timed, Touched, audited, base_of, context_of, in_transaction
 from fhir_server.api.responses import EXPECTED, fault_of, fhir, http_date, issue, outcome
 from fhir_server.api.security import Asker, permit, services_of
 from fhir_server.api.writes import Written, require_valid
@@ -36,7 +36,7 @@ from fhir_server.search.definitions import parameters
 from fhir_server.search.query import parse
 from fhir_server.store import reader
 
-router = APIRouter()
+router = APIRouter(route_class=Timed)
 
 READ: Final = ["GET", "HEAD"]
 
@@ -198,9 +198,12 @@ async def read(request: Request, asker: Asker, kind: str, logical: str) -> Respo
     """Read, conditional with If-None-Match and If-Modified-Since (http://hl7.org/fhir/R4/http.html#read, #cread)."""
     require_json_answer(request)
     _require_served(kind)
+    summary, elements = subset.asked(query_pairs(request.url.query))
     await permit(request, asker, "read", kind)
     services = services_of(request)
     stored = await reader.read(services.pool, services.codec, kind, logical)
+    if stored is not None and not stored.deleted:
+        stored = stored._replace(body=subset.part(stored.body, kind, summary=summary, elements=elements))
     return await _one(request, asker, "read", stored, f"{kind}/{logical}")
 
 

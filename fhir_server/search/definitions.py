@@ -111,6 +111,13 @@ def elements() -> dict[str, tuple[tuple[str, ...], bool, tuple[str, ...]]]:
 
 
 @cache
+def summaries() -> dict[str, dict[str, frozenset[str]]]:
+    """Resource type -> ``summary``: JSON names at the top that ``_summary=true`` shows, ``mandatory``: those that are never left out.
+    A choice stands as ``value[x]``."""
+    return {t: {k: frozenset(v) for k, v in row.items()} for t, row in _file()["summaries"].items()}
+
+
+@cache
 def parameters(type: str) -> dict[str, Parameter]:
     """Code -> parameter of a served resource type, those of all resources included; ``_id`` and ``_lastUpdated`` are not (columns)."""
     if type not in RESOURCE_TYPES:

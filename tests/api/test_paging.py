@@ -155,6 +155,32 @@ def test_includes_bring_each_resource_once(api: Any) -> None:
         assert api.http.get(f"/Observation?_include={wrong}").status_code == 400, wrong
 
 
+def test_parts_of_resources_are_marked_as_parts(api: Any) -> None:
+    div = {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml">x</div>'}
+    api.put(**observation(1, text=div, valueQuantity={"value": 6}, note=[{"text": "n"}]))
+
+    def keys(query: str) -> set[str]:
+        (entry,) = api.search(f"Observation?{query}")["entry"]
+        tags = [t["code"] for t in entry["resource"]["meta"].get("tag", [])]
+        assert tags == (["SUBSETTED"] if query != "_summary=false" else [])
+        return set(entry["resource"]) - {"resourceType", "id", "meta"}
+
+    assert keys("_elements=effective,valueQuantity,Observation.note") == {
+        "status",
+        "code",
+        "effectiveDateTime",
+        "valueQuantity",
+        "note",
+    }
+    assert keys("_summary=text") == {"status", "code", "text"}
+    assert keys("_summary=data") == {"status", "code", "subject", "effectiveDateTime", "valueQuantity", "note"}
+    assert keys("_summary=true") == {"status", "code", "subject", "effectiveDateTime", "valueQuantity"}
+    assert keys("_summary=false") == {"status", "code", "subject", "effectiveDateTime", "valueQuantity", "note", "text"}
+    read = api.http.get("/Observation/o1?_elements=subject").json()
+    assert set(read) == {"resourceType", "id", "meta", "status", "code", "subject"}
+    assert api.http.get("/Observation/o1?_summary=count").status_code == 400
+
+
 def test_post_search_is_the_same_search(api: Any) -> None:
     for number in range(4):
         api.put(**observation(number))
