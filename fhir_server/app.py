@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from fastapi import FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.telemetry import TelemetryConfig
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from fhir_server.access import Keys
 from fhir_server.api import cds_hooks, recognition, responses, rest
@@ -15,6 +16,7 @@ from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.recognition import rules
 from fhir_server.recognition.ledger import Ledger
+from fhir_server.scrape import Scrape
 from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
@@ -23,6 +25,10 @@ from fhir_server.store.database import open_pool, open_writer
 from mappings.profile import Profile
 
 _AWAY: tuple[type[Exception], ...] = (OSError, TimeoutError, *responses.DATABASE_AWAY)
+
+
+# The framework's own traces carry paths and queries, that is names and numbers of patients: ours (fhir_server.tracing) do not.
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def now() -> datetime:
@@ -54,9 +60,10 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
 
 def create_app(services: Services, base_url: str) -> FastAPI:
     """The HTTP application: FHIR API under /fhir, CDS Hooks under /cds-services, health and metrics."""
-    app = FastAPI(title="Tongjian", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="Tongjian", docs_url=None, redoc_url=None, openapi_url=None, telemetry=_NO_TELEMETRY)
     app.state.services = services
     app.state.base_url = base_url
+    app.state.scrape = Scrape(services, {})
     params.install(services.settings.zone, base_url)
     responses.install(app)
     app.include_router(rest.router, prefix="/fhir")
@@ -80,6 +87,6 @@ def create_app(services: Services, base_url: str) -> FastAPI:
     @app.get("/metrics")
     async def metrics(asker: Asker) -> Response:
         asker.require_role("administrator", "integrator", "system")
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await app.state.scrape.text(), media_type=CONTENT_TYPE_LATEST)
 
     return app

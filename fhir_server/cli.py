@@ -112,6 +112,8 @@ def work(data: DataDir = None, profiles: Profiles = None) -> None:
             batch=chosen.claim_batch,
             lease=chosen.lease_seconds,
             log_level=chosen.log_level,
+            otlp_endpoint=chosen.otlp_endpoint,
+            trace_ratio=chosen.trace_ratio,
         )
 
 

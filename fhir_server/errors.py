@@ -16,6 +16,7 @@ class Category(Enum):
     NOT_FOUND = (404, "not-found")
     METHOD = (405, "not-supported")
     NOT_ACCEPTABLE = (406, "not-supported")
+    TOO_SLOW = (408, "timeout")
     CONFLICT = (409, "conflict")
     GONE = (410, "deleted")
     PRECONDITION = (412, "conflict")

@@ -16,18 +16,23 @@ from contextlib import contextmanager
 
 import psycopg
 import uvicorn
+from fastapi import FastAPI
 
 from adapters.transports import mllp
-from fhir_server import telemetry
+from fhir_server import telemetry, tracing
+from fhir_server.api.connection import Limits, limited
+from fhir_server.api.edge import Edge
 from fhir_server.app import create_app, open_services
 from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.receive import Receiver
+from fhir_server.scrape import Scrape
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
 from fhir_server.store.database import database_url, migrate
 from mappings.profile import Profile
 
 log = logging.getLogger(__name__)
+_OWN_MACHINE = ("127.0.0.1", "::1", "localhost")
 STOP_WITHIN = 20.0
 """Seconds a graceful stop may take before a child is killed."""
 
@@ -139,6 +144,25 @@ class _Http(uvicorn.Server):
         yield
 
 
+def _http_configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    tls = _server_tls(settings.https_certificate, settings.https_key, settings.https_client_ca)
+    if tls is None and settings.host not in _OWN_MACHINE:
+        log.warning("http_not_encrypted host=%s", settings.host)
+    limits = Limits(settings.http_max_connections, settings.http_read_seconds, settings.http_read_seconds)
+    return uvicorn.Config(
+        Edge(app, max_body=settings.max_request, body_seconds=settings.http_read_seconds),
+        http=limited(limits),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        ssl_context_factory=(lambda *_: tls) if tls else None,
+        timeout_keep_alive=settings.http_keep_alive_seconds,
+        timeout_graceful_shutdown=int(STOP_WITHIN),
+    )
+
+
 async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -> None:
     """Serves until SIGTERM or SIGINT. Prints the addresses once everything answers."""
     http_socket = _bind(settings.host, settings.port, "HTTP")
@@ -161,19 +185,13 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         max_bytes=receiver.max_bytes,
         max_connections=settings.mllp_max_connections,
         idle_seconds=settings.mllp_idle_seconds,
+        frame_seconds=settings.mllp_frame_seconds,
+        closed=lambda reason: telemetry.CONNECTIONS_CLOSED.labels("mllp", reason).inc(),
     )
-    http = _Http(
-        uvicorn.Config(
-            create_app(services, settings.fhir_base(port)),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=True,
-            ssl_certfile=settings.https_certificate,
-            ssl_keyfile=settings.https_key,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=int(STOP_WITHIN),
-        )
+    app = create_app(services, settings.fhir_base(port))
+    http = _Http(_http_configuration(settings, app))
+    app.state.scrape = Scrape(
+        services, {"http": lambda: len(http.server_state.connections), "mllp": lambda: server.connections}
     )
     workers = asyncio.create_task(Workers(settings, url).supervise())
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
@@ -201,5 +219,9 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
 def run(settings: Settings, profiles: Mapping[str, Profile]) -> None:
     """Serve until stopped. Raises CannotServe before anything is served."""
     telemetry.configure(settings.log_level)
-    with database(settings) as url:
-        asyncio.run(serve(settings, profiles, url))
+    tracing.start(settings.otlp_endpoint, settings.trace_ratio, "serve")
+    try:
+        with database(settings) as url:
+            asyncio.run(serve(settings, profiles, url))
+    finally:
+        tracing.stop()

@@ -50,6 +50,18 @@ class Settings(BaseSettings):
         None, description="PEM certificate chain; set together with https_key to serve HTTPS."
     )
     https_key: Path | None = Field(None, description="PEM private key of https_certificate.")
+    https_client_ca: Path | None = Field(
+        None, description="PEM authorities; when set, HTTP clients must show a certificate they issued."
+    )
+    http_max_connections: int = Field(
+        1000, ge=1, description="HTTP connections open at once; beyond, the one that waits longest is closed."
+    )
+    http_read_seconds: float = Field(
+        30, gt=0, description="The head of an HTTP request has to arrive within this time, and then its body."
+    )
+    http_keep_alive_seconds: int = Field(
+        30, ge=1, description="An HTTP connection without a request is closed after this time."
+    )
     mllp_host: str = Field("127.0.0.1", description="Address the MLLP server listens on.")
     mllp_port: int = Field(
         2575, ge=0, le=65535, description="MLLP port shared by all channels without a port of their own; 0: free."
@@ -64,7 +76,14 @@ class Settings(BaseSettings):
     mllp_max_message: int = Field(
         16 * 1024 * 1024, ge=1024, description="Largest accepted message; a channel may set less."
     )
-    mllp_max_connections: int = Field(1000, ge=1, description="Connections served at once; further ones are closed.")
+    mllp_max_connections: int = Field(
+        1000,
+        ge=1,
+        description="MLLP connections at once; beyond, one that never sent a message is closed, else the new one.",
+    )
+    mllp_frame_seconds: float = Field(
+        300, gt=0, description="A message that began has to be complete within this time."
+    )
     mllp_idle_seconds: float = Field(3600, gt=0, description="A silent connection is closed after this time.")
     workers: int = Field(1, ge=0, le=64, description="Converter processes that `tongjian serve` starts.")
     claim_batch: int = Field(40, ge=1, le=500, description="Messages one worker converts in one transaction.")
@@ -83,6 +102,10 @@ class Settings(BaseSettings):
     time_zone: Annotated[str, AfterValidator(_zone)] = Field(
         "Asia/Shanghai", description="Zone of search values and of messages that state none."
     )
+    otlp_endpoint: str = Field(
+        "", description="OpenTelemetry collector for traces (OTLP/HTTP), e.g. http://collector:4318. Empty: no traces."
+    )
+    trace_ratio: float = Field(1.0, ge=0, le=1, description="Share of messages and requests that are traced.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
 
     @classmethod

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from fhir_server import telemetry
 from fhir_server.errors import Category, Fault
+from fhir_server.scrape import WorkerCounts
 
 SECRET = "王小明 330106198001011234"
 
@@ -120,12 +121,14 @@ def test_configure_writes_json_lines_to_standard_error(capsys: pytest.CaptureFix
 
 
 def test_the_metrics_are_exposed_under_the_names_of_the_table() -> None:
-    telemetry.RECEIVED.labels("county", "hl7v2").inc()
+    telemetry.RECEIVED.labels("county", "default", "hl7v2").inc()
     telemetry.REQUEST_SECONDS.labels("read", "200").observe(0.004)
-    text = generate_latest().decode()
+    workers = CollectorRegistry()
+    workers.register(WorkerCounts())
+    text = (generate_latest() + generate_latest(workers)).decode()
     for name in telemetry.METRICS:
-        assert f"# TYPE {name.removesuffix('_total')}" in text
-    assert 'tongjian_messages_received_total{facility="county",format="hl7v2"}' in text
+        assert f"# TYPE {name} " in text
+    assert 'tongjian_messages_received_total{channel="default",facility="county",format="hl7v2"}' in text
     assert 'tongjian_request_seconds_bucket{interaction="read",le="0.005",status="200"}' in text
 
 

@@ -11,23 +11,21 @@ import contextlib
 import logging
 import socket
 import ssl
-import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from adapters.contract import Unreadable
 from adapters.hl7v2 import ack
-from adapters.transports.mllp_frames import Frame, Frames, frame
-from conformance.issue import Issue
+from adapters.transports.mllp_connection import CHUNK, SETTLE, Connection, Limits, Peer, Receive, Report
+from adapters.transports.mllp_frames import Frames, frame
+
+__all__ = ["MAX_BYTES", "Listener", "Peer", "Receive", "Report", "SendError", "Sender", "Server", "serve"]
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 * 1024 * 1024
-_CHUNK = 64 * 1024
-_SETTLE = 0.2
-"""Seconds to wait for the CR after FS before the frame counts as ended."""
 _HANDSHAKE = 10.0
 _LONGEST_PAUSE = 30.0
 
@@ -40,154 +38,14 @@ class Listener:
     tls: ssl.SSLContext | None = None
 
 
-class Peer:
-    """The other end of one connection.
-
-    local_port         the port it connected to
-    address            its IP address; an IPv4 address is never written in IPv6 form
-    certificate_names  common name and DNS names of its verified client certificate; empty without one
-    """
-
-    __slots__ = ("_turn", "_writer", "address", "certificate_names", "local_port")
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self._turn = asyncio.Lock()
-        name = writer.get_extra_info("peername") or ("",)
-        self.address = str(name[0]).removeprefix("::ffff:")
-        self.local_port = int((writer.get_extra_info("sockname") or ("", 0))[1])
-        self.certificate_names = _names(writer.get_extra_info("peercert") or {})
-
-    @property
-    def is_open(self) -> bool:
-        """False once the connection is closed or closing."""
-        return not self._writer.is_closing()
-
-    async def send(self, message: bytes) -> None:
-        """Send one message as a frame, now: an answer, or the application acknowledgement of enhanced mode later on.
-
-        Raises ConnectionError when the connection is closed.
-        """
-        async with self._turn:
-            if self._writer.is_closing():
-                raise ConnectionResetError("the connection is closed")
-            self._writer.write(frame(message))
-            await self._writer.drain()
-
-
-def _names(certificate: dict[str, tuple[tuple[tuple[str, str], ...], ...]]) -> tuple[str, ...]:
-    """Common names and DNS names of ``ssl.SSLSocket.getpeercert()``."""
-    subject = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
-    pairs: Sequence[Sequence[object]] = certificate.get("subjectAltName", ())
-    return tuple(dict.fromkeys([*subject, *(str(pair[1]) for pair in pairs if pair[0] == "DNS")]))
-
-
-Receive = Callable[[bytes, Peer], Awaitable[bytes | list[bytes] | None]]
-"""Takes one message as received and gives its answer messages (without framing), or None for no answer now. When it raises, the
-connection is closed without an answer, so the sender keeps the message."""
-
-Report = Callable[[Frame, Peer], Awaitable[None]]
-"""Is told of every frame with a fault: noise, frames cut off, frames over the limit (first 64 KiB of it)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    receive: Receive
-    report: Report | None
-    max_bytes: Callable[[Peer], int]
-    max_connections: int
-    idle_seconds: float
-    clock: Callable[[], datetime]
-
-
-class _Connection:
-    """One accepted connection."""
-
-    def __init__(self, settings: _Settings, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._settings = settings
-        self._reader = reader
-        self._writer = writer
-        self.peer = Peer(writer)
-        self.limit = settings.max_bytes(self.peer)
-        self._frames = Frames(self.limit)
-        self._answering = False
-        self.stopping = False
-
-    @property
-    def idle(self) -> bool:
-        """True when no frame has begun and none is being answered."""
-        return not self._answering and not self._frames.inside
-
-    async def run(self) -> None:
-        """Serve until the peer closes, is silent for too long, or the server stops."""
-        try:
-            while not (self.stopping and self.idle):
-                found = await self._next()
-                if found is None:
-                    break
-                self._answering = True
-                for item in found:
-                    await self._answer(item)
-                self._answering = False
-            for item in self._frames.close():
-                await self._tell(item)
-        except OSError as fault:
-            log.info("mllp_connection_lost peer=%s error=%s", self.peer.address, type(fault).__name__)
-        finally:
-            self._writer.close()
-            with contextlib.suppress(OSError):
-                async with asyncio.timeout(1):
-                    await self._writer.wait_closed()
-
-    async def _next(self) -> list[Frame] | None:
-        """The frames the next bytes complete; None when the peer is gone or silent for too long."""
-        waiting = self._frames.waiting
-        try:
-            async with asyncio.timeout(_SETTLE if waiting else self._settings.idle_seconds):
-                data = await self._reader.read(_CHUNK)
-        except TimeoutError:
-            return self._frames.settle() if waiting else None
-        if data:
-            return self._frames.feed(data)
-        return (self._frames.settle() if waiting else None) or None
-
-    async def _answer(self, item: Frame) -> None:
-        if item.fault:
-            await self._tell(item)
-        if item.fault in ("noise", "unfinished"):
-            return
-        answers = (
-            self._too_large(item) if item.fault == "oversize" else await self._settings.receive(item.data, self.peer)
-        )
-        if answers is None:
-            return
-        async with asyncio.timeout(self._settings.idle_seconds):
-            for answer in [answers] if isinstance(answers, bytes) else answers:
-                await self.peer.send(answer)
-
-    def _too_large(self, item: Frame) -> bytes | None:
-        """AR or CR naming the limit, as the message's own MSH-15/16 ask for."""
-        known = ack.facts(item.data)
-        code = ack.on_receipt(known.accept_ack, known.application_ack, "rejected")
-        if code is None:
-            return None
-        issue = Issue("too-large", "error", "", f"The message has {item.size} bytes; the limit is {self.limit} bytes.")
-        return ack.acknowledge(known, code, issue, uuid.uuid4().hex[:20], self._settings.clock())
-
-    async def _tell(self, item: Frame) -> None:
-        log.warning("mllp_frame_fault peer=%s fault=%s bytes=%d", self.peer.address, item.fault, item.size)
-        if self._settings.report is not None:
-            await self._settings.report(item, self.peer)
-
-
 class Server:
     """A running MLLP server; made by ``serve``."""
 
-    def __init__(self, settings: _Settings) -> None:
-        self._settings = settings
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._servers: list[asyncio.Server] = []
         self._ports: list[int] = []
-        self._running: dict[asyncio.Task[None], _Connection] = {}
+        self._running: dict[asyncio.Task[None], Connection] = {}
         self._stopping = False
 
     @property
@@ -208,21 +66,35 @@ class Server:
                 sock=listener.socket,
                 ssl=listener.tls,
                 ssl_handshake_timeout=timeout,
-                limit=_CHUNK,
+                limit=CHUNK,
                 backlog=512,
             )
             self._servers.append(server)
             self._ports.append(int(listener.socket.getsockname()[1]))
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._stopping or len(self._running) >= self._settings.max_connections:
+        if self._stopping or (len(self._running) >= self._limits.max_connections and not self._make_room()):
             log.warning("mllp_connection_refused open=%d", len(self._running))
+            self._limits.closed("limit")
             writer.close()
             return
-        connection = _Connection(self._settings, reader, writer)
+        line = writer.get_extra_info("socket")
+        if line is not None:
+            # A peer that vanished without a word is noticed long before the idle time is over.
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = Connection(self._limits, reader, writer)
         task = asyncio.get_running_loop().create_task(connection.run())
         self._running[task] = connection
         task.add_done_callback(self._ended)
+
+    def _make_room(self) -> bool:
+        """Closes the oldest connection that never brought a message, so that idle ones cannot keep a sender out."""
+        for task, connection in self._running.items():
+            if connection.useless and not task.cancelling():
+                self._limits.closed("limit")
+                task.cancel()
+                return True
+        return False
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         connection = self._running.pop(task)
@@ -258,6 +130,8 @@ async def serve(
     max_bytes: int | Callable[[Peer], int] = MAX_BYTES,
     max_connections: int = 1000,
     idle_seconds: float = 3600,
+    frame_seconds: float = 300,
+    closed: Callable[[str], None] = lambda _: None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Server:
     """Start serving; returns when every listener listens.
@@ -265,11 +139,13 @@ async def serve(
     receive          see Receive
     report           see Report
     max_bytes        largest message; or a function that gives it per peer. A longer one is skipped and refused with AR or CR
-    max_connections  further ones are closed at once
+    max_connections  beyond it the oldest connection that never brought a message is closed, or else the new one
     idle_seconds     a connection silent for so long, or not reading its answer for so long, is closed
+    frame_seconds    a frame that began has to end within this time, else its connection is closed
+    closed           is told of connections closed in self-defence: ``limit``, ``idle``, ``slow-frame``
     """
     limit = max_bytes if callable(max_bytes) else lambda _: max_bytes
-    server = Server(_Settings(receive, report, limit, max_connections, idle_seconds, clock))
+    server = Server(Limits(receive, report, limit, max_connections, idle_seconds, frame_seconds, closed, clock))
     await server._listen(listeners)
     return server
 
@@ -328,7 +204,7 @@ class Sender:
         try:
             async with asyncio.timeout(self._timeout):
                 self._reader, self._writer = await asyncio.open_connection(
-                    host, port, ssl=self._tls, local_addr=self._local, limit=_CHUNK
+                    host, port, ssl=self._tls, local_addr=self._local, limit=CHUNK
                 )
         except OSError as fault:
             raise SendError(f"cannot connect to {host}:{port}: {fault or 'no answer'}") from fault
@@ -406,8 +282,8 @@ class Sender:
             if self._reader is None:
                 raise SendError("the connection is closed")
             try:
-                async with asyncio.timeout(_SETTLE if self._frames.waiting else None):
-                    data = await self._reader.read(_CHUNK)
+                async with asyncio.timeout(SETTLE if self._frames.waiting else None):
+                    data = await self._reader.read(CHUNK)
             except TimeoutError:
                 found = self._frames.settle()
             except OSError as fault:

@@ -6,7 +6,10 @@ index of waiting messages; the number is counted up to MOST a channel, so a long
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from fhir_server.ingest.sign_of_life import RETIRED
 
 MOST: Final = 100_000
 
@@ -63,3 +66,8 @@ SELECT pg_database_size(current_database())::bigint, current_setting('server_ver
        coalesce((SELECT version_num FROM alembic_version), '')
 """
 """Bytes, version of PostgreSQL, revision of the schema."""
+
+
+def alive(workers: Iterable[Sequence[Any]]) -> int:
+    """How many of the rows of WORKERS tell of a worker that lives."""
+    return sum(row[0] != RETIRED and row[3] <= ALIVE_WITHIN for row in workers)
