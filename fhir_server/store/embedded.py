@@ -8,7 +8,6 @@ that stops it shuts it down. fsync, full_page_writes and synchronous_commit keep
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import secrets
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import psycopg
 
+from fhir_server.store import postmaster
 from fhir_server.store.server_user import EmbeddedError, ServerUser, choose
 
 __all__ = ["Embedded", "EmbeddedError", "start"]
@@ -72,9 +72,12 @@ class Embedded:
         """Ends this use; shuts the server down (fast shutdown, with a checkpoint) when no other process uses it. Idempotent."""
         if self._user < 0:
             return
+        use, self._user = self._user, -1
+        if not self._home.exists():  # renamed or removed while in use: whoever finds it at its new place may stop it
+            os.close(use)
+            return
         with _locked(self._home / "start.lock"):
-            os.close(self._user)
-            self._user = -1
+            os.close(use)
             others = os.open(self._home / "users.lock", os.O_RDWR)
             try:
                 fcntl.flock(others, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,7 +105,7 @@ def start(data_dir: Path) -> Embedded:
         password = _password(home, user)
         if not (home / "cluster").exists():
             _initialise(home, binaries, user)
-        pid = _running(home)
+        pid = postmaster.running(home)
         if pid is None:
             pid = _launch(home, binaries, user, password)
         else:
@@ -176,91 +179,6 @@ def _initialise(home: Path, binaries: Path, user: ServerUser) -> None:
     fresh.rename(home / "cluster")
 
 
-def _command_line(pid: int) -> list[str] | None:
-    """Arguments of a live process; None when there is none (or it is a zombie), or the system has no /proc."""
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return None
-    return os.fsdecode(raw).rstrip("\0").split("\0") if raw else None
-
-
-def _alive(home: Path, pid: int) -> bool:
-    """True when ``pid`` is the postmaster of ``home``: a number alone may have been given to another process since."""
-    if Path("/proc/self/cmdline").exists():
-        line = _command_line(pid)
-        return line is not None and str(home / "cluster") in line
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _pid_file(home: Path) -> list[str]:
-    # Lines: pid, data folder, start time, port, socket folder, address, shared memory, status (PostgreSQL miscadmin.h).
-    try:
-        return (home / "cluster" / "postmaster.pid").read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _running(home: Path) -> int | None:
-    lines = _pid_file(home)
-    if not lines or not lines[0].strip().isdigit():
-        return None
-    pid = int(lines[0])
-    return pid if _alive(home, pid) else None
-
-
-def _title(home: Path) -> str:
-    """cluster_name: stands in the title of each server process, so that those left by a killed postmaster can be found."""
-    return "tongjian-" + hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
-
-
-def _orphans(home: Path) -> list[int]:
-    mark = f"postgres: {_title(home)}:"
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        line = _command_line(int(entry.name))
-        if line and line[0].startswith(mark):
-            found.append(int(entry.name))
-    return found
-
-
-def _clear_stale(home: Path) -> None:
-    """Makes the cluster of a killed postmaster startable.
-
-    PostgreSQL refuses while processes of the old server live (they end by themselves; told to, at once), and also when another
-    process has got the number in the pid file (usual after a container restart): with no such process left the file is stale.
-    """
-    deadline = time.monotonic() + STALLED_AFTER
-    told = False
-    while left := _orphans(home):
-        if time.monotonic() > deadline:
-            raise EmbeddedError(
-                f"processes of a killed server still run in {home} (pid {left[0]}): end them and start again"
-            )
-        if not told:
-            for pid in left:
-                _signal(pid, signal.SIGTERM)
-            told = True
-        time.sleep(0.05)
-    if _pid_file(home) and Path("/proc/self/cmdline").exists():
-        (home / "cluster" / "postmaster.pid").unlink()
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        raise EmbeddedError(f"the server (pid {pid}) belongs to another user: stop it as that user") from None
-
-
 def _free_port(home: Path) -> int:
     """The port of last time when it is free, else any free one."""
     path = home / "port"
@@ -277,7 +195,7 @@ def _free_port(home: Path) -> int:
 
 
 def _launch(home: Path, binaries: Path, user: ServerUser, password: str) -> int:
-    _clear_stale(home)
+    postmaster.clear_stale(home)
     log = home / "server.log"
     if log.exists() and log.stat().st_size > _LOG_LIMIT:
         log.replace(home / "server.log.1")
@@ -292,7 +210,7 @@ def _launch(home: Path, binaries: Path, user: ServerUser, password: str) -> int:
             "listen_addresses=127.0.0.1",
             f"port={port}",
             "unix_socket_directories=",
-            f"cluster_name={_title(home)}",
+            f"cluster_name={postmaster.title(home)}",
         ):
             command += ["-c", setting]
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -314,8 +232,8 @@ def _await_pid(home: Path, log: Path, position: int) -> int | None:
     """The pid once the server has written its pid file; None when it gave up before (a FATAL line in the log)."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        pid = _running(home)
-        if pid is not None and len(_pid_file(home)) >= 6:
+        pid = postmaster.running(home)
+        if pid is not None and len(postmaster.pid_file(home)) >= 6:
             return pid
         if "FATAL:" in _log_since(log, position) and pid is None:
             return None
@@ -333,7 +251,7 @@ def _await(home: Path, pid: int, password: str) -> None:
             return
         except psycopg.OperationalError as error:
             reason = str(error)
-        if not _alive(home, pid):
+        if not postmaster.alive(home, pid):
             raise EmbeddedError(f"PostgreSQL ended while starting: {_last_line(_log_since(log, 0))} (see {log})")
         if "password authentication failed" in reason:
             raise EmbeddedError(f"{home / 'password'} is not the password of this cluster: put the right file back")
@@ -355,16 +273,16 @@ def _ensure_database(url: str) -> None:
 
 
 def _url(home: Path, password: str, database: str = DATABASE) -> str:
-    port = _pid_file(home)[3:4] or [(home / "port").read_text()]
+    port = postmaster.pid_file(home)[3:4] or [(home / "port").read_text()]
     return f"postgresql://{ROLE}:{password}@127.0.0.1:{port[0].strip()}/{database}"
 
 
 def _shut_down(home: Path, pid: int) -> None:
-    if not _alive(home, pid):
+    if not postmaster.alive(home, pid):
         return
-    _signal(pid, signal.SIGINT)
+    postmaster.tell(pid, signal.SIGINT)
     deadline = time.monotonic() + STALLED_AFTER
-    while _alive(home, pid):
+    while postmaster.alive(home, pid):
         if time.monotonic() > deadline:
             raise EmbeddedError(f"PostgreSQL (pid {pid}) does not stop; see {home / 'server.log'}")
         time.sleep(0.02)

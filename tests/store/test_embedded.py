@@ -151,6 +151,18 @@ def test_a_relative_folder_means_the_current_one(folder: Path, monkeypatch: pyte
         server.stop()
 
 
+def test_a_server_is_found_though_its_folder_was_renamed(folder: Path) -> None:
+    server = embedded.start(folder / "before")
+    (folder / "before").rename(folder / "after")
+    again = embedded.start(folder / "after")
+    assert again.pid == server.pid
+    server.stop()
+    assert ask(again, "SELECT 1") == 1
+    again.stop()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(again.url)
+
+
 def test_changes_no_mode_of_the_folders_above(folder: Path) -> None:
     data = folder / "above" / "data"
     data.mkdir(parents=True, mode=0o700)
