@@ -79,7 +79,7 @@ class _Numbers:
 
     def __init__(self, cursor: rows.Cursor, statements: Sequence[Statement]) -> None:
         self._numbers: dict[tuple[int, str], bytes] = {}  # (shard, id of the report) -> digest of its number
-        claims = [(_number(s), s) for s in statements if s.business]
+        claims = [(number_of(s), s) for s in statements if s.business]
         rows.lock(cursor, (number.hex() for number, _ in claims))
         self._held = rows.owners(cursor, {number for number, _ in claims})
         self._owners = dict(self._held)
@@ -129,7 +129,8 @@ class _Numbers:
         return withdrawn
 
 
-def _number(statement: Statement) -> bytes:
+def number_of(statement: Statement) -> bytes:
+    """The report number of a statement as business_key has it: 16 bytes."""
     name = f"{statement.origin.facility}\x1f{statement.business}"
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 

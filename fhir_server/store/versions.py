@@ -55,7 +55,7 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
     if past:  # before the current rows, so that change numbers follow the order of versions
         with rows.copying(cursor, "resource_history") as add:
             for key, version in past:
-                resource, body = _rendered(version, instants)
+                resource, body = rendered(version, instants)
                 changes.append(_change(key, version, resource, body))
                 add(_history_row(key, version, codec.compress(body)))
     search: list[tuple[Any, ...]] = []
@@ -64,10 +64,10 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
         with rows.copying(cursor, "resource") as add:
             for key, version in current:
                 after = batch.after[key]
-                resource, body = _rendered(version, instants)
+                resource, body = rendered(version, instants)
                 changes.append(_change(key, version, resource, body))
                 indexed = params.extract(resource)
-                add(_current_row(key, version, after, indexed, codec.compress(body)))
+                add(current_row(key, version, after, indexed, codec.compress(body)))
                 for ordinal, value in enumerate(indexed.values):
                     search.append((*key, ordinal, *value))
                 if key[1] == OBSERVATION and after.patient:
@@ -83,7 +83,7 @@ def stored_resource(codec: Codec, stored: tuple[int, bytes]) -> dict[str, Any]:
     return resource
 
 
-def _rendered(version: Version, instants: dict[datetime, str]) -> tuple[dict[str, Any], bytes]:
+def rendered(version: Version, instants: dict[datetime, str]) -> tuple[dict[str, Any], bytes]:
     """The resource as served, as dict and as JSON. ``instants`` remembers times already written out: a batch has few."""
     updated = instants.get(version.updated)
     if updated is None:
@@ -114,9 +114,10 @@ def _change(key: Key, version: Version, resource: dict[str, Any], body: bytes) -
     )
 
 
-def _current_row(
+def current_row(
     key: Key, version: Version, after: State, indexed: params.Indexed, stored: tuple[int, bytes]
 ) -> tuple[Any, ...]:
+    """The row of ``resource`` for a version that is current."""
     origin = version.statement.origin
     return (
         *key,
