@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from fhir_server import telemetry, tracing
 from fhir_server.errors import Fault
 from fhir_server.recognition import candidates, rules
 from fhir_server.recognition import order as orders
@@ -89,7 +90,9 @@ async def ask(services: Services, principal: Principal, question: Question, addr
     failed = ""
     try:
         async with asyncio.timeout(services.settings.hook_deadline_ms / 1000 * _SHARE):
-            answers = await _decide(services, principal, question, at)
+            with tracing.span("decide") as span:
+                answers = await _decide(services, principal, question, at)
+                span.set_attributes({"orderables": len(answers.answers), "failure": answers.failure})
             if answers.patients or answers.answers:
                 await services.audit.record(
                     principal,
@@ -115,7 +118,9 @@ async def ask(services: Services, principal: Principal, question: Question, addr
     except OSError:
         # An answer without its ledger row must not leave; the order goes on without it.
         log.error("neither database nor spool takes the ledger row")
-        return Answers(at, principal.facility, failure="ledger-away")
+        answers = Answers(at, principal.facility, failure="ledger-away")
+    for outcome in [answers.failure] if answers.failure else [a.decision.outcome.value for a in answers.answers]:
+        telemetry.DECISIONS.labels(answers.facility or "unknown", outcome).inc()
     return answers
 
 
