@@ -90,7 +90,7 @@ def _elements(package: Path) -> dict[str, list[Any]]:
 
 
 def _summaries(package: Path) -> dict[str, dict[str, list[str]]]:
-    """Resource type -> JSON names at the top that a summary shows, and those that may never be left out. A choice stands as ``value[x]``."""
+    """Resource type -> JSON names at the top that a summary shows, and those never left out; a choice stands as ``value[x]``."""
     out = {}
     for d in _read(package, "StructureDefinition-*.json"):
         if d["kind"] != "resource" or d["id"] not in RESOURCE_TYPES:

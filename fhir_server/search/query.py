@@ -16,7 +16,7 @@ MAX_COUNT: Final = 1000
 CURSOR: Final = "_cursor"
 """Our parameter in ``next`` links: the place where the next page begins (search/page)."""
 
-_MODIFIERS: Final = {
+MODIFIERS: Final = {
     "token": frozenset({"not", "missing", "of-type"}),
     "reference": frozenset({"missing", "identifier", *RESOURCE_TYPES}),
     "string": frozenset({"exact", "contains", "missing"}),
@@ -25,6 +25,7 @@ _MODIFIERS: Final = {
     "id": frozenset[str](),
     "updated": frozenset[str](),
 }
+"""Kind of parameter -> modifiers it takes."""
 _HANDLED_ELSEWHERE: Final = frozenset({"_format", "_pretty"})
 _REFUSED: Final = {"_filter", "_query", "_text", "_content", "_list", "_type"}
 
@@ -119,8 +120,8 @@ def parse(type: str, pairs: Iterable[tuple[str, str]], *, strict: bool = False) 
 
 def _take(query: Query, name: str, value: str) -> str:
     """Adds one pair to the query; returns why it was left out, or an empty text."""
-    if name in _RESULT_PARAMETERS:
-        reason = _RESULT_PARAMETERS[name](query, value)
+    if name in RESULT_PARAMETERS:
+        reason = RESULT_PARAMETERS[name](query, value)
     elif name.partition(":")[0] in ("_include", "_revinclude"):
         reason = _include(query, name, value)
     else:
@@ -143,7 +144,7 @@ def _filter(query: Query, name: str, value: str) -> str:
         return f"Search parameter {code} of {query.type} ({kind}) is not supported; it was ignored."
     if not value:
         return f"Search parameter {code} has no value; it was ignored."
-    if modifier and modifier not in _MODIFIERS[kind]:
+    if modifier and modifier not in MODIFIERS[kind]:
         raise Fault(Category.INVALID, f"Modifier :{modifier} is not supported for {code} ({kind}).", where=name)
     values = tuple(split(value, ",")) if modifier != "missing" else (value,)
     if modifier == "missing" and value not in ("true", "false"):
@@ -281,7 +282,7 @@ def _contained(query: Query, value: str) -> str:
     return "" if value == "false" else "Contained resources are not searched; _contained was ignored."
 
 
-_RESULT_PARAMETERS: Final = {
+RESULT_PARAMETERS: Final = {
     "_sort": _sort,
     "_count": _count,
     "_total": _total,
@@ -290,3 +291,4 @@ _RESULT_PARAMETERS: Final = {
     "_contained": _contained,
     CURSOR: _cursor,
 }
+"""Parameters that shape the answer -> how each is read; the text it returns says why it was left out."""
