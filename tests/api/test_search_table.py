@@ -2,195 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-LOINC = "http://loinc.org"
-LOCAL = "http://example.org/codes"
-MRN = "http://example.org/mrn"
+# The resources, all invented, one a line.
+RESOURCES = json.loads((Path(__file__).parents[1] / "data" / "search" / "county.json").read_text("utf-8"))
 CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
-STATUS = "http://hl7.org/fhir/observation-status"
-GENDER = "http://hl7.org/fhir/administrative-gender"
-
-
-def concept(*codings: tuple[str, str], text: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {"coding": [{k: v for k, v in (("system", s), ("code", c)) if v} for s, c in codings]}
-    if not codings:
-        del out["coding"]
-    return {**out, "text": text} if text else out
-
-
-def observation(id: str, subject: str = "Patient/p1", **more: Any) -> dict[str, Any]:
-    given = {
-        "resourceType": "Observation",
-        "id": id,
-        "status": "final",
-        "category": [concept((CATEGORY, "laboratory"))],
-        "code": concept((LOINC, "718-7"), (LOCAL, "HGB")),
-        "subject": {"reference": subject},
-        **more,
-    }
-    return {k: v for k, v in given.items() if v is not None}
-
-
-PATIENTS = [
-    {
-        "resourceType": "Patient",
-        "id": "p1",
-        "active": True,
-        "identifier": [
-            {"system": MRN, "value": "A001", "type": concept(("http://terminology.hl7.org/CodeSystem/v2-0203", "MR"))},
-            {"system": "urn:oid:2.16.156.10011.1.3", "value": "11010519491231002X"},
-        ],
-        "name": [{"family": "张", "given": ["三"]}],
-        "telecom": [{"system": "phone", "value": "13900000001"}, {"system": "email", "value": "zhang@example.org"}],
-        "gender": "male",
-        "birthDate": "1980-05-17",
-        "address": [{"city": "Hangzhou", "text": "浙江省杭州市西湖区"}],
-    },
-    {
-        "resourceType": "Patient",
-        "id": "p2",
-        "identifier": [
-            {"system": MRN, "value": "A,1"},
-            {"system": MRN, "value": "B|2"},
-            {"system": MRN, "value": "C$3"},
-            {"system": MRN, "value": "D\\4"},
-        ],
-        "name": [{"text": "Jörg  Müller", "family": "Müller", "given": ["Jörg", "Ernst"]}],
-        "gender": "male",
-        "birthDate": "1980-05",
-        "deceasedBoolean": False,
-    },
-    {
-        "resourceType": "Patient",
-        "id": "p3",
-        "identifier": [{"value": "NOSYS"}],
-        "name": [{"text": "欧阳娜娜"}, {"use": "old", "text": "Anna Chow"}],
-        "gender": "female",
-        "birthDate": "1980",
-        "deceasedBoolean": True,
-    },
-    {
-        "resourceType": "Patient",
-        "id": "p4",
-        "name": [{"text": "ＷＡＮＧ　Ｗｅｉ"}],
-        "deceasedDateTime": "2023-01-02",
-        "generalPractitioner": [{"reference": "Practitioner/dr1"}],
-    },
-]
-
-OBSERVATIONS = [
-    observation(
-        "o1",
-        effectiveDateTime="2024-05-01T00:30:00+08:00",
-        identifier=[{"system": LOCAL, "value": "R1-1"}],
-        encounter={"reference": "Encounter/e1"},
-        specimen={"reference": "Specimen/s1"},
-        basedOn=[{"reference": "ServiceRequest/sr1"}],
-        performer=[{"reference": "Organization/lab"}, {"reference": "Practitioner/dr1"}],
-        valueQuantity={"value": 131, "unit": "g/L", "system": "http://unitsofmeasure.org", "code": "g/L"},
-    ),
-    observation("o2", effectiveDateTime="2024-05-01", code=concept((LOINC, "2345-7")), valueString="Non Reactive"),
-    observation("o3", effectiveDateTime="2024-05", code=concept((LOINC, "2345-7")), valueString="reactivé"),
-    observation(
-        "o4",
-        effectivePeriod={"start": "2024-04-30T20:00:00+08:00", "end": "2024-05-01T10:00:00+08:00"},
-        category=[concept((CATEGORY, "imaging")), concept((LOCAL, "laboratory"))],
-    ),
-    observation("o5", effectivePeriod={"start": "2024-05-02"}, subject="Patient/p2"),
-    observation("o6", status="amended", code=concept(("", "XYZ")), category=None, subject="Patient/p2"),
-    observation("o7", effectiveDateTime="2024-04-30T23:59:59+08:00"),
-    observation(
-        "o8",
-        effectiveDateTime="2024-05-01T23:59:59.999+08:00",
-        status="preliminary",
-        valueCodeableConcept=concept(("http://snomed.info/sct", "260385009"), text="阴性"),
-    ),
-    observation(
-        "o9", effectiveDateTime="2024-05-02T00:00:00+08:00", code=concept(text="Gram stain"), subject="Patient/p3"
-    ),
-    observation(
-        "o10",
-        effectiveDateTime="2024-05-01T10:00:00Z",
-        component=[{"code": concept((LOINC, "8480-6")), "valueCodeableConcept": concept((LOCAL, "high"))}],
-        hasMember=[{"reference": "Observation/o1"}],
-        meta={
-            "tag": [{"system": LOCAL, "code": "demo"}],
-            "source": "urn:example:feed#1",
-            "profile": ["http://example.org/sd/lab"],
-        },
-    ),
-    observation(
-        "o11",
-        subject="Group/g1",
-        status="entered-in-error",
-        performer=[{"identifier": {"system": LOCAL, "value": "LAB7"}}],
-        effectivePeriod={"end": "2024-04-01"},
-    ),
-]
-
-OTHERS = [
-    {"resourceType": "Group", "id": "g1", "type": "person", "actual": True},
-    {
-        "resourceType": "Encounter",
-        "id": "e1",
-        "status": "finished",
-        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"},
-        "subject": {"reference": "Patient/p1"},
-        "period": {"start": "2024-05-01T08:00:00+08:00", "end": "2024-05-01T12:00:00+08:00"},
-    },
-    {
-        "resourceType": "Specimen",
-        "id": "s1",
-        "subject": {"reference": "Patient/p1"},
-        "type": concept((LOCAL, "BLD")),
-        "collection": {"collectedDateTime": "2024-05-01T00:20:00+08:00"},
-    },
-    {
-        "resourceType": "ServiceRequest",
-        "id": "sr1",
-        "status": "active",
-        "intent": "order",
-        "code": concept((LOCAL, "CBC")),
-        "subject": {"reference": "Patient/p1"},
-        "authoredOn": "2024-05-01",
-        "identifier": [{"system": LOCAL, "value": "P-1"}],
-    },
-    {
-        "resourceType": "DiagnosticReport",
-        "id": "dr1",
-        "status": "final",
-        "category": [concept(("http://terminology.hl7.org/CodeSystem/v2-0074", "HM"))],
-        "code": concept((LOINC, "58410-2")),
-        "subject": {"reference": "Patient/p1"},
-        "encounter": {"reference": "Encounter/e1"},
-        "effectiveDateTime": "2024-05-01T00:30:00+08:00",
-        "issued": "2024-05-01T02:00:00.500+08:00",
-        "result": [{"reference": "Observation/o1"}],
-        "specimen": [{"reference": "Specimen/s1"}],
-        "basedOn": [{"reference": "ServiceRequest/sr1"}],
-        "performer": [{"reference": "Organization/lab"}],
-    },
-    {
-        "resourceType": "DiagnosticReport",
-        "id": "dr2",
-        "status": "preliminary",
-        "code": concept((LOINC, "24331-1")),
-        "subject": {"reference": "http://elsewhere.org/fhir/Patient/p1"},
-        "result": [{"reference": "Observation/o2"}, {"reference": "Observation/o3"}],
-    },
-    {"resourceType": "Organization", "id": "lab", "name": "County Laboratory", "active": True},
-    {"resourceType": "Practitioner", "id": "dr1", "name": [{"family": "李", "given": ["四"]}]},
-    {
-        "resourceType": "ValueSet",
-        "id": "vs1",
-        "url": "http://example.org/ValueSet/a",
-        "version": "1",
-        "status": "draft",
-    },
-]
 
 ALL = "o1 o2 o3 o4 o5 o6 o7 o8 o9 o10 o11"
 
@@ -426,7 +246,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def county(module_api: Any) -> Any:
-    for resource in (*PATIENTS, *OTHERS, *OBSERVATIONS):
+    for resource in RESOURCES:
         module_api.put(**resource)
     return module_api
 
