@@ -8,12 +8,12 @@ from mappings import ids
 from mappings.annotations import add_notes, participation
 from mappings.assemble_patient import map_condition
 from mappings.context import Context
-from mappings.datatypes import plain
+from mappings.datatypes import bare, plain
 from mappings.grouping import Described, Order
 from mappings.model import Recency, Tier
 from mappings.order_state import OrderState
 from mappings.orders import code_key, order_number, request_id
-from mappings.source import Record, part
+from mappings.source import Record
 from mappings.statements import REQUEST_RANK, Plan
 
 _SPECIMEN_FIELDS = (9, 10, 14, 15, 39)
@@ -135,12 +135,12 @@ def specimen_key(record: Record) -> tuple[str, ...]:
     """Numbers of a specimen, best first: SPM-2 filler, placer, SPM-30, SPM-31, each with its name space."""
     for element in record.get(2):
         for component in (2, 1):
-            if part(element, component):
-                return (part(element, component, 2) or part(element, component, 3), part(element, component))
+            if bare(element, component):
+                return (bare(element, component, 2) or bare(element, component, 3), bare(element, component))
     for field in (30, 31):
         for element in record.get(field):
-            if part(element, 1):
-                return (part(element, 4), part(element, 1))
+            if bare(element, 1):
+                return (bare(element, 4), bare(element, 1))
     return ()
 
 

@@ -9,13 +9,13 @@ from mappings import ids
 from mappings.annotations import NOTE, add_notes, participation
 from mappings.compiled import CompiledMap
 from mappings.context import Context
-from mappings.datatypes import cx_identifier, identifier_type, plain
+from mappings.datatypes import bare, cx_identifier, identifier_type, plain
 from mappings.grammar import rule_for
 from mappings.grouping import Described, Patient
 from mappings.model import Merge, Recency, Tier
 from mappings.patient_key import patient_key
 from mappings.people import diagnosis_code, encounter_status, unknown_class
-from mappings.source import Record, part
+from mappings.source import Record
 from mappings.statements import Plan
 
 _VISIT = rule_for("PV1-19", kind="visit")
@@ -273,7 +273,7 @@ def map_condition(
         return None
     if encounter is not None:
         out["encounter"] = encounter
-    number = part(record.get(20)[0], 1) if record.get(20) else ""
+    number = bare(record.get(20)[0], 1) if record.get(20) else ""
     element = record.get(3)[0] if record.get(3) else ()
     words = plain(element, 1) or out["code"].get("text", "")
     key = ("number", number) if number else ((encounter or {}).get("reference", ""), words, record.first(6))

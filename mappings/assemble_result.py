@@ -18,7 +18,7 @@ from mappings.model import Entry, Recency
 from mappings.order_state import OrderState
 from mappings.orders import code_key, order_number
 from mappings.performers import default_performer
-from mappings.results import data_absent, finish_value, missing_status
+from mappings.results import NO_CODE, data_absent, finish_value, missing_status
 from mappings.source import text
 from mappings.statements import STATUS_RANK, Plan, tier_of
 
@@ -208,12 +208,7 @@ def map_observation(result: Result, x: Context, plan: Plan, report: dict[str, An
     fields = record.fields()
     size = len(fields)
     if size < 4 or not fields[3]:
-        x.issue(
-            "no-result-code",
-            "warning",
-            "The result has no code and no name (OBX-3); it is not stored.",
-            where=f"{record.where}-3",
-        )
+        x.issue("no-result-code", "warning", NO_CODE, where=f"{record.where}-3")
         return None
     state = x.order
     out: dict[str, Any] = {
@@ -249,8 +244,9 @@ def map_observation(result: Result, x: Context, plan: Plan, report: dict[str, An
         noted.code if noted is not None else "",
         "&".join(map(text, fields[4][0])) if fields[4:5] and fields[4] else "",
     )
-    ordinal = state.seen.get(key, 0)
-    state.seen[key] = ordinal + 1
+    place = (x.patient, state.scope, *key)
+    ordinal = x.seen.get(place, 0)
+    x.seen[place] = ordinal + 1
     parts = (state.scope, *key, str(ordinal)) if ordinal else (state.scope, *key)
     logical = out["id"] = ids.logical_id(x.shard, x.facility.id, "Observation", x.patient, *parts)
     _perform(result, out, x)

@@ -8,9 +8,9 @@ from typing import Any
 from conformance import systems
 from mappings.code_table import table
 from mappings.context import Context
-from mappings.datatypes import period, plain
+from mappings.datatypes import bare, period, plain
 from mappings.registry import datatype
-from mappings.source import Element, part
+from mappings.source import Element
 
 _EXT = "http://hl7.org/fhir/StructureDefinition/"
 
@@ -20,7 +20,7 @@ def xad_address(element: Element, x: Context) -> dict[str, Any] | None:
     """XAD -> Address (guide: XAD[Address])."""
     lines = [
         v
-        for v in (part(element, 1, 1), part(element, 1, 2), part(element, 1, 3), part(element, 2), part(element, 19))
+        for v in (bare(element, 1, 1), bare(element, 1, 2), bare(element, 1, 3), bare(element, 2), bare(element, 19))
         if v
     ]
     keys = ((3, "city"), (9, "district"), (4, "state"), (5, "postalCode"), (6, "country"))
@@ -28,7 +28,7 @@ def xad_address(element: Element, x: Context) -> dict[str, Any] | None:
     if not lines and not rest:
         return None
     out: dict[str, Any] = {}
-    kind = part(element, 7)
+    kind = bare(element, 7)
     use, form = table("AddressType-use").get(kind), table("AddressType-type").get(kind)
     if use:
         out["use"] = use.code
@@ -37,14 +37,14 @@ def xad_address(element: Element, x: Context) -> dict[str, Any] | None:
     if lines:
         out["line"] = lines
     out |= rest
-    validity = period(part(element, 12, 1), part(element, 12, 2), x) or period(part(element, 13), part(element, 14), x)
+    validity = period(bare(element, 12, 1), bare(element, 12, 2), x) or period(bare(element, 13), bare(element, 14), x)
     if validity:
         out["period"] = validity
     marks = []
     if kind and not use and not form:
         coding = {"system": systems.V2 + "0190", "code": kind}
         marks.append({"url": _EXT + "alternate-codes", "valueCodeableConcept": {"coding": [coding]}})
-    if part(element, 10):
+    if bare(element, 10):
         marks.append({"url": _EXT + "iso21090-ADXP-censusTract", "valueString": plain(element, 10)})
     return {**out, "extension": marks} if marks else out
 
@@ -52,7 +52,7 @@ def xad_address(element: Element, x: Context) -> dict[str, Any] | None:
 @datatype("XTN[ContactPoint]", "1-9 12-14 18")
 def xtn_contact_point(element: Element, x: Context) -> dict[str, Any] | None:
     """XTN -> ContactPoint (guide: XTN[ContactPoint]); the number is XTN.1 or XTN.12 as sent, else put together from XTN.5-8."""
-    kind, mail = part(element, 3), plain(element, 4)
+    kind, mail = bare(element, 3), plain(element, 4)
     country, area, local, extension = (plain(element, n) for n in (5, 6, 7, 8))
     digital = kind in ("Internet", "X.400") or (not kind and mail)
     if digital:
@@ -66,15 +66,15 @@ def xtn_contact_point(element: Element, x: Context) -> dict[str, Any] | None:
     found = table("TelecomEquipment").get(kind)
     system = found.code if found else "email" if digital else "phone" if re.search(r"\d{3}", value) else "other"
     out: dict[str, Any] = {"system": system, "value": value}
-    use = table("TelecomUse").get(part(element, 2))
+    use = table("TelecomUse").get(bare(element, 2))
     if kind == "CP":
         out["use"] = "mobile"
     elif use:
         out["use"] = use.code
-    rank = part(element, 18)
+    rank = bare(element, 18)
     if rank.isdigit() and int(rank) > 0:
         out["rank"] = int(rank)
-    validity = period(part(element, 13), part(element, 14), x)
+    validity = period(bare(element, 13), bare(element, 14), x)
     if validity:
         out["period"] = validity
     names = (("country", country), ("area", area), ("local", local), ("extension", extension))

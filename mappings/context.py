@@ -57,6 +57,7 @@ class Context:
     record, field   the place being read: issues and unread components name it
     reading         which fields of a record (by its identity) some rule has read; None: all of them
     peers           other records of the same group by segment id (conditions of rules look there)
+    seen            how often a result of one patient, report, code and sub-id was met: the ordinal of repeated ones
     order           what the results being mapped share
     subject         reference to the Patient of the group being mapped; patient its logical id; shard its shard
     """
@@ -78,6 +79,7 @@ class Context:
         "profile",
         "reading",
         "record",
+        "seen",
         "sent_at",
         "shard",
         "source_uri",
@@ -108,6 +110,7 @@ class Context:
         self.source_uri = ""
         self.zone = ZoneInfo(profile.facility.time_zone)
         self.zone_noted = False
+        self.seen: dict[tuple[str, ...], int] = {}
         self._noted: set[tuple[str, str]] = set()
         self._places: dict[str, int] = {}
         self._heard: list[Event] | None = None

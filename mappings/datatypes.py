@@ -31,6 +31,11 @@ def plain(element: Element, component: int = 1) -> str:
     return "" if found == '""' else found
 
 
+def bare(element: Element, component: int, sub: int = 1) -> str:
+    """A sub-component as clean text, like ``plain``."""
+    return " ".join(part(element, component, sub).split())
+
+
 def named_system(namespace: str, universal: str, universal_type: str, x: Context, kind: str) -> str:
     """Identifier system of an assigning authority (HD, EI.2-4): what the profile says, else OID or UUID, else the facility's own."""
     known = x.facility.identifiers.authorities
@@ -67,21 +72,21 @@ def cx_identifier(element: Element, x: Context, rule: Rule) -> dict[str, Any] | 
     if not value:
         return None
     kind = rule.kind or "patient"
-    code = part(element, 5)
+    code = bare(element, 5)
     if kind == "patient" and is_resident_id(element, x.facility):
         system = systems.RESIDENT_ID
     else:
-        system = named_system(part(element, 4, 1), part(element, 4, 2), part(element, 4, 3), x, kind)
+        system = named_system(bare(element, 4, 1), bare(element, 4, 2), bare(element, 4, 3), x, kind)
     out: dict[str, Any] = {"type": identifier_type(code)} if code else {}
     out["system"] = system
     out["value"] = value
-    validity = period(part(element, 7), part(element, 8), x)
+    validity = period(bare(element, 7), bare(element, 8), x)
     if validity:
         out["period"] = validity
-    holder = part(element, 6, 1) or part(element, 4, 1)
+    holder = bare(element, 6, 1) or bare(element, 4, 1)
     if holder:
         out["assigner"] = {"display": holder}
-    checks = [("identifier-checkDigit", part(element, 2)), ("namingsystem-checkDigit", part(element, 3))]
+    checks = [("identifier-checkDigit", bare(element, 2)), ("namingsystem-checkDigit", bare(element, 3))]
     marks = [{"url": _EXT + name, "valueString": digit} for name, digit in checks if digit]
     if marks:
         out["extension"] = marks
@@ -105,15 +110,15 @@ def ei_identifier(element: Element, x: Context, rule: Rule) -> dict[str, Any] | 
     value = plain(element, 1)
     if not value:
         return None
-    return {"system": named_system(part(element, 2), part(element, 3), part(element, 4), x, rule.kind), "value": value}
+    return {"system": named_system(bare(element, 2), bare(element, 3), bare(element, 4), x, rule.kind), "value": value}
 
 
 def eip_part(element: Element, component: int, x: Context, kind: str) -> dict[str, Any] | None:
     """Component 1 (placer) or 2 (filler) of an EIP -> Identifier; its EI parts are sub-components."""
-    value = part(element, component, 1)
+    value = bare(element, component, 1)
     if not value:
         return None
-    names = (part(element, component, 2), part(element, component, 3), part(element, component, 4))
+    names = (bare(element, component, 2), bare(element, component, 3), bare(element, component, 4))
     return {"system": named_system(*names, x, kind), "value": value}
 
 
@@ -139,10 +144,10 @@ def dln_identifier(element: Element, x: Context) -> dict[str, Any] | None:
         return None
     out = {
         "type": identifier_type("DL"),
-        "system": named_system(part(element, 2), "", "", x, "licence"),
+        "system": named_system(bare(element, 2), "", "", x, "licence"),
         "value": value,
     }
-    end = x.time(part(element, 3))
+    end = x.time(bare(element, 3))
     return {**out, "period": {"end": end.fhir}} if end else out
 
 
@@ -180,7 +185,7 @@ _SEX_WORDS = frozenset({"男", "女"})
 @datatype("XPN[HumanName]", "1-8 10-14")
 def xpn_human_name(element: Element, x: Context) -> dict[str, Any] | None:
     """XPN -> HumanName (guide: XPN[HumanName], FN[HumanName]); XPN.8 tells ideographs, letters and sounds apart."""
-    family, given = part(element, 1).strip(), [v for v in (part(element, 2).strip(), part(element, 3).strip()) if v]
+    family, given = bare(element, 1).strip(), [v for v in (bare(element, 2).strip(), bare(element, 3).strip()) if v]
     if given and given[0] in _SEX_WORDS and len(family) > 1 and _CJK.match(family):
         # "张三^男": the sex in the given name. The whole name stands in the family part.
         x.issue(
@@ -193,24 +198,24 @@ def xpn_human_name(element: Element, x: Context) -> dict[str, Any] | None:
     out = human_name(family, given, _texts(element, 5), _texts(element, 4, 6, 14))
     if out is None:
         return None
-    use = table("NameType").get(part(element, 7))
+    use = table("NameType").get(bare(element, 7))
     if use:
         out["use"] = use.code
-    validity = _range(element, 10, x) or period(part(element, 12), part(element, 13), x)
+    validity = _range(element, 10, x) or period(bare(element, 12), bare(element, 13), x)
     if validity:
         out["period"] = validity
     marks = []
-    if part(element, 8) in _REPRESENTATION:
-        marks.append({"url": _EXT + "iso21090-EN-representation", "valueCode": _REPRESENTATION[part(element, 8)]})
-    order = table("NameAssemblyOrder").get(part(element, 11))
+    if bare(element, 8) in _REPRESENTATION:
+        marks.append({"url": _EXT + "iso21090-EN-representation", "valueCode": _REPRESENTATION[bare(element, 8)]})
+    order = table("NameAssemblyOrder").get(bare(element, 11))
     if order:
         marks.append({"url": _EXT + "humanname-assembly-order", "valueCode": order.code})
     if marks:
         out["extension"] = marks
     own = [
-        {"url": _EXT + f"humanname-{name}", "valueString": part(element, 1, sub)}
+        {"url": _EXT + f"humanname-{name}", "valueString": bare(element, 1, sub)}
         for sub, name in ((2, "own-prefix"), (3, "own-name"), (4, "partner-prefix"), (5, "partner-name"))
-        if part(element, 1, sub)
+        if bare(element, 1, sub)
     ]
     if own and "family" in out:
         out["_family"] = {"extension": own}
@@ -230,21 +235,21 @@ def xpn_string(element: Element, x: Context) -> str | None:
 @ruled("DTM[dateTime]", "1")
 def dtm_datetime(element: Element, x: Context, rule: Rule) -> str | None:
     """DTM/TS -> dateTime with the precision as written."""
-    moment = x.time(part(element, 1), "error" if rule.hold else "warning")
+    moment = x.time(bare(element, 1), "error" if rule.hold else "warning")
     return moment.fhir if moment else None
 
 
 @ruled("DTM[date]", "1")
 def dtm_date(element: Element, x: Context, rule: Rule) -> str | None:
     """DTM/TS -> date; a time of day is cut off."""
-    moment = x.time(part(element, 1), "error" if rule.hold else "warning", birth=True)
+    moment = x.time(bare(element, 1), "error" if rule.hold else "warning", birth=True)
     return moment.date if moment else None
 
 
 @datatype("DTM[instant]", "1")
 def dtm_instant(element: Element, x: Context) -> str | None:
     """DTM/TS -> instant; a date without a time of day is none (http://hl7.org/fhir/R4/datatypes.html#instant): None and an issue."""
-    moment = x.time(part(element, 1))
+    moment = x.time(bare(element, 1))
     if moment is None:
         return None
     if not moment.has_time:
@@ -252,7 +257,7 @@ def dtm_instant(element: Element, x: Context) -> str | None:
             "date-without-time",
             "information",
             "An instant needs a time of day; only the date was sent.",
-            part(element, 1),
+            bare(element, 1),
         )
         return None
     return moment.fhir
@@ -271,13 +276,13 @@ def period(start: str, end: str, x: Context) -> dict[str, str] | None:
 
 def _range(element: Element, component: int, x: Context) -> dict[str, str] | None:
     """A DR as component: its two times are sub-components."""
-    return period(part(element, component, 1), part(element, component, 2), x)
+    return period(bare(element, component, 1), bare(element, component, 2), x)
 
 
 @datatype("DR[Period]", "1 2")
 def drperiod(element: Element, x: Context) -> dict[str, str] | None:
     """DR -> Period."""
-    return period(part(element, 1), part(element, 2), x)
+    return period(bare(element, 1), bare(element, 2), x)
 
 
 # --- small values ----------------------------------------------------------------------------------------------------------
@@ -292,11 +297,11 @@ def number(written: str) -> Decimal | None:
 @datatype("CQ[Quantity]", "1 2")
 def cq_quantity(element: Element, x: Context) -> dict[str, Any] | None:
     """CQ -> Quantity; the unit is coded when the unit table knows it."""
-    value = number(part(element, 1))
+    value = number(bare(element, 1))
     if value is None:
         return None
     out: dict[str, Any] = {"value": value}
-    unit = x.profile.units.lookup(part(element, 2, 1) or part(element, 2, 2))
+    unit = x.profile.units.lookup(bare(element, 2, 1) or bare(element, 2, 2))
     if unit.text.strip():
         out["unit"] = unit.text
     if unit.ucum:
@@ -325,21 +330,21 @@ def xon_string(element: Element, x: Context) -> str | None:
 @datatype("NM[positiveInt]", "1")
 def nm_positive(element: Element, x: Context) -> int | None:
     """NM -> positiveInt."""
-    found = part(element, 1).strip()
-    return int(found) if found.isascii() and found.isdigit() and int(found) > 0 else None
+    found = bare(element, 1).strip()
+    return int(found) if found.isascii() and found.isdigit() and 0 < int(found) < 2**31 else None
 
 
 @datatype("NM[Quantity-LengthOfStay]", "1")
 def nm_days(element: Element, x: Context) -> dict[str, Any] | None:
     """NM -> Duration in days."""
-    value = number(part(element, 1))
+    value = number(bare(element, 1))
     return None if value is None else {"value": value, "unit": "days", "system": systems.UCUM, "code": "d"}
 
 
 @datatype("ID[boolean]", "1")
 def id_boolean(element: Element, x: Context) -> bool | None:
     """Table 0136 (Y, N) -> boolean."""
-    found = table("YesNo").get(part(element, 1))
+    found = table("YesNo").get(bare(element, 1))
     return None if found is None else found.code == "true"
 
 

@@ -15,11 +15,11 @@ from mappings import ids
 from mappings.code_table import table
 from mappings.coded import concept
 from mappings.context import Context
-from mappings.datatypes import human_name, identifier_type, named_system, plain
+from mappings.datatypes import bare, human_name, identifier_type, named_system, plain
 from mappings.facility import Facility
 from mappings.grammar import Rule
 from mappings.registry import datatype, ruled
-from mappings.source import Element, part
+from mappings.source import Element
 
 _CJK_NAME = re.compile(r"[\u3400-\u9fff·]{2,}")
 _LEVELS = {
@@ -92,8 +92,8 @@ def organization(name: str, number: str, system: str, kind: dict[str, Any] | Non
 def xon_organization(element: Element, x: Context) -> dict[str, Any] | None:
     """XON -> reference to an Organization (guide: XON[Organization])."""
     number = plain(element, 10) or plain(element, 3)
-    system = named_system(part(element, 6, 1), part(element, 6, 2), part(element, 6, 3), x, "organization")
-    kind = identifier_type(part(element, 7)) if part(element, 7) else None
+    system = named_system(bare(element, 6, 1), bare(element, 6, 2), bare(element, 6, 3), x, "organization")
+    kind = identifier_type(bare(element, 7)) if bare(element, 7) else None
     return organization(plain(element, 1), number, system, kind, x)
 
 
@@ -120,23 +120,23 @@ def practitioner(element: Element, x: Context) -> dict[str, Any] | None:
     number = plain(element, 1)
     given = [v for v in (plain(element, 3), plain(element, 4)) if v]
     prefix = [plain(element, 6)] if plain(element, 6) else []
-    name = human_name(part(element, 2, 1), given, prefix, [v for v in (plain(element, 5), plain(element, 21)) if v])
+    name = human_name(bare(element, 2, 1), given, prefix, [v for v in (plain(element, 5), plain(element, 21)) if v])
     if name is None and number and _CJK_NAME.fullmatch(number):
         # The name stands where the number belongs.
         name, number = {"text": number}, ""
     if not number:
         return {"type": "Practitioner", "display": name["text"]} if name else None
-    system = named_system(part(element, 9, 1), part(element, 9, 2), part(element, 9, 3), x, "staff")
+    system = named_system(bare(element, 9, 1), bare(element, 9, 2), bare(element, 9, 3), x, "staff")
     identifier: dict[str, Any] = {"system": system, "value": number}
-    if part(element, 13):
-        identifier = {"type": identifier_type(part(element, 13)), **identifier}
+    if bare(element, 13):
+        identifier = {"type": identifier_type(bare(element, 13)), **identifier}
     out: dict[str, Any] = {
         "resourceType": "Practitioner",
         "id": ids.directory_id(x.facility.id, "Practitioner", system, number),
         "identifier": [identifier],
     }
     if name:
-        use = table("NameType").get(part(element, 10))
+        use = table("NameType").get(bare(element, 10))
         if use:
             name["use"] = use.code
         out["name"] = [name]
@@ -198,7 +198,7 @@ def ndl_role(element: Element, x: Context, rule: Rule) -> dict[str, Any] | None:
     codes = [{"system": _ROLES[rule.kind], "code": rule.kind}] if rule.kind else []
     if isinstance(first, str):
         return role(person, None, codes, x)
-    times = {key: m.fhir for key, at in (("start", 2), ("end", 3)) if (m := x.time(part(element, at)))}
+    times = {key: m.fhir for key, at in (("start", 2), ("end", 3)) if (m := x.time(bare(element, at)))}
     return role(person, None, codes, x, period=times)
 
 
@@ -239,9 +239,9 @@ def pl_location(element: Element, x: Context) -> dict[str, Any] | None:
         return {"display": plain(element, 9)} if plain(element, 9) else None
     if plain(element, 9):
         inner["description"] = plain(element, 9)
-    if part(element, 10, 1):
-        names = (part(element, 11, 1), part(element, 11, 2), part(element, 11, 3))
-        inner["identifier"].append({"system": named_system(*names, x, "unit"), "value": part(element, 10, 1)})
+    if bare(element, 10, 1):
+        names = (bare(element, 11, 1), bare(element, 11, 2), bare(element, 11, 3))
+        inner["identifier"].append({"system": named_system(*names, x, "unit"), "value": bare(element, 10, 1)})
     for out, _ in made:
         x.mention(out)
     return {"reference": f"Location/{inner['id']}", "display": " ".join(p.split("=", 1)[1] for p in path)}
@@ -269,6 +269,6 @@ def ei_device(element: Element, x: Context) -> dict[str, Any] | None:
     if not number:
         return None
     system = named_system(
-        part(element, 2) if plain(element, 1) else "", part(element, 3), part(element, 4), x, "device"
+        bare(element, 2) if plain(element, 1) else "", bare(element, 3), bare(element, 4), x, "device"
     )
     return {"type": "Device", "identifier": {"system": system, "value": number}, "display": number}

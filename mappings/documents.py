@@ -11,11 +11,11 @@ from typing import Any
 from mappings import ids, values
 from mappings.annotations import add_notes
 from mappings.context import Context
-from mappings.datatypes import ei_identifier, plain
+from mappings.datatypes import bare, ei_identifier, plain
 from mappings.grammar import rule_for
 from mappings.grouping import Described, Patient, Result
 from mappings.model import Recency, Tier
-from mappings.source import Element, Record, part, text
+from mappings.source import Element, Record, text
 from mappings.statements import Plan
 
 ATTACHMENTS = frozenset({"ED", "RP"})
@@ -113,7 +113,7 @@ def _pointer(element: Element, x: Context) -> dict[str, Any] | None:
     if kind or subtype:
         out["contentType"] = media_type(kind, subtype, b"")
     out["url"] = url
-    if part(element, 2):
+    if bare(element, 2):
         x.leftover(element, (2,), 0)
     return out
 

@@ -10,18 +10,18 @@ from mappings.code_table import table
 from mappings.context import Context
 from mappings.datatypes import plain
 from mappings.registry import call
-from mappings.source import Record, text
+from mappings.source import NULL, Record, text
 from mappings.trigger import trigger
 
 
 @call("processing_id")
 def processing_id(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """MSH-11 P is the normal case; anything else (training, debugging) becomes a tag on what the message says (guide: PT[Meta])."""
-    code = record.first(11)
-    if code and code != "P":
+    code = record.first(11).strip()
+    if code not in ("", NULL, "P"):
         out.setdefault("meta", {}).setdefault("tag", []).append({"system": systems.V2 + "0103", "code": code})
-    mode = record.first(11, 2)
-    if mode:
+    mode = record.first(11, 2).strip()
+    if mode not in ("", NULL):
         out.setdefault("meta", {}).setdefault("tag", []).append({"system": systems.V2 + "0207", "code": mode})
     return bool(code or mode)
 

@@ -34,7 +34,6 @@ class OrderState:
     category     Observation.category
     based_on     reference to the ServiceRequest
     specimens    (identifier values, reference) of each Specimen
-    seen         how often a (code, sub-id) was met: the ordinal of repeated results
     noted        what the code of the result being read means
     performers   references of the organisations that performed results, in order of appearance
     recencies    status -> Recency of a result with it
@@ -50,7 +49,6 @@ class OrderState:
     category: list[dict[str, Any]] = field(default_factory=list)
     based_on: dict[str, str] | None = None
     specimens: list[tuple[tuple[str, ...], dict[str, str]]] = field(default_factory=list)
-    seen: dict[tuple[str, str], int] = field(default_factory=dict)
     noted: Noted | None = None
     performers: list[dict[str, Any]] = field(default_factory=list)
     recencies: dict[str, Recency] = field(default_factory=dict)

@@ -11,11 +11,11 @@ from mappings import ids
 from mappings.code_table import table
 from mappings.coded import concept, system_uri
 from mappings.context import Context
-from mappings.datatypes import cx_identifier, plain
+from mappings.datatypes import bare, cx_identifier, plain
 from mappings.grammar import rule_for
 from mappings.model import Recency, Tier
 from mappings.registry import call, datatype
-from mappings.source import Element, Record, part
+from mappings.source import Element, Record
 
 _EXT = "http://hl7.org/fhir/StructureDefinition/"
 
@@ -189,7 +189,7 @@ def diagnosis_action(record: Record, x: Context, out: dict[str, Any]) -> bool:
 @call("diagnosis_parent")
 def diagnosis_parent(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """DG1-22 -> condition-dueTo with the parent's number."""
-    value = part(record.get(22)[0], 1)
+    value = bare(record.get(22)[0], 1)
     if not value:
         return False
     system = systems.facility_system(x.facility.id, "diagnosis")

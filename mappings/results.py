@@ -25,6 +25,7 @@ SUB_ID = "http://hl7.org/fhir/StructureDefinition/observation-v2-subid"
 SOURCE_UNIT = f"{systems.BASE}/StructureDefinition/source-unit"
 """Observation: the unit as sent, where the value is not a Quantity and cannot hold it."""
 _ALTERNATE = "http://hl7.org/fhir/StructureDefinition/alternate-codes"
+NO_CODE = "The result has no code and no name (OBX-3); it cannot be told what was measured."
 _LOINC_NAMES = frozenset({"LN", "LOINC", "LNC"})
 _LETTERS = re.compile(r"[A-Za-z\u3400-\u9fff]{2}")
 _FLAG_DIGITS = frozenset("0123")
@@ -87,7 +88,9 @@ def _code_answer(element: Element, name_elsewhere: str, day: str, x: Context) ->
         ):
             out.append(coding)
     body: dict[str, Any] = {"coding": out} if out else {}
-    body["text"] = plain(element, 9) or name or name_elsewhere or code or plain(element, 5) or plain(element, 4)
+    text = plain(element, 9) or name or name_elsewhere or code or plain(element, 5) or plain(element, 4)
+    if text:
+        body["text"] = text
     return CodeAnswer(body, code, found.name, found.mark, test, found.conflict, tuple(bad))
 
 
@@ -104,10 +107,13 @@ def result_code(record: Record, x: Context, out: dict[str, Any]) -> bool:
     order = x.order
     period = x.profile.tests.period(order.day)
     answer = x.memo.get(("obx3", element, elsewhere, period), lambda: _code_answer(element, elsewhere, order.day, x))
-    out["code"] = answer.concept
+    out["code"] = answer.concept or {**data_absent("unknown"), "text": "unknown"}
     ranges = record.get(7)
     range_text = values.joined(ranges[0]) if ranges else ""
     order.noted = Noted(answer.code or answer.name, answer.name, answer.test, unit_of(record, x), range_text)
+    if not answer.concept:
+        x.issue("no-result-code", "warning", NO_CODE)
+        return False
     if answer.mark:
         out.setdefault("extension", []).append({"url": systems.MARK, "valueString": answer.mark})
     if answer.test is None:

@@ -7,10 +7,10 @@ from typing import Any
 from conformance import systems
 from mappings.coded import cwe_concept
 from mappings.context import Context
-from mappings.datatypes import plain
+from mappings.datatypes import bare, plain
 from mappings.grammar import Rule, rule_for
 from mappings.registry import call, datatype, ruled
-from mappings.source import Element, Record, part
+from mappings.source import Element, Record
 
 _TYPE, _ADDITIVE, _SITE = (
     rule_for("OBR-15", table="SpecimenType"),
@@ -30,9 +30,9 @@ def st_annotation(element: Element, x: Context) -> dict[str, Any] | None:
 @ruled("DR[dateTime]", "1 2")
 def dr_datetime(element: Element, x: Context, rule: Rule) -> str | None:
     """DR without an end -> dateTime; with an end it is a period and this gives nothing (guide: SPM-17 conditions)."""
-    if part(element, 2):
+    if bare(element, 2):
         return None
-    moment = x.time(part(element, 1))
+    moment = x.time(bare(element, 1))
     return moment.fhir if moment else None
 
 
@@ -40,18 +40,15 @@ def dr_datetime(element: Element, x: Context, rule: Rule) -> str | None:
 def collected_period(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """SPM-17 with an end -> collectedPeriod; equal times are one moment."""
     element = record.get(17)[0]
-    if not part(element, 2):
+    if not bare(element, 2):
         return "collectedDateTime" in out.get("collection", {})
-    start, end = x.time(part(element, 1)), x.time(part(element, 2))
-    collection = out.setdefault("collection", {})
+    start, end = x.time(bare(element, 1)), x.time(bare(element, 2))
     if start and end and start.instant == end.instant:
-        collection["collectedDateTime"] = start.fhir
+        out.setdefault("collection", {})["collectedDateTime"] = start.fhir
     elif start or end:
-        collection["collectedPeriod"] = {k: m.fhir for k, m in (("start", start), ("end", end)) if m}
-    else:
-        del out["collection"]
-        return False
-    return True
+        ends = {k: m.fhir for k, m in (("start", start), ("end", end)) if m}
+        out.setdefault("collection", {})["collectedPeriod"] = ends
+    return bool(start or end)
 
 
 @call("collected")
@@ -59,11 +56,11 @@ def collected(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """OBR-7 and OBR-8 -> when the specimen was taken."""
     start = x.time(record.first(7)) if record.get(7) else None
     end = x.time(record.first(8)) if record.get(8) else None
-    collection = out.setdefault("collection", {})
     if end:
-        collection["collectedPeriod"] = {k: m.fhir for k, m in (("start", start), ("end", end)) if m}
+        ends = {k: m.fhir for k, m in (("start", start), ("end", end)) if m}
+        out.setdefault("collection", {})["collectedPeriod"] = ends
     elif start:
-        collection["collectedDateTime"] = start.fhir
+        out.setdefault("collection", {})["collectedDateTime"] = start.fhir
     return bool(start or end)
 
 
@@ -72,7 +69,7 @@ def specimen_parent(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """SPM-3 (repeats) -> parent by identifier."""
     system = systems.facility_system(x.facility.id, "specimen")
     for element in record.get(3):
-        value = part(element, 2) or part(element, 1)
+        value = bare(element, 2) or bare(element, 1)
         if value:
             out.setdefault("parent", []).append({"type": "Specimen", "identifier": {"system": system, "value": value}})
     return "parent" in out

@@ -8,9 +8,9 @@ from mappings import times
 from mappings.code_table import table
 from mappings.coded import concept
 from mappings.context import Context
-from mappings.datatypes import cq_quantity, number, plain
+from mappings.datatypes import bare, cq_quantity, number, plain
 from mappings.registry import call
-from mappings.source import Element, Record, part
+from mappings.source import Element, Record
 
 
 @call("order_timing")
@@ -24,13 +24,13 @@ def order_timing(record: Record, x: Context, out: dict[str, Any]) -> bool:
         read.append(1)
     bounds = {}
     for component, key in ((4, "start"), (5, "end")):
-        moment = x.time(part(element, component))
+        moment = x.time(bare(element, component))
         if moment:
             bounds[key] = moment.fhir
             read.append(component)
     if bounds and "occurrenceDateTime" not in out:
         out.setdefault("occurrenceTiming", {}).setdefault("repeat", {}).setdefault("boundsPeriod", bounds)
-    row = table("Priority").get(part(element, 6))
+    row = table("Priority").get(bare(element, 6))
     if row:
         out.setdefault("priority", row.code)
         read.append(6)
@@ -58,7 +58,7 @@ def repeat_pattern(record: Record, x: Context, out: dict[str, Any]) -> bool:
     found = concept(_subs(element, 1), x, "repeat-patterns")
     if found:
         out.setdefault("occurrenceTiming", {})["code"] = found
-    period, unit = number(part(element, 5)), part(element, 6)
+    period, unit = number(bare(element, 5)), bare(element, 6)
     if period is not None and unit in ("s", "min", "h", "d", "wk", "mo", "a"):
         _repeat(out).update({"period": period, "periodUnit": unit, "frequency": 1})
     return bool(found) or period is not None
@@ -67,7 +67,7 @@ def repeat_pattern(record: Record, x: Context, out: dict[str, Any]) -> bool:
 @call("time_of_day")
 def time_of_day(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """TQ1-4 (repeats) -> timeOfDay."""
-    found = [t for element in record.get(4) if (t := times.time_of_day(part(element, 1)))]
+    found = [t for element in record.get(4) if (t := times.time_of_day(bare(element, 1)))]
     if found:
         _repeat(out)["timeOfDay"] = found
     return bool(found)
