@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, tzinfo
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import psycopg
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Request
 
 from conformance.capability import RESOURCE_TYPES
-from fhir_server import telemetry
 from fhir_server.access import Principal
 from fhir_server.api.content import query_pairs
-from fhir_server.api.responses import EXPECTED, fault_of
 from fhir_server.api.security import address_of, services_of
 from fhir_server.api.writes import ATTEMPTS, Writer, wake
 from fhir_server.audit_event import Action, Outcome
@@ -31,29 +27,6 @@ T = TypeVar("T")
 HISTORY_COUNT: Final = 50
 BEFORE: Final = "_before"
 """Our parameter in ``next`` links of a history: the change number of the last version shown."""
-
-
-class Timed(APIRoute):
-    """A route whose answers are counted and timed under the name of its interaction (tongjian_request_seconds)."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, with a clock around it."""
-        answer = super().get_route_handler()
-        name = self.name.replace("_", "-")
-
-        async def timed(request: Request) -> Response:
-            begin, status = time.perf_counter(), 500
-            try:
-                response = await answer(request)
-                status = response.status_code
-                return response
-            except EXPECTED as error:
-                status = fault_of(error).category.status
-                raise
-            finally:
-                telemetry.REQUEST_SECONDS.labels(name, str(status)).observe(time.perf_counter() - begin)
-
-        return timed
 
 
 class Touched(NamedTuple):

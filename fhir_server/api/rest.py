@@ -26,7 +26,7 @@ from fhir_server.api.content import (
     required_version,
     resource_body,
 )
-from fhir_server.api.interaction import Timed, Touched, audited, base_of, context_of, in_transaction
+from fhir_server.api.interaction import Touched, audited, base_of, context_of, in_transaction
 from fhir_server.api.responses import EXPECTED, fault_of, fhir, http_date, issue, outcome
 from fhir_server.api.security import Asker, permit, services_of
 from fhir_server.api.writes import Written, require_valid
@@ -36,7 +36,7 @@ from fhir_server.search.definitions import parameters
 from fhir_server.search.query import parse
 from fhir_server.store import reader
 
-router = APIRouter(route_class=Timed)
+router = APIRouter()
 
 READ: Final = ["GET", "HEAD"]
 
