@@ -52,6 +52,8 @@ def run(settings: Settings, *, leave: bool) -> None:
         raise DemoFailed("The demo uses its own embedded database; unset DATABASE_URL, or use `tongjian serve`.")
     profiles = load_profiles(settings.profiles_dir)
     console.print("[bold]Tongjian demo[/]: one county hospital, two township health centres, one village clinic.\n")
+    # Ended from outside, the demo still stops its server and database in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.monotonic()
     server = embedded.start(settings.data_dir)
     try:
