@@ -5,19 +5,24 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from fhir_server.errors import Fault
+
+log = logging.getLogger(__name__)
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 _OURS: Final = frozenset({"fhir_server", "adapters", "mappings", "conformance"})
 
+disable_created_metrics()  # type: ignore[no-untyped-call]
 # A name ends with the unit; labels have few values (https://prometheus.io/docs/practices/naming/).
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAG_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0)
@@ -155,25 +160,36 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "text": _text(record),
         }
-        line.update({k: v for k, v in vars(record).items() if k not in _STANDARD and k not in line})
+        if _ours(record):
+            line.update({k: v for k, v in vars(record).items() if k not in _STANDARD and k not in line})
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = describe(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False, default=_typename)
 
 
-def _text(record: logging.LogRecord) -> str:
+def _text(given: logging.LogRecord) -> str:
     """The message; arguments that are exceptions show their type alone."""
-    name = record.name
-    arguments = record.args
+    name, arguments, record = given.name, given.args, given
     if isinstance(arguments, tuple):
         record = logging.makeLogRecord(
             {"msg": record.msg, "args": tuple(_typename(a) if isinstance(a, BaseException) else a for a in arguments)}
         )
     if isinstance(record.msg, BaseException):
         return _typename(record.msg)
-    text = record.getMessage()
-    # Further lines of a library's message show reprs (asyncio: the task and its exception).
-    return text if name.partition(".")[0] in _OURS else text.partition("\n")[0][:300]
+    if _ours(given):
+        return record.getMessage()
+    # Of a library only what it always says: its values may be anybody's. Further lines and brackets of asyncio show reprs; a
+    # warning begins with its place and category.
+    text = str(record.msg).partition("\n")[0]
+    if name == "asyncio":
+        text = re.split("[(<]", text, maxsplit=1)[0].strip()
+    elif name == "py.warnings":
+        text = ":".join(record.getMessage().partition("\n")[0].split(":")[:3])
+    return text[:300]
+
+
+def _ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in _OURS
 
 
 def _typename(value: object) -> str:
@@ -196,10 +212,15 @@ def describe(fault: BaseException) -> list[str]:
 
 
 def configure(level: str = "INFO") -> None:
-    """Sends every log record of the process to standard error as JSON lines. Call once, at the start of a command that serves."""
+    """Sends every log record, warning and uncaught exception of the process to standard error as JSON lines. Call once, at the start
+    of a command that serves."""
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[out], force=True)
+    logging.captureWarnings(True)
+    sys.excepthook = lambda _, fault, __: log.critical("process_failed", exc_info=fault)
+    threading.excepthook = lambda told: log.critical("thread_failed", exc_info=told.exc_value)
+    sys.unraisablehook = lambda told: log.error("finalizer_failed", exc_info=told.exc_value)
     # Libraries below a warning tell more than an operator needs, and some of them quote values.
     for name in ("asyncio", "asyncpg", "psycopg", "psycopg.pool", "sqlalchemy", "alembic", "uvicorn.access", "httpx"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

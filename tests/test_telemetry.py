@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import re
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,16 @@ def test_a_task_nobody_waited_for_does_not_show_its_exception(lines: Any) -> Non
     assert SECRET not in json.dumps(shown, ensure_ascii=False)
 
 
+def test_a_library_is_quoted_without_its_values(lines: Any) -> None:
+    library = logging.getLogger("some.library")
+    library.warning("row %s is odd", SECRET, extra={"row": SECRET})
+    logging.getLogger("asyncio").error(f"Exception in callback receive('{SECRET}')\nhandle: <{SECRET}>")
+    logging.getLogger("py.warnings").warning("%s", f"/lib/x.py:7: UserWarning: {SECRET}\n  code")
+    shown = lines()
+    assert [line["text"] for line in shown] == ["row %s is odd", "Exception in callback receive", "/lib/x.py:7: UserWarning"]
+    assert SECRET not in json.dumps(shown, ensure_ascii=False)
+
+
 def test_a_line_break_in_a_text_stays_on_one_line(lines: Any) -> None:
     log.warning("one\ntwo")
     assert [line["text"] for line in lines()] == ["one\ntwo"]
@@ -105,18 +117,23 @@ def test_a_line_break_in_a_text_stays_on_one_line(lines: Any) -> None:
 def test_configure_writes_json_lines_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     try:
         telemetry.configure("WARNING")
         log.info("not shown")
         log.warning("shown")
+        sys.excepthook(ValueError, ValueError(SECRET), None)
     finally:
+        logging.captureWarnings(False)
+        sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
         for handler in list(root.handlers):
             root.removeHandler(handler)
         for handler in before:
             root.addHandler(handler)
         root.setLevel(level)
     captured = capsys.readouterr()
-    assert [json.loads(line)["text"] for line in captured.err.splitlines()] == ["shown"]
+    assert [json.loads(line)["text"] for line in captured.err.splitlines()] == ["shown", "process_failed"]
+    assert SECRET not in captured.err
     assert captured.out == ""
 
 

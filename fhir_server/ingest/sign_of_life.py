@@ -19,7 +19,6 @@ EVERY: Final = 5.0
 """Seconds between two signs of life."""
 RETIRED: Final = "retired"
 _GONE_AFTER: Final = "1 hour"
-_NOT_COUNTED: Final = "_created"
 
 Counts = dict[str, float]
 """Sample name and labels (JSON text of ``[name, {label: value}]``) -> total."""
@@ -32,7 +31,7 @@ def counts() -> Counts:
         for metric in telemetry.WORKER_METRICS
         for family in metric.collect()
         for sample in family.samples
-        if not sample.name.endswith(_NOT_COUNTED) and sample.value
+        if sample.value
     }
 
 
