@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from fhir_server.errors import Category, Fault
 MAX_DEPTH: Final = 64
 """Deepest nesting of a JSON body; FHIR resources in use stay below 20."""
 
+_LARGE: Final = 65_536
 _JSON: Final = frozenset({"json", "application/json", "application/fhir+json", "text/json", "application/json+fhir"})
 _ANY: Final = frozenset({"*/*", "application/*", "text/*"})
 _ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*|\s*(\d+)\s*')
@@ -86,7 +88,9 @@ async def resource_body(request: Request, limit: int) -> dict[str, Any]:
     version = re.search(r"fhirversion=([0-9.]+)", media)
     if version and version[1] not in ("4.0", "4.0.1"):
         raise Fault(Category.MEDIA_TYPE, "This server takes FHIR 4.0 only.")
-    return parse_resource(await raw_body(request, limit))
+    raw = await raw_body(request, limit)
+    # A large body would keep everybody else waiting.
+    return parse_resource(raw) if len(raw) < _LARGE else await asyncio.to_thread(parse_resource, raw)
 
 
 def parse_resource(raw: bytes) -> dict[str, Any]:
@@ -129,7 +133,13 @@ async def form_pairs(request: Request, limit: int) -> list[tuple[str, str]]:
     media = request.headers.get("content-type", "").lower().partition(";")[0].strip()
     if raw and media != "application/x-www-form-urlencoded":
         raise Fault(Category.MEDIA_TYPE, "Send search parameters as application/x-www-form-urlencoded.")
-    return [*query_pairs(request.url.query), *query_pairs(raw.decode("utf-8", "replace"))]
+    return [*query_pairs(query_of(request)), *query_pairs(raw.decode("utf-8", "replace"))]
+
+
+def query_of(request: Request) -> str:
+    """The query string of the request; bytes that are no UTF-8 become the replacement character."""
+    raw: bytes = request.scope["query_string"]
+    return raw.decode("utf-8", "replace")
 
 
 def query_pairs(query: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from fastapi import Request
 
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.access import Principal
-from fhir_server.api.content import query_pairs
+from fhir_server.api.content import query_of, query_pairs
 from fhir_server.api.security import address_of, services_of
 from fhir_server.api.writes import ATTEMPTS, Writer, wake
 from fhir_server.audit_event import Action, Outcome
@@ -114,7 +114,7 @@ async def audited(
         name,
         sorted({*types, *(t.type for t in seen)}),
         [t.patient for t in seen if t.patient],
-        query=request.url.query if query is None else query,
+        query=query_of(request) if query is None else query,
         outcome=outcome,
         at=services.clock(),
         resource=resource,

@@ -134,7 +134,7 @@ def _answer(request: Request, fault: Fault) -> Response:
 async def _on_fault(request: Request, error: Exception) -> Response:
     fault = fault_of(error)
     if fault.category is Category.INTERNAL:
-        log.error("a request failed", exc_info=error, extra={"path": request.scope.get("route_path", "")})
+        log.error("a request failed", exc_info=error)
     return _answer(request, fault)
 
 

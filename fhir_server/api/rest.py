@@ -21,6 +21,7 @@ from fhir_server.api.content import (
     form_pairs,
     not_modified,
     preferences,
+    query_of,
     query_pairs,
     require_json_answer,
     required_version,
@@ -84,7 +85,7 @@ async def transact(request: Request, asker: Asker) -> Response:
     services = services_of(request)
     resource = await resource_body(request, services.settings.max_request)
     base, context, wanted = base_of(request), context_of(request), preferences(request.headers)
-    steps = transaction.read_steps(resource, base)
+    steps = await interaction.in_thread(transaction.read_steps, resource, base)
     kind = str(resource["type"])
     for step in steps:
         if isinstance(step, Fault):
@@ -127,7 +128,7 @@ async def search_type(request: Request, asker: Asker, kind: str) -> Response:
     """Search by type (http://hl7.org/fhir/R4/http.html#search)."""
     require_json_answer(request)
     _require_served(kind)
-    return await _search(request, asker, kind, query_pairs(request.url.query))
+    return await _search(request, asker, kind, query_pairs(query_of(request)))
 
 
 @router.post("/{kind}/_search")
@@ -168,7 +169,7 @@ async def update_conditionally(request: Request, asker: Asker, kind: str) -> Res
     await permit(request, asker, "update", kind)
     await permit(request, asker, "search-type", kind)
     resource = await _resource(request, kind)
-    query, expected = request.url.query, required_version(request.headers)
+    query, expected = query_of(request), required_version(request.headers)
     return await _write(request, asker, "U", "update", lambda w: w.conditional_update(resource, query, expected))
 
 
@@ -179,7 +180,7 @@ async def delete_conditionally(request: Request, asker: Asker, kind: str) -> Res
     _require_served(kind)
     await permit(request, asker, "delete", kind)
     await permit(request, asker, "search-type", kind)
-    query = request.url.query
+    query = query_of(request)
     return await _write(request, asker, "D", "delete", lambda w: w.conditional_delete(kind, query))
 
 
@@ -198,7 +199,7 @@ async def read(request: Request, asker: Asker, kind: str, logical: str) -> Respo
     """Read, conditional with If-None-Match and If-Modified-Since (http://hl7.org/fhir/R4/http.html#read, #cread)."""
     require_json_answer(request)
     _require_served(kind)
-    summary, elements = subset.asked(query_pairs(request.url.query))
+    summary, elements = subset.asked(query_pairs(query_of(request)))
     await permit(request, asker, "read", kind)
     services = services_of(request)
     stored = await reader.read(services.pool, services.codec, kind, logical)
@@ -315,7 +316,7 @@ async def _history(request: Request, asker: Asker, name: str, kind: str | None, 
     require_json_answer(request)
     await permit(request, asker, name, kind or "*")
     services, base = services_of(request), base_of(request)
-    count, since, before = interaction.history_parameters(query_pairs(request.url.query), services.settings.zone)
+    count, since, before = interaction.history_parameters(query_pairs(query_of(request)), services.settings.zone)
     stored = await reader.history(
         services.pool, services.codec, kind, logical, since=since, before=before, count=count + 1
     )
@@ -326,7 +327,7 @@ async def _history(request: Request, asker: Asker, name: str, kind: str | None, 
     touched = [Touched(s.resource_type, s.patient) for s in shown]
     await audited(request, asker, "R", name, touched, types={kind} if kind else set())
     place = "/".join(p for p in (base, kind, logical, "_history") if p)
-    links = [("self", interaction.history_url(place, request.url.query))]
+    links = [("self", interaction.history_url(place, query_of(request)))]
     if len(stored) > count and shown:
-        links.append(("next", interaction.history_url(place, request.url.query, shown[-1].seq)))
+        links.append(("next", interaction.history_url(place, query_of(request), shown[-1].seq)))
     return fhir(request, bundle("history", [history_entry(s, base) for s in shown], links=links))

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from fhir_server.access import Principal, authenticate
+from fhir_server.api.content import query_of
 from fhir_server.audit_event import Action
 from fhir_server.errors import Fault
 from fhir_server.services import Services
@@ -79,7 +80,7 @@ async def _refused(request: Request, asker: Principal | None, interaction: str, 
             _ACTIONS.get(interaction, "E"),
             interaction,
             types,
-            query=request.url.query,
+            query=query_of(request),
             outcome="4",
             at=services.clock(),
             address=address_of(request),

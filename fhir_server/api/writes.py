@@ -120,7 +120,7 @@ class Writer:
         Who asks the same condition waits until this transaction ends, so that two conditional creates make one resource.
         """
         parsed = condition(kind, query)
-        self.lock([f"{kind}?{query}"])
+        self.lock([f"{kind}?{sorted(parsed.used)}"])
         found = self.search(parsed).matches
         if len(found) > 1:
             raise Fault(Category.MULTIPLE, f"More than one {kind} matches the condition.")
@@ -209,6 +209,6 @@ def require_valid(resource: dict[str, Any], where: str = "") -> None:
 
 def _number(version: str | None) -> int | None:
     """If-Match as a version number; one that is no number matches no version (-1)."""
-    if version is None:
+    if version in (None, "*"):
         return None
     return int(version) if version.isdecimal() and len(version) < 10 else -1

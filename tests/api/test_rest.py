@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -403,3 +404,42 @@ def test_every_access_is_in_the_audit_log_before_its_answer(api: Any) -> None:
         ("read", "4", []),
     ]
     assert "张三" not in str(rows)
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        (b"name=%E5%BC%A0", 200),
+        (b"name=%D5%C5", 200),  # GB18030: no such name
+        (b"name=%ff%fe", 200),
+        (b"name=\xe5\xbc\xa0", 400),  # not percent-encoded: the HTTP server refuses it
+        (b"identifier=http://x/mrn|1", 200),
+        (b"name=a%00b", 400),
+        (b"%", 200),
+        (b"&&&=&", 200),
+    ],
+)
+def test_odd_bytes_in_the_address_are_no_server_error(api: Any, query: bytes, status: int) -> None:
+    api.put(**patient(id="p"))
+    host, port = api.base.removeprefix("http://").removesuffix("/fhir").split(":")
+    for token in (api.token(), "wrong"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(
+                b"GET /fhir/Patient?"
+                + query
+                + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer "
+                + token.encode()
+                + b"\r\n\r\n"
+            )
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+        expected = 401 if token == "wrong" and b"\xe5" not in query else status
+        assert int(answer.split(b" ")[1]) == expected, answer
+
+
+def test_a_star_in_if_match_asks_only_that_the_resource_exists(api: Any) -> None:
+    api.put(**patient(id="p"))
+    star = {"If-Match": "*"}
+    assert api.http.put("/Patient/p", json=patient(id="p", gender="female"), headers=star).status_code == 200
+    assert api.http.delete("/Patient/p", headers=star).status_code == 204
