@@ -154,35 +154,61 @@ FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::
             $17::text[], $18::bytea[])
     AS a(shard, facility, channel, format, trigger, control_id, sent_at, received_at, sha256, size, charset, lane, keys, status,
          reused, reason, issues, raw)
-ON CONFLICT (shard, facility, sha256) DO UPDATE
-SET status = EXCLUDED.status, channel = EXCLUDED.channel, format = EXCLUDED.format, trigger = EXCLUDED.trigger,
-    control_id = EXCLUDED.control_id, sent_at = EXCLUDED.sent_at, charset = EXCLUDED.charset, lane = EXCLUDED.lane,
-    keys = EXCLUDED.keys, flag = EXCLUDED.flag, reason = EXCLUDED.reason, issues = EXCLUDED.issues, raw = EXCLUDED.raw
-WHERE inbox.status = 'failed' AND EXCLUDED.status <> 'failed'
+ON CONFLICT (shard, facility, sha256) DO NOTHING
 RETURNING shard, id, facility, sha256, received_at
 """
 
 _STORED = """
-SELECT i.shard, i.id, i.facility, i.sha256, i.received_at
+SELECT i.shard, i.id, i.facility, i.sha256, i.received_at, i.status
 FROM unnest($1::smallint[], $2::text[], $3::bytea[]) AS a(shard, facility, sha256) JOIN inbox i USING (shard, facility, sha256)
 """
+
+
+_Name = tuple[int, str, bytes]
+"""(shard, facility, SHA-256): what makes a message the same."""
 
 
 async def accept(conn: asyncpg.Connection, arrivals: Sequence[Arrival]) -> list[Accepted]:
     """Makes messages durable: one statement, one commit; answers in the order of ``arrivals``.
 
     The same bytes of one facility are stored once. Bytes that were ``failed`` and are now acceptable take the place of the failure.
-    Raises what asyncpg raises; then none is stored.
+    Nothing here waits for a row that a worker has locked. Raises what asyncpg raises; then none is stored, or all are and nobody
+    was told.
     """
-    first: dict[tuple[int, str, bytes], Arrival] = {}
+    first: dict[_Name, Arrival] = {}
     for a in arrivals:
         first.setdefault((a.shard, a.facility, a.sha256), a)
-    rows, seen = list(first.values()), set[tuple[str, str]]()
+    found = await _insert(conn, list(first.values()))
+    old = [name for name in first if name not in found]
+    if old:
+        stored = await conn.fetch(_STORED, [n[0] for n in old], [n[1] for n in old], [n[2] for n in old])
+        mended = []
+        for r in stored:
+            name = (r["shard"], r["facility"], r["sha256"])
+            if r["status"] == "failed" and first[name].status != "failed":
+                mended.append((r["shard"], r["id"], first[name]))
+            else:
+                found[name] = Accepted(r["shard"], r["id"], r["received_at"], False)
+        if mended:
+            async with conn.transaction():
+                await conn.executemany("DELETE FROM inbox WHERE shard = $1 AND id = $2", [m[:2] for m in mended])
+                found |= await _insert(conn, [m[2] for m in mended])
+    out = []
+    for a in arrivals:
+        name = (a.shard, a.facility, a.sha256)
+        given = found[name]
+        # A second copy inside the same group is a repeat as well.
+        out.append(given if first[name] is a else Accepted(given.shard, given.id, given.received_at, False))
+    return out
+
+
+async def _insert(conn: asyncpg.Connection, rows: Sequence[Arrival]) -> dict[_Name, Accepted]:
+    """Inserts those that are not there yet, and tells which these are."""
+    seen = set[tuple[str, str]]()
     reused = []
     for a in rows:
-        name = (a.facility, a.control_id)
-        reused.append(bool(a.control_id) and a.status != "failed" and name in seen)
-        seen.add(name)
+        reused.append(bool(a.control_id) and a.status != "failed" and (a.facility, a.control_id) in seen)
+        seen.add((a.facility, a.control_id))
     inserted = await conn.fetch(
         _ACCEPT,
         [a.shard for a in rows],
@@ -204,26 +230,10 @@ async def accept(conn: asyncpg.Connection, arrivals: Sequence[Arrival]) -> list[
         [issues_json(a.issues) for a in rows],
         [a.raw for a in rows],
     )
-    found = {
+    return {
         (r["shard"], r["facility"], r["sha256"]): Accepted(r["shard"], r["id"], r["received_at"], True)
         for r in inserted
     }
-    old = [key for key in first if key not in found]
-    if old:
-        stored = await conn.fetch(_STORED, [k[0] for k in old], [k[1] for k in old], [k[2] for k in old])
-        found.update(
-            {
-                (r["shard"], r["facility"], r["sha256"]): Accepted(r["shard"], r["id"], r["received_at"], False)
-                for r in stored
-            }
-        )
-    out = []
-    for a in arrivals:
-        key = (a.shard, a.facility, a.sha256)
-        given = found[key]
-        # A second copy inside the same group is a repeat as well.
-        out.append(given if first[key] is a else Accepted(given.shard, given.id, given.received_at, False))
-    return out
 
 
 _STATUS = """

@@ -326,6 +326,39 @@ def test_strange_header_texts_do_not_disturb_others_of_the_group(serve: Any, oru
     asyncio.run(story())
 
 
+def test_a_resend_of_a_message_a_worker_is_applying_delays_nobody(serve: Any, oru: Any, database_url: str) -> None:
+    async def story() -> None:
+        async with serve() as server, server.sender() as sender, server.sender("gamma") as other:
+            assert (await sender.send(oru("M1"))).code == "AA"
+            async with server.pool.acquire() as conn, conn.transaction():
+                await conn.execute("SELECT FROM inbox FOR UPDATE")
+                async with asyncio.timeout(2):
+                    assert (await sender.send(oru("M1"))).code == "AA"
+                    assert (await other.send(oru("M2", facility="GAMMA"))).code == "AA"
+
+    asyncio.run(story())
+
+
+def test_bytes_refused_before_are_taken_once_they_are_acceptable(serve: Any, oru: Any, profiles: Any) -> None:
+    large = oru("M1", "P1", facility="BETA", values=("1.1",) * 100)
+
+    async def story() -> None:
+        async with serve() as server, server.sender("beta") as sender:
+            assert (await sender.send(large)).code == "AR"
+            # As it would stand there if the limit of the channel had been found after reading the message.
+            shard, keys = inbox.ordering_keys("beta", "M1", ["BETA|P1"])
+            await server.pool.execute(
+                "UPDATE inbox SET shard = $1, sha256 = sha256($2), raw = 'x', keys = $3",
+                shard,
+                oru("M1", "P1", facility="BETA"),
+                keys,
+            )
+            assert msa(await sender.send(oru("M1", "P1", facility="BETA"))) == ("AA", "M1")
+            assert await server.inbox("status, reason, control_id") == [("ready", None, "M1")]
+
+    asyncio.run(story())
+
+
 # --- the database goes away ------------------------------------------------------------------------------------------------
 
 
