@@ -28,6 +28,8 @@ cli = typer.Typer(
 )
 send = typer.Typer(no_args_is_help=True, help="Send files to a server, as a HIS or LIS would.")
 cli.add_typer(send, name="send")
+audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
+cli.add_typer(audit_log, name="audit-log")
 err = Console(stderr=True, soft_wrap=True)
 
 DataDir = Annotated[
@@ -239,6 +241,51 @@ def token(
     except AccessError as fault:
         raise _fail(str(fault)) from None
     typer.echo(text)
+
+
+@cli.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    data: DataDir = None,
+    profiles: Profiles = None,
+) -> None:
+    """Show queue, lag, messages on hold, feeds, workers, sizes and versions. Exit code 1: the database cannot be reached."""
+    import psycopg  # noqa: PLC0415
+
+    from fhir_server import status as state  # noqa: PLC0415
+    from fhir_server.serve import CannotServe, database  # noqa: PLC0415
+
+    chosen = _settings(data_dir=data, profiles_dir=profiles)
+    known = _profiles(chosen.profiles_dir)
+    try:
+        with database(chosen, as_it_is=True) as url, psycopg.connect(url, connect_timeout=10) as conn:
+            found = state.read(conn, known, chosen.data_dir)
+    except (CannotServe, psycopg.Error) as fault:
+        raise _fail(f"The state cannot be read: {fault}") from None
+    if as_json:
+        typer.echo(state.as_json(found))
+    else:
+        state.show(Console(), found)
+
+
+@audit_log.command("verify")
+def verify_audit_log(data: DataDir = None) -> None:
+    """Check the hash chains of the audit log and of the recognition ledger. Exit code 1: an entry was changed or is missing."""
+    import asyncpg  # noqa: PLC0415
+
+    from fhir_server.evidence import verify  # noqa: PLC0415
+    from fhir_server.serve import CannotServe, database  # noqa: PLC0415
+
+    try:
+        with database(_settings(data_dir=data), as_it_is=True) as url:
+            breaks = asyncio.run(verify(url))
+    except (CannotServe, OSError, asyncpg.PostgresError) as fault:
+        raise _fail(f"The logs cannot be read: {fault}") from None
+    for found in breaks:
+        typer.echo(f"{found.log} chain {found.chain} entry {found.number}: {found.reason}")
+    if breaks:
+        raise _fail(f"{len(breaks)} places do not hold.")
+    typer.echo("Every entry is as it was written.")
 
 
 @cli.command()

@@ -42,21 +42,28 @@ class CannotServe(Exception):
 
 
 @contextmanager
-def database(settings: Settings) -> Iterator[str]:
-    """The address of the migrated database: ``database_url``, else the embedded server of ``data_dir`` for as long as it is used."""
+def database(settings: Settings, *, as_it_is: bool = False) -> Iterator[str]:
+    """The address of the migrated database: ``database_url``, else the embedded server of ``data_dir`` for as long as it is used.
+
+    as_it_is: only look: an older schema stays as it is, and a data folder without a database is an error. Raises CannotServe.
+    """
     try:
         if settings.database_url:
             url = database_url(settings.database_url)
-            migrate(url)
+            if not as_it_is:
+                migrate(url)
             yield url
             return
+        if as_it_is and not embedded.exists(settings.data_dir):
+            raise CannotServe(f"There is no database in {settings.data_dir}: name its folder with --data.")
         server = embedded.start(settings.data_dir)
     except (embedded.EmbeddedError, ValueError) as fault:
         raise CannotServe(str(fault)) from fault
     except psycopg.OperationalError as fault:
         raise CannotServe(f"DATABASE_URL cannot be reached: {fault}") from fault
     try:
-        migrate(server.url)
+        if not as_it_is:
+            migrate(server.url)
         yield server.url
     finally:
         server.stop()

@@ -25,7 +25,7 @@ import psycopg
 from fhir_server.store import postmaster
 from fhir_server.store.server_user import EmbeddedError, ServerUser, choose
 
-__all__ = ["Embedded", "EmbeddedError", "start"]
+__all__ = ["Embedded", "EmbeddedError", "exists", "start"]
 
 ROLE = "tongjian"
 DATABASE = "tongjian"
@@ -87,6 +87,11 @@ class Embedded:
                 _shut_down(self._home, self.pid)
             finally:
                 os.close(others)
+
+
+def exists(data_dir: Path) -> bool:
+    """True when ``start`` has made a server in the folder before."""
+    return (Path(data_dir).resolve() / "postgres" / "cluster").is_dir()
 
 
 def start(data_dir: Path) -> Embedded:

@@ -1,0 +1,208 @@
+"""``tongjian status``: what an operator wants to know first, read from the database: queue, lag, holds, feeds, workers, versions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from fhir_server.ingest import backlog
+from fhir_server.ingest.sign_of_life import RETIRED, add
+from mappings.ids import SHARDS
+from mappings.profile import Profile
+
+_NEWEST = 100
+_LAG = """
+SELECT extract(epoch FROM converted_at - received_at)::double precision FROM (
+    SELECT n.id, n.received_at, n.converted_at FROM generate_series(0, %s) AS s(shard) CROSS JOIN LATERAL (
+        SELECT id, received_at, converted_at FROM inbox WHERE shard = s.shard ORDER BY id DESC LIMIT 4) n
+    WHERE n.converted_at IS NOT NULL ORDER BY n.id DESC LIMIT %s) x
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One channel of one facility.
+
+    last_message  when its last message arrived; None when none ever did. age_seconds: how long ago
+    waiting       messages accepted and not yet converted (at most backlog.MOST); oldest_seconds: age of the oldest of them
+    """
+
+    facility: str
+    channel: str
+    last_message: datetime | None
+    age_seconds: float | None
+    waiting: int
+    oldest_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Messages on hold for one reason (issue key)."""
+
+    facility: str
+    reason: str
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker process; alive: it gave a sign of life within backlog.ALIVE_WITHIN seconds."""
+
+    name: str
+    version: str
+    running_seconds: float
+    silent_seconds: float
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it.
+
+    waiting, oldest_seconds  messages accepted and not yet converted, and the age of the oldest of them (None: nothing waits)
+    lag_p50_seconds          from receipt to conversion, half of the newest converted messages were faster; lag_max_seconds: the slowest
+    converted, stored        messages and resource versions, totals of all workers since the installation
+    """
+
+    waiting: int
+    oldest_seconds: float | None
+    lag_p50_seconds: float | None
+    lag_max_seconds: float | None
+    held: tuple[Held, ...]
+    feeds: tuple[Feed, ...]
+    workers: tuple[Worker, ...]
+    converted: int
+    stored: int
+    database_bytes: int
+    disk_free_bytes: int
+    versions: Mapping[str, str]
+
+
+def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_dir: Path) -> Status:
+    """The state now. Raises what psycopg raises."""
+    queue = conn.execute(backlog.QUEUE).fetchall()
+    heard = {(f, c): (datetime.fromtimestamp(at, UTC), age) for f, c, at, age in conn.execute(backlog.FEEDS)}
+    workers = conn.execute(backlog.WORKERS).fetchall()
+    lags = sorted(max(0.0, lag) for (lag,) in conn.execute(_LAG, (SHARDS - 1, _NEWEST)))
+    size, server, schema = conn.execute(backlog.DATABASE).fetchall()[0]
+    totals = add(orjson.loads(w[4]) for w in workers)
+    return Status(
+        waiting=sum(q[3] for q in queue),
+        oldest_seconds=max((q[4] for q in queue), default=None),
+        lag_p50_seconds=lags[len(lags) // 2] if lags else None,
+        lag_max_seconds=lags[-1] if lags else None,
+        held=tuple(Held(*h) for h in conn.execute(backlog.HELD)),
+        feeds=_feeds(queue, heard, profiles),
+        workers=tuple(
+            Worker(name, program, running, silent, silent <= backlog.ALIVE_WITHIN)
+            for name, program, running, silent, _ in workers
+            if name != RETIRED
+        ),
+        converted=_total(totals, "tongjian_messages_converted_total"),
+        stored=_total(totals, "tongjian_resources_stored_total"),
+        database_bytes=size,
+        disk_free_bytes=shutil.disk_usage(data_dir).free,
+        versions={"tongjian": version("tongjian"), "postgresql": server, "schema": schema},
+    )
+
+
+def _feeds(
+    queue: Sequence[tuple[str, str, str, int, float]],
+    heard: Mapping[tuple[str, str], tuple[datetime, float]],
+    profiles: Mapping[str, Profile],
+) -> tuple[Feed, ...]:
+    """Every channel that a profile has, that was heard, or that has messages waiting."""
+    configured = {(p.facility.id, c.name) for p in profiles.values() for c in p.facility.channels}
+    waiting: dict[tuple[str, str], tuple[int, float]] = {}
+    for facility, channel, _, messages, age in queue:
+        before = waiting.get((facility, channel), (0, 0.0))
+        waiting[facility, channel] = (before[0] + messages, max(before[1], age))
+    return tuple(
+        Feed(*name, *heard.get(name, (None, None)), *waiting.get(name, (0, None)))
+        for name in sorted(configured | set(heard) | set(waiting))
+    )
+
+
+def _total(totals: Mapping[str, float], name: str) -> int:
+    return int(sum(value for key, value in totals.items() if orjson.loads(key)[0] == name))
+
+
+def as_json(status: Status) -> str:
+    """One JSON object; times in seconds, sizes in bytes."""
+    return orjson.dumps(asdict(status), option=orjson.OPT_INDENT_2).decode()
+
+
+def show(console: Console, status: Status) -> None:
+    """For people."""
+    alive = sum(w.alive for w in status.workers)
+    lag = (
+        f", lag {_time(status.lag_p50_seconds)} (slowest {_time(status.lag_max_seconds)})"
+        if status.lag_p50_seconds
+        else ""
+    )
+    oldest = f", the oldest for {_time(status.oldest_seconds)}" if status.oldest_seconds is not None else ""
+    lines = [
+        f"Queue      {status.waiting} messages wait{oldest}{lag}",
+        f"Converted  {status.converted} messages, {status.stored} resource versions",
+        f"Workers    {alive} alive"
+        + (f", {len(status.workers) - alive} silent" if alive < len(status.workers) else ""),
+        f"Database   {_size(status.database_bytes)}; free in the data folder's file system: {_size(status.disk_free_bytes)}",
+        "Versions   " + ", ".join(f"{name} {number}" for name, number in status.versions.items()),
+    ]
+    console.print("\n".join(lines), highlight=False)
+    _table(
+        console,
+        ("facility", "channel", "last message", "age", "waiting", "oldest"),
+        [
+            (
+                f.facility,
+                f.channel,
+                f.last_message.astimezone().strftime("%Y-%m-%d %H:%M:%S") if f.last_message else "never",
+                _time(f.age_seconds),
+                str(f.waiting),
+                _time(f.oldest_seconds),
+            )
+            for f in status.feeds
+        ],
+    )
+    if status.held:
+        _table(console, ("held", "reason", "messages"), [(h.facility, h.reason, str(h.messages)) for h in status.held])
+
+
+def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in _NUMBERS else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+_NUMBERS = ("age", "waiting", "oldest", "messages")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
