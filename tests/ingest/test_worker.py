@@ -431,3 +431,21 @@ def test_a_mended_mapping_takes_the_place_of_the_old_one_whatever_its_content(
         settled(sql)
     assert sql("SELECT DISTINCT mapping FROM inbox") == sql("SELECT max(id) FROM mapping_version")
     assert sql("SELECT flag, count(*) FROM result WHERE until IS NULL GROUP BY 1") == [("L", 12)]
+
+
+def test_a_merge_message_joins_two_patients_of_a_facility(
+    serve: Any, oru: Any, database_url: str, profiles: Any, sql: Any
+) -> None:
+    merge = (
+        b"MSH|^~\\&|HIS|ALPHA|TJ|TJ|20260301090000||ADT^A40^ADT_A39|A40|P|2.5.1\rEVN||20260301090000\r"
+        b"PID|1||NEW^^^ALPHA^PI||X\rMRG|OLD^^^ALPHA^PI\r"
+    )
+    send(serve, [oru("M1", "OLD", name="甲"), oru("M2", "NEW", name="乙"), merge, oru("M3", "OLD", name="甲")])
+    with working(database_url, profiles, 2, batch=1):
+        settled(sql)
+    assert sql("SELECT status, count(*) FROM inbox GROUP BY 1") == [("done", 4)]
+    assert sql("SELECT cardinality(keys) FROM inbox WHERE control_id = 'A40'") == [(2,)]
+    assert sql("SELECT count(*), count(DISTINCT person) FROM source_patient") == [(2, 1)]
+    assert sql("SELECT count(DISTINCT patient) FROM result") == [(2,)]
+    assert sql("SELECT basis FROM identity_link WHERE until IS NULL AND basis <> 'alone'") == [("merge",)]
+    assert sql("SELECT topic, count(*) FROM outbox GROUP BY 1 ORDER BY 1") == [("patient-merged", 1), ("result-new", 3)]
