@@ -99,7 +99,13 @@ def serve(
 
 
 @cli.command()
-def work(data: DataDir = None, profiles: Profiles = None) -> None:
+def work(
+    data: DataDir = None,
+    profiles: Profiles = None,
+    attached: Annotated[
+        bool, typer.Option("--attached", hidden=True, help="End when standard input closes (a child of `serve`).")
+    ] = False,
+) -> None:
     """Run one more converter process beside a running server (same database, same profiles)."""
     from fhir_server.ingest import worker  # noqa: PLC0415
     from fhir_server.search import params  # noqa: PLC0415
@@ -116,6 +122,7 @@ def work(data: DataDir = None, profiles: Profiles = None) -> None:
             log_level=chosen.log_level,
             otlp_endpoint=chosen.otlp_endpoint,
             trace_ratio=chosen.trace_ratio,
+            attached=attached,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import asyncpg
 import psycopg
 import uvicorn
 from fastapi import FastAPI
@@ -28,7 +28,8 @@ from fhir_server.ingest.receive import Receiver
 from fhir_server.scrape import Scrape
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
-from fhir_server.store.database import database_url, migrate
+from fhir_server.store.database import database_url, migrate, open_pool
+from fhir_server.store.revival import kept_alive
 from mappings.profile import Profile
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,12 @@ STOP_WITHIN = 20.0
 """Seconds a graceful stop may take before a child is killed."""
 
 
+_INTAKE_CONNECTIONS = 3
+"""Database connections for taking messages in, apart from those of the API: no search, however slow, makes a sender wait."""
+
+
 class CannotServe(Exception):
-    """The server cannot start; the text says why and what to do."""
+    """The server cannot start, or not go on; the text says why and what to do."""
 
 
 @contextmanager
@@ -47,24 +52,28 @@ def database(settings: Settings, *, as_it_is: bool = False) -> Iterator[str]:
 
     as_it_is: only look: an older schema stays as it is, and a data folder without a database is an error. Raises CannotServe.
     """
-    try:
-        if settings.database_url:
+    if settings.database_url:
+        try:
             url = database_url(settings.database_url)
             if not as_it_is:
                 migrate(url)
-            yield url
-            return
-        if as_it_is and not embedded.exists(settings.data_dir):
-            raise CannotServe(f"There is no database in {settings.data_dir}: name its folder with --data.")
+        except ValueError as fault:
+            raise CannotServe(str(fault)) from fault
+        except psycopg.OperationalError as fault:
+            raise CannotServe(f"DATABASE_URL cannot be reached: {fault}") from fault
+        yield url
+        return
+    if as_it_is and not embedded.exists(settings.data_dir):
+        raise CannotServe(f"There is no database in {settings.data_dir}: name its folder with --data.")
+    try:
         server = embedded.start(settings.data_dir)
-    except (embedded.EmbeddedError, ValueError) as fault:
+    except embedded.EmbeddedError as fault:
         raise CannotServe(str(fault)) from fault
-    except psycopg.OperationalError as fault:
-        raise CannotServe(f"DATABASE_URL cannot be reached: {fault}") from fault
     try:
         if not as_it_is:
             migrate(server.url)
-        yield server.url
+        with kept_alive(server):
+            yield server.url
     finally:
         server.stop()
 
@@ -103,10 +112,19 @@ class Workers:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "fhir_server.cli", "work", "--data", str(self._settings.data_dir)]
+        command = [
+            sys.executable,
+            "-m",
+            "fhir_server.cli",
+            "work",
+            "--attached",
+            "--data",
+            str(self._settings.data_dir),
+        ]
         if self._settings.profiles_dir:
             command += ["--profiles", str(self._settings.profiles_dir)]
-        return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)  # noqa: S603 - our own program
+        # However this process ends, the pipe closes with it, and an attached worker ends when it does.
+        return subprocess.Popen(command, env=self._environment, stdin=subprocess.PIPE)  # noqa: S603 - our own program
 
     async def supervise(self) -> None:
         """Runs until cancelled; then every worker finishes its batch and ends."""
@@ -183,7 +201,8 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         loop.add_signal_handler(number, stop.set)
 
     services = await open_services(settings, profiles, url)
-    receiver = Receiver(services.pool, profiles, max_bytes=settings.mllp_max_message, clock=services.clock)
+    intake = await open_pool(url, _INTAKE_CONNECTIONS, application_name="tongjian-intake")
+    receiver = Receiver(intake, profiles, max_bytes=settings.mllp_max_message, clock=services.clock)
     await receiver.open()
     server = await mllp.serve(
         [mllp.Listener(s, tls) for s in (mllp_socket, *own_ports)],
@@ -202,25 +221,48 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     )
     workers = asyncio.create_task(Workers(settings, url).supervise())
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
+    receiving = asyncio.create_task(receiver.ended())
+    waiting = asyncio.create_task(stop.wait())
     try:
         await http.answers.wait()
         print(f"FHIR   {settings.fhir_base(port)}", flush=True)  # noqa: T201 - the one line a script waits for
         print(f"MLLP   {settings.mllp_host}:{mllp_socket.getsockname()[1]}", flush=True)  # noqa: T201
-        waiting = asyncio.create_task(stop.wait())
-        await asyncio.wait((waiting, serving), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        await asyncio.wait((waiting, serving, receiving, workers), return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            # A part that ended by itself would leave a server that looks well and does half its work.
+            raise CannotServe(f"The server ends because a part of it did: {_fault_of(serving, receiving, workers)}.")
     finally:
         await server.stop()
         http.should_exit = True
-        await serving
-        workers.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await workers
+        await asyncio.wait([serving])
+        for task in (workers, receiving, waiting):
+            task.cancel()
+        await asyncio.wait([workers])
         await receiver.close()
         await services.audit.close()
         await services.ledger.close()
-        await services.pool.close()
+        for pool in (intake, services.pool):
+            await _close(pool)
         await asyncio.to_thread(services.writer.close)
+
+
+def _fault_of(*parts: asyncio.Task[None]) -> str:
+    """The type of what ended a part; its text may quote patient data."""
+    faults = [part.exception() for part in parts if part.done() and not part.cancelled()]
+    for fault in faults:
+        if fault is not None:
+            log.critical("part_ended fault=%s", fault, exc_info=fault)
+            return type(fault).__name__
+    return "without a reason"
+
+
+async def _close(pool: asyncpg.Pool) -> None:
+    try:
+        async with asyncio.timeout(STOP_WITHIN):
+            await pool.close()
+    except TimeoutError:
+        # The database does not answer. What was acknowledged is in it.
+        pool.terminate()
 
 
 def run(settings: Settings, profiles: Mapping[str, Profile]) -> None:

@@ -4,6 +4,10 @@ Rules: oldest first; never past an unfinished message of the same lane that shar
 (a batch is applied in order); never while another worker holds a message that shares a key; each channel with waiting messages
 gets an equal share of a batch; the backfill lane is looked at when the live one has nothing to give, and at every tenth claim.
 
+A claim belongs to the database session it was made in, and all work on it is done in that session. When the session is gone, nothing
+of that work can be committed any more, so the messages are free at once; the lease is for sessions that live but do not move. That
+does not depend on anybody's clock.
+
 Claims run one after the other under an advisory lock, and each statement under READ COMMITTED sees what the claim before it
 committed. So no claim can decide on a picture in which an earlier message of a patient is not yet, or no longer, taken. Finishing
 needs no such lock: it only frees keys.
@@ -86,14 +90,23 @@ def _in_order(taken: Mapping[int, Waiting]) -> list[Waiting]:
     return [taken[i] for i in sorted(taken)]
 
 
-_EXPIRED = """
+# A role that may not see a session of another role gets no start time: then only the lease counts.
+_GONE = """
+SELECT claimed_by FROM (SELECT DISTINCT claimed_by, split_part(claimed_by, '@', 2) AS session FROM inbox WHERE status = 'claimed') c
+WHERE session <> '' AND NOT EXISTS (
+    SELECT FROM pg_stat_get_activity(split_part(session, '.', 1)::integer) s WHERE coalesce(
+        (extract(epoch FROM s.backend_start) * 1000000)::bigint = split_part(session, '.', 2)::bigint, s.pid IS NOT NULL))
+"""
+
+_EXPIRED = f"""
 UPDATE inbox SET claimed_by = NULL, lease_until = NULL,
     status = CASE WHEN attempts >= %(most)s THEN 'held' ELSE 'ready' END,
     reason = CASE WHEN attempts >= %(most)s THEN %(key)s ELSE reason END,
     issues = CASE WHEN attempts >= %(most)s THEN %(issues)s::jsonb ELSE issues END
 WHERE (shard, id) IN (
-    SELECT shard, id FROM inbox WHERE status = 'claimed' AND lease_until < clock_timestamp() FOR UPDATE SKIP LOCKED)
-"""
+    SELECT shard, id FROM inbox
+    WHERE status = 'claimed' AND (lease_until < clock_timestamp() OR claimed_by IN ({_GONE})) FOR UPDATE SKIP LOCKED)
+"""  # noqa: S608 - a text of our own
 
 # The channels by a loose index scan (https://wiki.postgresql.org/wiki/Loose_indexscan), then the oldest of each, fewer the more
 # channels there are: the cost does not grow with the backlog.
@@ -131,9 +144,20 @@ RETURNING i.shard, i.id, i.facility, i.channel, i.format, i.control_id, i.sent_a
 """
 
 
-def claim(conn: psycopg.Connection[Any], token: str, lease: float, limit: int, turn: int = 1) -> list[Claimed]:
-    """Takes up to ``limit`` messages for ``token`` (never used before) for ``lease`` seconds; empty when there is nothing to take.
+def session(conn: psycopg.Connection[Any]) -> str:
+    """Names the database session of ``conn``: number of its process and when that began."""
+    row = conn.execute(
+        "SELECT s.pid || '.' || (extract(epoch FROM s.backend_start) * 1000000)::bigint"
+        " FROM pg_stat_get_activity(pg_backend_pid()) s"
+    ).fetchone()
+    assert row is not None
+    return str(row[0])
 
+
+def claim(conn: psycopg.Connection[Any], token: str, lease: float, limit: int, turn: int = 1) -> list[Claimed]:
+    """Takes up to ``limit`` messages for ``lease`` seconds; empty when there is nothing to take.
+
+    ``token`` names the claim: never used before; with ``@<session>`` at its end the claim ends with that session (see ``session``).
     ``turn`` counts the claims of a worker: the backfill lane comes first at every tenth, with a quarter of the batch.
     """
     lanes = [(LIVE, limit), (BACKFILL, max(1, limit // 4))]

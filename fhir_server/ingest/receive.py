@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import secrets
@@ -92,13 +91,17 @@ class Receiver:
         self._tasks = [asyncio.create_task(part.run()) for part in (self._commit, self._applications, self._feeds)]
         await asyncio.sleep(0)
 
+    async def ended(self) -> None:
+        """Returns or raises when one of them ended, which none should do before ``close``: then no message can be taken any more."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+
     async def close(self) -> None:
         """Writes what still waits, then stops."""
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def max_bytes(self, peer: Peer) -> int:
         """Largest message of a connection: the most that one of its channels allows."""

@@ -1,7 +1,7 @@
 """A worker: claims, converts, applies, until told to stop. Synchronous, one connection, constant memory; run as many as wanted.
 
-An outage of the database is waited for. SIGTERM finishes the batch under way. A killed worker loses its lease after a while and its
-messages go to others.
+An outage of the database is waited for. SIGTERM finishes the batch under way. What a killed worker held goes to others at
+once, because its session is gone; what a worker that hangs holds, when its lease runs out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ import psycopg
 
 from fhir_server import telemetry, tracing
 from fhir_server.ingest import inbox
-from fhir_server.ingest.claim import claim
+from fhir_server.ingest.claim import claim, session
 from fhir_server.ingest.pipeline import CannotStore, Pipeline
 from fhir_server.ingest.sign_of_life import EVERY, SignOfLife
 from fhir_server.ingest.traced import TracedPipeline
@@ -51,10 +52,12 @@ def run(
     log_level: str = "INFO",
     otlp_endpoint: str = "",
     trace_ratio: float = 1.0,
+    attached: bool = False,
 ) -> None:
     """Works until SIGTERM or SIGINT; the entry of a worker process. Prints nothing.
 
-    batch: messages in one transaction; lease: seconds after which a worker without a heartbeat loses them; the rest as in Settings.
+    batch: messages in one transaction; lease: seconds after which a worker without a heartbeat loses them; attached: end also when
+    standard input closes, so that no worker outlives a killed server; the rest as in Settings.
     """
     telemetry.configure(log_level)
     tracing.start(otlp_endpoint, trace_ratio, "work")
@@ -66,8 +69,15 @@ def run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    if attached:
+        threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
     Worker(url, profiles, stop, batch=batch, lease=lease).run()
     tracing.stop()
+
+
+def _end_with_parent(stop: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    stop.set()
 
 
 class Worker:
@@ -92,6 +102,7 @@ class Worker:
         self._name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._sign = SignOfLife(self._name, version("tongjian"))
         self._turn = 0
+        self._session = ""
         self._token: str | None = None
 
     def run(self) -> None:
@@ -104,6 +115,7 @@ class Worker:
                     self._url, autocommit=True, application_name="tongjian-worker", options=_OPTIONS, connect_timeout=10
                 ) as conn:
                     self._give_back(conn)
+                    self._session = session(conn)
                     self._sign.begin(conn)
                     make = TracedPipeline if tracing.on() else Pipeline
                     pipeline = make(self._profiles, Codec.load(conn), self._clock)
@@ -130,7 +142,7 @@ class Worker:
     def _work_once(self, conn: psycopg.Connection[Any], pipeline: Pipeline) -> bool:
         """One batch; False when there was nothing to do."""
         self._turn += 1
-        token = f"{self._name}/{self._turn}"
+        token = f"{self._name}/{self._turn}@{self._session}"
         messages = claim(conn, token, self._lease, self._batch, self._turn)
         if not messages:
             return False

@@ -60,7 +60,9 @@ def current_revision(url: str) -> str:
     return str(row[0]) if row else ""
 
 
-async def open_pool(url: str, size: int = 8, *, statement_timeout: float = 30.0) -> asyncpg.Pool:
+async def open_pool(
+    url: str, size: int = 8, *, statement_timeout: float = 30.0, application_name: str = "tongjian-read"
+) -> asyncpg.Pool:
     """The readers' pool (async). ``statement_timeout`` in seconds is enforced by the server, and a little later by the client."""
     return await asyncpg.create_pool(
         database_url(url),
@@ -68,7 +70,7 @@ async def open_pool(url: str, size: int = 8, *, statement_timeout: float = 30.0)
         max_size=size,
         command_timeout=statement_timeout + 5,
         server_settings={
-            "application_name": "tongjian-read",
+            "application_name": application_name,
             "statement_timeout": str(int(statement_timeout * 1000)),
             "idle_in_transaction_session_timeout": "60000",
             # The best plan of a search depends on its values: a plan made for any value is a trap for some.

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -87,6 +88,25 @@ class Embedded:
                 _shut_down(self._home, self.pid)
             finally:
                 os.close(others)
+
+    def revive(self) -> bool:
+        """Starts a server that died (killed, out of memory, no space left) again, at the same address; True when that was needed.
+
+        Returns when it takes connections; a server that another process has started meanwhile is found. Raises EmbeddedError
+        when it cannot be started now.
+        """
+        if postmaster.alive(self._home, self.pid):
+            return False
+        with _locked(self._home / "start.lock"):
+            if self._user < 0:
+                return False
+            running = postmaster.running(self._home)
+            if running is None:
+                binaries = _binaries()
+                user = choose(self._home, binaries / "postgres")
+                running = _launch(self._home, binaries, user, _password(self._home, user), urlsplit(self.url).port or 0)
+            self.pid = running
+            return True
 
 
 def exists(data_dir: Path) -> bool:
@@ -184,11 +204,11 @@ def _initialise(home: Path, binaries: Path, user: ServerUser) -> None:
     fresh.rename(home / "cluster")
 
 
-def _free_port(home: Path) -> int:
-    """The port of last time when it is free, else any free one."""
+def _free_port(home: Path, only: int = 0) -> int:
+    """The port of last time when it is free, else any free one. ``only``: this one or none (EmbeddedError)."""
     path = home / "port"
     wanted = [int(path.read_text())] if path.exists() else []
-    for port in (*wanted, 0):
+    for port in [only] if only else (*wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -196,10 +216,10 @@ def _free_port(home: Path) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise EmbeddedError("no free TCP port on 127.0.0.1")
+    raise EmbeddedError(f"port {only} on 127.0.0.1 is taken" if only else "no free TCP port on 127.0.0.1")
 
 
-def _launch(home: Path, binaries: Path, user: ServerUser, password: str) -> int:
+def _launch(home: Path, binaries: Path, user: ServerUser, password: str, only_port: int = 0) -> int:
     postmaster.clear_stale(home)
     log = home / "server.log"
     if log.exists() and log.stat().st_size > _LOG_LIMIT:
@@ -207,7 +227,7 @@ def _launch(home: Path, binaries: Path, user: ServerUser, password: str) -> int:
     for attempt in range(5):
         if attempt:
             (home / "port").unlink(missing_ok=True)
-        port = _free_port(home)
+        port = _free_port(home, only_port)
         (home / "port").write_text(str(port))
         position = log.stat().st_size if log.exists() else 0
         command = [str(binaries / "postgres"), "-D", str(home / "cluster")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fhir_server.ingest import inbox
-from fhir_server.ingest.claim import MAX_ATTEMPTS, Waiting, choose, claim
+from fhir_server.ingest.claim import MAX_ATTEMPTS, Waiting, choose, claim, session
 from fhir_server.ingest.inbox import Arrival, Claimed, Outcome
 
 AT = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -323,3 +324,41 @@ def test_many_workers_keep_the_order_of_every_patient(database_url: str, workers
         for key in own_keys:
             assert last.get(key, -1) < n
             last[key] = n
+
+
+def test_what_a_dead_session_held_is_free_at_once_whatever_the_lease_says(
+    conn: psycopg.Connection[Any], database_url: str
+) -> None:
+    put(database_url, [arrival(1, "p"), arrival(2, "q")])
+    with psycopg.connect(database_url, autocommit=True) as dead:
+        assert numbers(claim(dead, f"x/1@{session(dead)}", 3600, 1)) == [1]
+        with psycopg.connect(database_url, autocommit=True) as alive:
+            assert numbers(claim(alive, f"y/1@{session(alive)}", 3600, 1)) == [2]
+            assert claim(conn, f"z/1@{session(conn)}", 3600, 9) == []
+            pid = dead.info.backend_pid
+            dead.close()
+            while conn.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone():
+                time.sleep(0.01)
+            again = claim(conn, f"z/2@{session(conn)}", 3600, 9)
+            assert [(m.control_id, m.attempts) for m in again] == [("1", 2)]
+
+
+def test_a_process_number_given_to_another_session_is_not_taken_for_the_dead_one(
+    conn: psycopg.Connection[Any], database_url: str
+) -> None:
+    put(database_url, [arrival(1, "p")])
+    own, began = session(conn).split(".")
+    assert numbers(claim(conn, f"x/1@{own}.{int(began) - 1}", 3600, 9)) == [1]
+    assert numbers(claim(conn, f"y/1@{own}.{began}", 3600, 9)) == [1]
+
+
+def test_a_clock_that_was_set_back_leaves_no_message_behind(conn: psycopg.Connection[Any], database_url: str) -> None:
+    put(database_url, [arrival(1, "p"), arrival(2, "p")])
+    with psycopg.connect(database_url, autocommit=True) as dead:
+        assert numbers(claim(dead, f"x/1@{session(dead)}", 30, 1)) == [1]
+        pid = dead.info.backend_pid
+    while conn.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone():
+        time.sleep(0.01)
+    # What the table looks like to a clock that was set back by a day: the lease ends tomorrow.
+    conn.execute("UPDATE inbox SET lease_until = lease_until + interval '1 day' WHERE status = 'claimed'")
+    assert numbers(claim(conn, f"y/1@{session(conn)}", 30, 9)) == [1]
