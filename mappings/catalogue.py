@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,10 @@ SPECIMENS = (
     "cervix", "tissue",
 )  # fmt: skip
 WINDOW_STATUS = ("found", "suggestion")
+TIME_BASES = ("", "effective", "issued")
+LATERALITIES = ("", "left", "right", "bilateral")
+CONTRASTS = ("", "without", "with", "without-and-with")
+"""With intravenous contrast medium or without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,15 @@ class Item:
     window_status ``found`` in a published list, or ``suggestion`` of this project
     specimens     specimens the item is defined for; empty when not sure
     molar_mass    g/mol, for the display of mass and molar units only; None when not given
+    time_base     ``effective`` or ``issued`` where the window of this item runs from another time than the policy says; else empty
+    body_site, laterality, modality (DICOM PS3.16 CID 29, or US, ES, BMD), contrast, projection
+                  what an examination is of; empty when it does not apply or is not fixed by the item
+    method_class  class of methods whose results may stand for each other; empty when any may
+    groups        words a policy may name (``infection``)
+    sensitivity   class of results that need a grant to be seen; empty for ordinary items
+    before_surgery  decisive before surgery or transfusion (circumstance 3 of the six)
+    valid_from, valid_to  calendar days ``YYYY-MM-DD``, both inclusive, empty = open
+    recorded      from when this row was known (ISO 8601 with zone), empty = always
     """
 
     code: str
@@ -55,6 +69,25 @@ class Item:
     source: str = ""
     loinc_check: str = ""
     unit_aliases: tuple[str, ...] = ()
+    time_base: str = ""
+    body_site: str = ""
+    laterality: str = ""
+    modality: str = ""
+    contrast: str = ""
+    projection: tuple[str, ...] = ()
+    method_class: str = ""
+    groups: tuple[str, ...] = ()
+    sensitivity: str = ""
+    before_surgery: bool = False
+    valid_from: str = ""
+    valid_to: str = ""
+    recorded: str = ""
+
+    def holds(self, day: str, known: datetime | None = None) -> bool:
+        """Is this row in force on a calendar day, and was it known by ``known`` (aware; None: do not ask)?"""
+        if known is not None and self.recorded and datetime.fromisoformat(self.recorded) > known:
+            return False
+        return (self.valid_from or "0000") <= day <= (self.valid_to or "9999")
 
     def accepts(self, unit: str) -> bool:
         """True when a result in UCUM unit ``unit`` stands in the item's unit as it is, without any conversion."""
@@ -76,12 +109,14 @@ class Orderable:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """items and orderables by code; ``by_loinc`` item by LOINC code; ``digest`` over the files, in hex."""
+    """items (the newest row of each) and orderables by code; ``by_loinc`` item by LOINC code; ``digest`` over the files, in hex;
+    ``history``: all rows of those items that have several, by valid time."""
 
     items: Mapping[str, Item]
     orderables: Mapping[str, Orderable]
     digest: str
     by_loinc: Mapping[str, Item] = field(default_factory=dict)
+    history: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
 
 
 class CatalogueError(Exception):
@@ -95,7 +130,8 @@ class CatalogueError(Exception):
 def load(directory: Path = DIRECTORY) -> Catalogue:
     """Read and check the catalogue. Raises CatalogueError with all faults at once."""
     problems: list[Problem] = []
-    items = _items(directory / "items.csv", problems)
+    history = _items(directory / "items.csv", problems)
+    items = {code: rows[-1] for code, rows in history.items()}
     orderables = _orderables(directory, items, problems)
     if problems:
         raise CatalogueError(problems)
@@ -103,8 +139,9 @@ def load(directory: Path = DIRECTORY) -> Catalogue:
     for name in ("items.csv", "orderables.csv", "members.csv"):
         digest.update((directory / name).read_bytes().replace(b"\r\n", b"\n"))
     by_loinc = {i.loinc: i for i in items.values() if i.loinc}
+    several = {code: rows for code, rows in history.items() if len(rows) > 1}
     return Catalogue(
-        MappingProxyType(items), MappingProxyType(orderables), digest.hexdigest(), MappingProxyType(by_loinc)
+        MappingProxyType(items), MappingProxyType(orderables), digest.hexdigest(), MappingProxyType(by_loinc), several
     )
 
 
@@ -128,6 +165,10 @@ _ITEM_COLUMNS = (
     "specimen",
     "molar_mass",
 )
+_ITEM_ATTRIBUTES = (
+    "unit_aliases", "time_base", "body_site", "laterality", "modality", "contrast", "projection", "method_class", "groups",
+    "sensitivity", "before_surgery", "valid_from", "valid_to", "recorded", "source", "loinc_check",
+)  # fmt: skip
 _LETTER = {
     "lab": "L",
     "imaging": "R",
@@ -139,22 +180,23 @@ _LETTER = {
 }
 
 
-def _items(path: Path, problems: list[Problem]) -> dict[str, Item]:
-    out: dict[str, Item] = {}
-    seen: dict[tuple[str, str], int] = {}
+def _items(path: Path, problems: list[Problem]) -> dict[str, tuple[Item, ...]]:
+    """Rows of each code by valid time; a code may have several rows when their valid times do not overlap."""
+    found: dict[str, list[tuple[Item, int]]] = {}
+    seen: dict[tuple[str, str], tuple[str, int]] = {}
 
     def wrong(row: Row, column: str, text: str) -> None:
         problems.append(Problem(path.name, row.line, column, text))
 
-    for row in read_rows(path, _ITEM_COLUMNS, ("unit_aliases", "source", "loinc_check"), problems):
+    for row in read_rows(path, _ITEM_COLUMNS, _ITEM_ATTRIBUTES, problems):
         code, category, loinc, unit = row["code"], row["category"], row["loinc"], row["ucum_unit"]
         if category not in CATEGORIES:
             wrong(row, "category", f"{category!r} is not one of {', '.join(CATEGORIES)}")
         elif not (len(code) == 5 and code[0] == _LETTER[category] and code[1:].isdecimal()):
             wrong(row, "code", f"{code!r} is not {_LETTER[category]} and four digits")
-        for column in ("code", "name_zh", "loinc"):
-            if row[column] and (first := seen.setdefault((column, row[column]), row.line)) != row.line:
-                wrong(row, column, f"{row[column]!r} stands in line {first} already")
+        for column in ("name_zh", "loinc"):
+            if row[column] and (first := seen.setdefault((column, row[column]), (code, row.line)))[0] != code:
+                wrong(row, column, f"{row[column]!r} stands in line {first[1]} already")
         if not row["name_zh"] or not row["name_en"]:
             wrong(row, "name_zh", "both names are needed")
         if loinc and not loinc_valid(loinc):
@@ -178,11 +220,55 @@ def _items(path: Path, problems: list[Problem]) -> dict[str, Item]:
             wrong(row, "molar_mass", "a number in g/mol is needed")
             mass = ""
         days = int(row["window_days"]) if row["window_days"].isdecimal() else 0
-        out[code] = Item(
+        for column, known in (("time_base", TIME_BASES), ("laterality", LATERALITIES), ("contrast", CONTRASTS)):
+            if row[column] not in known:
+                wrong(row, column, f"{row[column]!r} is not one of {', '.join(known[1:])}")
+        if row["before_surgery"] not in ("", "yes"):
+            wrong(row, "before_surgery", "must be empty or yes")
+        dated = check_period(row, path.name, problems)
+        item = Item(
             code, category, row["name_zh"], row["name_en"], loinc, unit, days, row["window_status"], specimens,
-            Decimal(mass) if mass else None, row["source"], row["loinc_check"], aliases,
+            Decimal(mass) if mass else None, row["source"], row["loinc_check"], aliases, row["time_base"], row["body_site"],
+            row["laterality"], row["modality"], row["contrast"], words(row["projection"]), row["method_class"],
+            words(row["groups"]), row["sensitivity"], row["before_surgery"] == "yes", *dated,
         )  # fmt: skip
-    return out
+        rows = found.setdefault(code, [])
+        for other, line in rows:
+            if (item.valid_from or "0000") <= (other.valid_to or "9999") and (other.valid_from or "0000") <= (
+                item.valid_to or "9999"
+            ):
+                wrong(row, "code", f"{code!r} stands in line {line} already, for the same time")
+        rows.append((item, row.line))
+    return {code: tuple(sorted((i for i, _ in rows), key=lambda i: i.valid_from)) for code, rows in found.items()}
+
+
+def words(cell: str) -> tuple[str, ...]:
+    """The words of a cell, ``|`` between them."""
+    return tuple(w.strip() for w in cell.split("|") if w.strip())
+
+
+def check_period(row: Row, file: str, problems: list[Problem]) -> tuple[str, str, str]:
+    """valid_from, valid_to (days) and recorded (time with zone) of a row, each empty when open or wrong."""
+    for column in ("valid_from", "valid_to"):
+        if row[column]:
+            try:
+                right = date.fromisoformat(row[column]).isoformat() == row[column]
+            except ValueError:
+                right = False
+            if not right:
+                problems.append(Problem(file, row.line, column, f"{row[column]!r} is not a date YYYY-MM-DD"))
+                return "", "", ""
+    if row["valid_to"] and row["valid_from"] > row["valid_to"]:
+        problems.append(Problem(file, row.line, "valid_to", "is before valid_from"))
+    if row["recorded"]:
+        try:
+            zoned = datetime.fromisoformat(row["recorded"]).tzinfo is not None
+        except ValueError:
+            zoned = False
+        if not zoned:
+            problems.append(Problem(file, row.line, "recorded", f"{row['recorded']!r} is not a time with zone"))
+            return row["valid_from"], row["valid_to"], ""
+    return row["valid_from"], row["valid_to"], row["recorded"]
 
 
 def _orderables(directory: Path, items: Mapping[str, Item], problems: list[Problem]) -> dict[str, Orderable]:

@@ -33,7 +33,7 @@ class _Part(BaseModel):
 
 
 class Organization(_Part):
-    """The facility as an Organization: names, business identifier, level and region (GB/T 2260 code)."""
+    """The facility as an Organization: names, business identifier, level (医院等级) and region (GB/T 2260 code), and who owns it."""
 
     name: str
     name_en: str = ""
@@ -41,6 +41,7 @@ class Organization(_Part):
     level: str = ""
     region: str = ""
     consortium: str = ""
+    ownership: Literal["", "public", "private"] = ""
 
 
 class Sender(_Part):

@@ -16,16 +16,17 @@ import asyncpg
 
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
-from fhir_server.recognition.criteria import Candidate
+from fhir_server.recognition.criteria import NOT_KEPT, Candidate
 from fhir_server.search.definitions import parameters
 from fhir_server.search.leaves import hash_of
 from fhir_server.store.body import Codec, UnknownDictionary
 from mappings.ids import shard_of_id
 
 _LINKED: Final = ("person", "grade")
-RESULT_COLUMNS: Final = ", ".join(f'r."{f.name}"' for f in fields(Candidate) if f.name not in _LINKED)
+_KEPT: Final = tuple(f.name for f in fields(Candidate) if f.name not in NOT_KEPT)
+RESULT_COLUMNS: Final = ", ".join(f'r."{name}"' for name in _KEPT if name not in _LINKED)
 """Columns of ``result`` (alias r) that fill a Candidate, in its field order without person and grade."""
-_ALL: Final = ", ".join(f'l."{f.name}"' if f.name in _LINKED else f'r."{f.name}"' for f in fields(Candidate))
+_ALL: Final = ", ".join(f'l."{name}"' if name in _LINKED else f'r."{name}"' for name in _KEPT)
 _PATIENT: Final = RESOURCE_TYPES["Patient"]
 _ENCOUNTER: Final = RESOURCE_TYPES["Encounter"]
 _EMERGENCY: Final = frozenset({"EMER"})

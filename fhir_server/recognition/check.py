@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,8 @@ _AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _SHARE: Final = 0.7
 _CARDS: Final = uuid.UUID("6f1d3a52-9f43-5a0e-8a3e-0c7a2f6f2b11")
 """Namespace of card ids (UUID version 5): the same question gives the same ids."""
+
+_SENSITIVE: Final = re.compile(r"^(?:user|system)/Observation\.c?ru?d?s?\?sensitivity=([a-z-]+)$")
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +67,9 @@ class Answer:
 
     @property
     def reminds(self) -> bool:
-        """Should the clinician be interrupted? Only when there is something to see, and never in an emergency."""
+        """Should the clinician be interrupted? Only when there is something to see; in an emergency only where the policy says so."""
         usable = self.decision.outcome in (Outcome.RECOGNIZED, Outcome.REFERENCE_ONLY)
-        return usable and not self.decision.order.emergency
+        return usable and (self.decision.policy.emergency_reminds or not self.decision.order.emergency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ async def _decide(services: Services, principal: Principal, question: Question, 
             emergency=emergency,
             code=found.code,
             name=found.name,
+            grants=_sensitive_grants(principal.scopes),
         )
         decision = decide(order, results.candidates, known, at)
         name = "\x1f".join((question.service, question.instance, who.patient, key))
@@ -164,6 +168,11 @@ async def _decide(services: Services, principal: Principal, question: Question, 
         answers.append(Answer(str(uuid.uuid5(_CARDS, name)), decision, tuple(requests), price))
     shown = {m.shown.patient for a in answers for m in a.decision.members if m.shown and m.shown.patient}
     return Answers(at, facility, tuple(answers), results.person, tuple(sorted(shown | {who.patient})))
+
+
+def _sensitive_grants(scopes: Iterable[str]) -> frozenset[str]:
+    """Sensitivity classes of items whose results the asker may see: SMART scopes ``user/Observation.rs?sensitivity=<class>``."""
+    return frozenset(found[1] for found in map(_SENSITIVE.match, scopes) if found)
 
 
 def _rows(question: Question, answers: Answers) -> list[Row]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from fhir_server.recognition.criteria import DUTY, JUDGES, Answer, Candidate, Case, Criterion, judge
+from fhir_server.recognition.criteria import JUDGES, Candidate, Case, Criterion, judge
 from fhir_server.recognition.order import Order
 from fhir_server.recognition.rules import Mode, Policy, Rules
 
@@ -100,7 +100,7 @@ def decide(order: Order, candidates: Iterable[Candidate], rules: Rules, at: date
     then the newest issued time. The orderable is recognized when every required member is; when only some required members have a
     usable result it is reference-only, and the fresh and missing ones are named (``Decision.fresh``, ``Decision.missing``).
     """
-    policy = rules.policy_of(order.facility)
+    policy = rules.policy_of(order.facility, at)
     if order.orderable is None:
         return Decision(order, Outcome.NOT_COVERED, (), at, rules.version, policy)
     rows: dict[str | None, list[Candidate]] = {}
@@ -142,9 +142,12 @@ def _newest(c: Candidate) -> tuple[datetime, datetime, datetime, str, int]:
 
 
 def _member(world: _World, code: str, required: bool) -> Member:
-    item = world.rules.items.get(code)
+    item = world.rules.item_at(code, world.at)
     if item is None:
         return Member(code, code, code, required, Outcome.NOT_COVERED, None, ())
+    if item.sensitivity and world.order.grants is not None and item.sensitivity not in world.order.grants:
+        # As if there were no result at all: no card, no count, no other answer.
+        return Member(code, item.name_zh, item.name_en, required, Outcome.NOT_RECOGNIZABLE, None, ())
     # An unmapped result of the same LOINC code is judged too: never recognized, but the audit can name the cause.
     unmapped = [c for c in world.rows.get(None, ()) if c.loinc and c.loinc == item.loinc]
     best: tuple[tuple[int, int], Outcome, Candidate, tuple[Criterion, ...]] | None = None
@@ -166,7 +169,7 @@ def _outcome(criteria: tuple[Criterion, ...]) -> Outcome:
     if not obstacles:
         return Outcome.RECOGNIZED
     for c in obstacles:
-        if c.name in _NEVER_SHOWN or (c.answer is Answer.NOT_MET and c.name not in DUTY):
+        if c.name in _NEVER_SHOWN or c.bars:
             return Outcome.NOT_RECOGNIZABLE
     return Outcome.REFERENCE_ONLY
 

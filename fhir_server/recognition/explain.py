@@ -32,12 +32,22 @@ CRITERIA: Final[dict[str, dict[Language, str]]] = {
     "item": {"zh": "项目一致", "en": "same item"},
     "value": {"zh": "结果数据", "en": "value"},
     "unit": {"zh": "单位", "en": "unit"},
+    "site": {"zh": "部位与增强", "en": "site and contrast"},
+    "method": {"zh": "检测方法", "en": "method"},
     "specimen": {"zh": "标本类型", "en": "specimen"},
     "quality": {"zh": "标本质量", "en": "specimen quality"},
+    "abnormal": {"zh": "异常值", "en": "abnormal value"},
     "window": {"zh": "时限", "en": "time window"},
+    "exclusion": {"zh": "排除小时数", "en": "exclusion hours"},
+    "images": {"zh": "影像", "en": "images"},
+    "mark": {"zh": "互认标识", "en": "recognition mark"},
+    "eqa": {"zh": "室间质评", "en": "quality assessment"},
+    "level": {"zh": "机构等级", "en": "hospital level"},
+    "ownership": {"zh": "民营机构", "en": "private institution"},
+    "health-check": {"zh": "体检报告", "en": "health check"},
     "own-facility": {"zh": "本院结果", "en": "own results"},
     "consortium": {"zh": "医共体范围", "en": "consortium"},
-    "context": {"zh": "就诊情形", "en": "emergency"},
+    "context": {"zh": "就诊情形", "en": "emergency or surgery"},
 }
 """Name of each criterion for a reader."""
 

@@ -26,6 +26,8 @@ class Order:
     facility    id of the asking facility; patient, person: logical ids, None when unknown
     id          logical id of the stored ServiceRequest, so that its own results do not count as earlier ones; empty when none
     emergency   True or False when the visit says so, None when nobody knows
+    surgery     is it ordered before surgery, transfusion or another major intervention; None when nobody knows
+    grants      sensitivity classes of items the asker may see results of; None: all (nothing is shown to anybody, as in the audit)
     """
 
     orderable: Orderable | None
@@ -36,6 +38,8 @@ class Order:
     emergency: bool | None = None
     code: str = ""
     name: str = ""
+    surgery: bool | None = None
+    grants: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,96 +9,63 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
+from fhir_server.recognition import marks_csv
+from fhir_server.recognition.marks import Register
+from fhir_server.recognition.policy import Article, Mode, Part, Policy, Reason
 from mappings import catalogue, codes
 from mappings.catalogue import Item, Orderable
+from mappings.csv_rows import Problem
 
 if TYPE_CHECKING:
     from mappings.profile import Profile
 
+__all__ = ("Article", "Mode", "Policy", "Reason", "Rules", "RulesError", "Standing", "examples", "load", "price")
+
 POLICY_FILE = "policy.yaml"
-
-
-class Mode(StrEnum):
-    """How a policy uses a criterion. if-stated: only where the data says something; what it says then counts."""
-
-    REQUIRED = "required"
-    IF_STATED = "if-stated"
-    NOT_REQUIRED = "not-required"
 
 
 class RulesError(Exception):
     """The rules cannot be used; the text names the file and every wrong key."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-_CHOSEN = ("value", "unit", "specimen", "quality", "window", "own-facility", "consortium", "context")
-"""Criteria a policy decides about; identity, received, final, mapped and item are always required."""
-
-
-class Policy(_Part):
-    """What one consortium requires. ``consortia``: ids it is for, ``*`` for every one; empty: for facilities of none."""
-
-    id: str
-    name_zh: str
-    name_en: str
-    consortia: tuple[str, ...]
-    time_base: Literal["effective", "issued"] = "effective"
-    own_facility_results: bool = True
-    fit_specimens: frozenset[str] = frozenset()
-    criteria: dict[str, Mode]
-
-    @field_validator("criteria")
-    @classmethod
-    def _known(cls, criteria: dict[str, Mode]) -> dict[str, Mode]:
-        if unknown := sorted(set(criteria) ^ set(_CHOSEN)):
-            raise ValueError(f"each of {', '.join(_CHOSEN)} must stand here once; look at {', '.join(unknown)}")
-        return criteria
-
-    def mode(self, criterion: str) -> Mode:
-        """How this policy uses a criterion; those it has no say about are required."""
-        return self.criteria.get(criterion, Mode.REQUIRED)
-
-
-class Article(_Part):
-    """What a criterion rests on. ``found``: the wording was read in ``source``; else the criterion is a rule of this project."""
-
-    citation: str
-    text: str
-    source: str
-    found: bool
-
-
-class Reason(_Part):
-    """A lawful circumstance for a repeat (codes 1-6); ``text_required``: only with words of 1-200 characters."""
-
-    code: str
-    zh: str
-    en: str
-    text_required: bool = False
-
-
-class _File(_Part):
+class _File(Part):
     reasons: tuple[Reason, ...] = Field(min_length=1)
-    policies: tuple[Policy, ...] = Field(min_length=1)
+    policies: tuple[Policy, ...] = ()
+    include: tuple[str, ...] = ()
     articles: Mapping[str, Article]
+
+
+class _Included(Part):
+    policies: tuple[Policy, ...] = Field(min_length=1)
+
+
+class Standing(NamedTuple):
+    """What the rules ask of a facility: level as text, region (GB/T 2260), is it private; empty and None: not known."""
+
+    level: str = ""
+    region: str = ""
+    private: bool | None = None
+
+
+_NOTHING_KNOWN = Standing()
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Everything a decision rests on.
 
-    version   digest of catalogue and policy file, 16 hexadecimal digits
-    members   facility id -> consortium id, of the facilities that belong to one
+    version     digest of catalogue, policy and register files, 16 hexadecimal digits
+    members     facility id -> consortium id, of the facilities that belong to one
+    facilities  facility id -> level, region, ownership
+    register    recognition marks and external quality assessment
+    history     item code -> its rows by valid time, where there are several
     """
 
     version: str
@@ -109,24 +76,60 @@ class Rules:
     articles: Mapping[str, Article] = field(default_factory=dict)
     reasons: Mapping[str, Reason] = field(default_factory=dict)
     members: Mapping[str, str] = field(default_factory=dict)
+    facilities: Mapping[str, Standing] = field(default_factory=dict)
+    register: Register = field(default_factory=Register)
+    history: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
 
     def consortium_of(self, facility: str) -> str:
         """Consortium a facility belongs to; empty when none is known."""
         return self.members.get(facility, "")
 
-    def policy_of(self, facility: str) -> Policy:
-        """The policy that names the facility's consortium, else the one for ``*``; without a consortium the one that names none."""
-        consortium = self.consortium_of(facility)
-        for name in (consortium, "*") if consortium else ():
-            for policy in self.policies:
-                if name in policy.consortia:
-                    return policy
-        return next((p for p in self.policies if not p.consortia), self.policies[-1])
+    def standing_of(self, facility: str) -> Standing:
+        """Level, region and ownership of a facility, as far as known."""
+        return self.facilities.get(facility, _NOTHING_KNOWN)
+
+    def item_at(self, code: str, at: datetime) -> Item | None:
+        """The row of an item in force and known at a time (aware); None when there is none."""
+        day = self.register.day(at)
+        rows = self.history.get(code) or ((self.items[code],) if code in self.items else ())
+        return next((row for row in reversed(rows) if row.holds(day, at)), None)
+
+    def policy_of(self, facility: str, at: datetime | None = None) -> Policy:
+        """The policy in force that names the facility's consortium, else its region (the smallest), else ``*``; for a facility
+        without a consortium and of no named region the one that names none. ``at``: aware time, None: whatever its period."""
+        consortium, region = self.consortium_of(facility), self.standing_of(facility).region
+        day = self.register.day(at) if at else ""
+        current = [p for p in self.policies if not day or p.holds(day)] or list(self.policies)
+        for policy in current:
+            if consortium and consortium in policy.consortia:
+                return policy
+        named = [
+            (len(r.rstrip("0")), p) for p in current for r in p.regions if region and region.startswith(_trimmed(r))
+        ]
+        if named:
+            return max(named, key=lambda pair: pair[0])[1]
+        for policy in current:
+            if consortium and "*" in policy.consortia:
+                return policy
+        return next((p for p in current if not p.consortia and not p.regions), current[-1])
 
     def among(self, profiles: Mapping[str, Profile]) -> Rules:
-        """The same rules for these facilities: who belongs to which consortium is read from their profiles."""
-        consortia = {key: profile.facility.organization.consortium for key, profile in profiles.items()}
-        return replace(self, members={key: name for key, name in consortia.items() if name})
+        """The same rules for these facilities: consortium, level, region and ownership are read from their profiles."""
+        found = {key: profile.facility.organization for key, profile in profiles.items()}
+        return replace(
+            self,
+            members={key: o.consortium for key, o in found.items() if o.consortium},
+            facilities={
+                key: Standing(o.level, o.region, {"private": True, "public": False}.get(o.ownership))
+                for key, o in found.items()
+            },
+        )
+
+
+def _trimmed(code: str) -> str:
+    while len(code) > 2 and code.endswith("00"):
+        code = code[:-2]
+    return code
 
 
 def price(orderable: Orderable, profile: Profile | None, day: str) -> int | None:
@@ -138,26 +141,53 @@ def price(orderable: Orderable, profile: Profile | None, day: str) -> int | None
 def load(directory: Path = catalogue.DIRECTORY) -> Rules:
     """The rules in a catalogue folder. Raises RulesError or mappings.catalogue.CatalogueError naming what is wrong where."""
     found = catalogue.shipped() if directory == catalogue.DIRECTORY else catalogue.load(directory)
-    path = directory / POLICY_FILE
+    file = _read(directory / POLICY_FILE, _File)
+    assert isinstance(file, _File)
+    included = [_read(directory / name, _Included) for name in file.include]
+    policies = (*file.policies, *(p for i in included if isinstance(i, _Included) for p in i.policies))
+    if not policies:
+        raise RulesError(f"{POLICY_FILE}: policies: at least one policy is needed")
+    problems: list[Problem] = []
+    register = marks_csv.load(directory, found.items, problems)
+    if problems:
+        raise RulesError("\n".join(str(p) for p in problems))
+    digest = hashlib.sha256(found.digest.encode())
+    for path in (directory / POLICY_FILE, *(directory / name for name in file.include), *marks_csv.files(directory)):
+        digest.update(b"\n" + path.read_bytes().replace(b"\r\n", b"\n"))
+    return Rules(
+        version=digest.hexdigest()[:16],
+        items=found.items,
+        orderables=found.orderables,
+        by_loinc=found.by_loinc,
+        policies=policies,
+        articles=file.articles,
+        reasons={r.code: r for r in file.reasons},
+        register=register,
+        history=found.history,
+    )
+
+
+def examples(directory: Path = catalogue.DIRECTORY) -> Mapping[str, Policy]:
+    """The policies of the files ``policy-*.yaml`` by id: real local rules that an installation may include or copy."""
+    out = {}
+    for path in sorted(directory.glob("policy-*.yaml")):
+        found = _read(path, _Included)
+        out.update({p.id: p for p in found.policies} if isinstance(found, _Included) else {})
+    return out
+
+
+def _read(path: Path, kind: type[Part]) -> Part:
     try:
-        data = path.read_bytes()
-        file = _File.model_validate(yaml.safe_load(data))
+        data: Any = yaml.safe_load(path.read_bytes())
+        return kind.model_validate(data)
     except OSError as fault:
         raise RulesError(f"{path.name}: cannot be read: {fault.strerror}") from None
     except yaml.YAMLError as fault:
         raise RulesError(f"{path.name}: {' '.join(str(fault).split())}") from None
     except ValidationError as fault:
-        lines = [
-            f"{path.name}: {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in fault.errors(include_input=False)
-        ]
-        raise RulesError("\n".join(lines)) from None
-    digest = hashlib.sha256(found.digest.encode() + b"\n" + data.replace(b"\r\n", b"\n")).hexdigest()
-    return Rules(
-        version=digest[:16],
-        items=found.items,
-        orderables=found.orderables,
-        by_loinc=found.by_loinc,
-        policies=file.policies,
-        articles=file.articles,
-        reasons={r.code: r for r in file.reasons},
-    )
+        raise RulesError("\n".join(f"{path.name}: {line}" for line in faults(fault))) from None
+
+
+def faults(fault: ValidationError) -> list[str]:
+    """Each fault as ``key.path: what is wrong``."""
+    return [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in fault.errors(include_input=False)]

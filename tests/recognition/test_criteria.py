@@ -132,9 +132,16 @@ def test_an_item_in_words_needs_no_unit(judge: Make, rules: Rules) -> None:
     assert judge("unit", words.code, unit=None) is NOT_REQUIRED
 
 
-def test_a_bare_number_is_stated_without_a_unit(judge: Make, rules: Rules) -> None:
+def test_a_bare_number_without_a_unit_counts_only_where_the_policy_says_so(
+    judge: Make, rules: Rules, order: Make, result: Make, now: Any
+) -> None:
+    # Silence is not a unit: a wrong unit that is left out must not turn into the right one.
     ph = next(i for i in rules.items.values() if i.unit == "[pH]" and i.window_days)
-    assert judge("unit", ph.code, unit=None, unit_text=None) is MET
+    assert judge("unit", ph.code, unit=None, unit_text=None) is UNKNOWN
+    agreed = rules.policies[0].model_copy(update={"bare_numbers": frozenset({"[pH]"})})
+    case = Case(order(), result(ph.code, unit=None, unit_text=None), ph, agreed, now, rules)
+    assert JUDGES["unit"](case)[0] is MET
+    assert JUDGES["unit"](replace(case, result=replace(case.result, unit_text="%")))[0] is UNKNOWN
     assert judge("unit", ph.code, unit="1", unit_text="1") is MET
     assert judge("unit", ph.code, unit=None, unit_text="??") is UNKNOWN
     assert judge("unit", ph.code, unit="%", unit_text="%") is NOT_MET

@@ -146,7 +146,7 @@ def test_the_json_form_is_plain_json_with_every_criterion(
     assert found["at"] == "2025-11-21T09:00:00Z"
     first = found["members"][0]
     assert first["criteria"]["window"]["answer"] == "met"
-    assert first["criteria"]["consortium"]["mode"] == "required"
+    assert first["criteria"]["window"]["mode"] == "required"
     assert first["result"]["report"] == "DiagnosticReport/rep-1"
     assert first["result"]["observation"].endswith("/_history/1")
 
