@@ -1,4 +1,4 @@
-"""The flat result row of an Observation (table ``result``): what recognition, cumulative tables, audit and exports read.
+"""The flat result row of an Observation (view ``result``): what recognition, cumulative tables, audit and exports read.
 
 http://hl7.org/fhir/R4/observation.html. A value that was not stated stays None: nothing is guessed here.
 """
@@ -14,8 +14,28 @@ from conformance import systems
 from fhir_server.search import dates
 
 
+class Kind(NamedTuple):
+    """What thousands of results have in common: a row of ``result_kind``."""
+
+    facility: str
+    performer: str | None
+    item: str | None
+    loinc: str | None
+    code: str
+    name: str | None
+    specimen: str | None
+    comparator: str | None
+    unit: str | None
+    unit_text: str | None
+    flag: str | None
+    range_text: str | None
+    status: str
+    mark: str | None
+    quality: str | None
+
+
 class Result(NamedTuple):
-    """The stated part of a row of ``result``, in the order of its columns from ``performer`` to ``quality``."""
+    """The stated part of a row of ``result``."""
 
     performer: str | None
     item: str | None
@@ -36,6 +56,14 @@ class Result(NamedTuple):
     issued: datetime | None
     mark: str | None
     quality: str | None
+
+    def kind(self, facility: str) -> Kind:
+        """The part it has in common with others sent by ``facility``."""
+        return Kind(
+            facility,
+            *(self.performer, self.item, self.loinc, self.code, self.name, self.specimen, self.comparator, self.unit),
+            *(self.unit_text, self.flag, self.range_text, self.status, self.mark, self.quality),
+        )
 
 
 # Specimen type as sent (HL7 tables 0487 and 0070, or Chinese text) -> specimen word of the catalogue (catalogue/items.csv).

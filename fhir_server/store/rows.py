@@ -6,7 +6,8 @@ to have statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from struct import Struct
@@ -16,6 +17,7 @@ import psycopg
 import psycopg.sql
 import xxhash
 
+from fhir_server.store.results import Kind
 from fhir_server.store.statement import RECENCY_LENGTH, RECENCY_TIE, Key, State
 
 Cursor = psycopg.Cursor[Any]
@@ -25,7 +27,8 @@ _COLUMNS: Final = {
     "resource": """
         shard int2, rtype int2, id text, version int4, top int4, updated timestamptz, deleted bool, patient text,
         parent text, start_at timestamptz, end_at timestamptz, issued_at timestamptz, tokens bytea, recency bytea,
-        content bytea, withdrawn text, inbox int8, mapping int4, dict int2, body bytea
+        content bytea, withdrawn text, inbox int8, mapping int4, backfill bool, kind int4, "order" text, number numeric,
+        value_text text, effective_at timestamptz, reported_at timestamptz, dict int2, body bytea
     """,
     "resource_history": """
         shard int2, rtype int2, id text, version int4, updated timestamptz, deleted bool, stale bool, patient text,
@@ -34,12 +37,6 @@ _COLUMNS: Final = {
     "search_value": """
         shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz,
         number numeric
-    """,
-    "result": """
-        shard int2, id text, version int4, patient text, report text, facility text, recorded timestamptz,
-        backfill bool, performer text, item text, loinc text, code text, name text, specimen text, number numeric,
-        comparator text, value_text text, unit text, unit_text text, flag text, range_text text, "order" text,
-        status text, effective timestamptz, issued timestamptz, mark text, quality text
     """,
 }
 
@@ -173,35 +170,62 @@ def put_owners(cursor: Cursor, changed: dict[bytes, Owner]) -> None:
         )
 
 
-def supersede(cursor: Cursor, keys: Collection[Key]) -> None:
-    """Moves the current rows of ``keys`` to history, and drops their search values."""
-    if not keys:
+def supersede(cursor: Cursor, past: Mapping[Key, datetime]) -> None:
+    """Moves current rows to history, each as of the time it ends, and drops their search values."""
+    if not past:
         return
-    arrays = _arrays(keys)
     cursor.execute(
         """
         WITH k AS MATERIALIZED (
-            SELECT * FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)),
+            SELECT * FROM unnest(%s::smallint[], %s::smallint[], %s::text[], %s::timestamptz[]) AS k(shard, rtype, id, at)),
         gone AS (
-            DELETE FROM resource r USING k WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id RETURNING r.*),
+            DELETE FROM resource r USING k WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id RETURNING r.*, k.at),
         values_gone AS (
             DELETE FROM search_value v USING k WHERE v.shard = k.shard AND v.rtype = k.rtype AND v.id = k.id)
         INSERT INTO resource_history
-            (shard, rtype, id, version, seq, updated, deleted, stale, patient, content, inbox, mapping, dict, body)
-        SELECT shard, rtype, id, version, seq, updated, deleted, false, patient, content, inbox, mapping, dict, body FROM gone
+            (shard, rtype, id, version, seq, updated, deleted, stale, patient, content, inbox, mapping, dict, body,
+             until, kind, backfill, effective, issued, parent, "order", number, value_text)
+        SELECT shard, rtype, id, version, seq, updated, deleted, false, patient, content, inbox, mapping, dict, body,
+            greatest(at, updated), kind, backfill, CASE WHEN kind IS NOT NULL THEN coalesce(start_at, effective_at) END,
+            CASE WHEN kind IS NOT NULL THEN coalesce(issued_at, reported_at) END,
+            CASE WHEN kind IS NOT NULL THEN parent END, "order", number, value_text
+        FROM gone
         """,
-        arrays,
+        [*_arrays(past), list(past.values())],
     )
 
 
-def close_results(cursor: Cursor, closed: Collection[tuple[int, str, datetime]]) -> None:
-    """Ends the visible result rows of Observations (shard, id) at the given time."""
-    if closed:
-        cursor.execute(
-            "UPDATE result t SET until = greatest(k.at, t.recorded) FROM unnest(%s::smallint[], %s::text[], %s::timestamptz[])"
-            " AS k(shard, id, at) WHERE t.shard = k.shard AND t.id = k.id AND t.until IS NULL",
-            [list(column) for column in zip(*closed, strict=True)],
-        )
+def kinds(cursor: Cursor, wanted: Collection[Kind]) -> dict[Kind, int]:
+    """The numbers of kinds of results; unknown ones are recorded."""
+    if not wanted:
+        return {}
+    digests = {_digest(kind): kind for kind in wanted}
+    numbers = _known_kinds(cursor, list(digests))
+    # In one order, so that two workers never wait for each other in a ring.
+    fresh = sorted(digest for digest in digests if digest not in numbers)
+    if fresh:
+        columns = [list(column) for column in zip(*((digest, *digests[digest]) for digest in fresh), strict=True)]
+        cursor.execute(_NEW_KINDS, columns)
+        # A kind that another transaction recorded meanwhile is only there to be read.
+        numbers |= _known_kinds(cursor, fresh)
+    return {kind: numbers[digest] for digest, kind in digests.items()}
+
+
+def _known_kinds(cursor: Cursor, digests: list[bytes]) -> dict[bytes, int]:
+    cursor.execute("SELECT digest, id FROM result_kind WHERE digest = ANY(%s)", (digests,))
+    return {bytes(row[0]): row[1] for row in cursor.fetchall()}
+
+
+def _digest(kind: Kind) -> bytes:
+    # 0x1E and 0x1F are in no text that passed the readers or the API, so the join is unambiguous.
+    told = "\x1f".join("\x1e" if value is None else value for value in kind)
+    return hashlib.blake2b(told.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+_NEW_KINDS: Final = f"""
+INSERT INTO result_kind (digest, {", ".join(Kind._fields)})
+SELECT * FROM unnest(%s::bytea[]{", %s::text[]" * len(Kind._fields)}) ON CONFLICT (digest) DO NOTHING
+"""  # noqa: S608 - our own column names
 
 
 def advance(cursor: Cursor, moved: dict[Key, State]) -> None:
@@ -252,7 +276,6 @@ def move(cursor: Cursor, key: Key, shard: int) -> None:
             ),
             (shard, old, rtype, logical),
         )
-    cursor.execute("UPDATE result SET shard = %s WHERE shard = %s AND id = %s", (shard, old, logical))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from fhir_server.store import rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version
-from fhir_server.store.results import flatten
+from fhir_server.store.results import Kind, Result, flatten
 from fhir_server.store.statement import WITHDRAWN, Key, State, instant, render, tail_of, with_status
 
 OBSERVATION: Final = RESOURCE_TYPES["Observation"]
@@ -43,12 +43,9 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
     for key, versions in batch.versions.items():
         for version in versions:
             (current if version.number == batch.after[key].version else past).append((key, version))
-    observations = [version for key, version in current if key[1] == OBSERVATION]
-    specimens = _specimens(cursor, codec, batch.named, observations)
-    superseded = [key for key, _ in current if key in batch.before]
-    rows.supersede(cursor, superseded)
-    rows.close_results(cursor, [(k[0], k[2], batch.after[k].updated) for k in superseded if k[1] == OBSERVATION])
+    rows.supersede(cursor, {key: batch.after[key].updated for key, _ in current if key in batch.before})
     rows.advance(cursor, _moved(batch))
+    flat = _results(cursor, codec, batch, current)
 
     changes: list[Change] = []
     instants: dict[datetime, str] = {}
@@ -59,7 +56,6 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
                 changes.append(_change(key, version, resource, body))
                 add(_history_row(key, version, codec.compress(body)))
     search: list[tuple[Any, ...]] = []
-    results: list[tuple[Any, ...]] = []
     if current:
         with rows.copying(cursor, "resource") as add:
             for key, version in current:
@@ -67,13 +63,10 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
                 resource, body = rendered(version, instants)
                 changes.append(_change(key, version, resource, body))
                 indexed = params.extract(resource)
-                add(current_row(key, version, after, indexed, codec.compress(body)))
+                add(current_row(key, version, after, indexed, flat.get(key), codec.compress(body)))
                 for ordinal, value in enumerate(indexed.values):
                     search.append((*key, ordinal, *value))
-                if key[1] == OBSERVATION and after.patient:
-                    results.append(_result_row(version, after, resource, batch.named, specimens))
     rows.copy(cursor, "search_value", search)
-    rows.copy(cursor, "result", results)
     return changes
 
 
@@ -115,9 +108,14 @@ def _change(key: Key, version: Version, resource: dict[str, Any], body: bytes) -
 
 
 def current_row(
-    key: Key, version: Version, after: State, indexed: params.Indexed, stored: tuple[int, bytes]
+    key: Key,
+    version: Version,
+    after: State,
+    indexed: params.Indexed,
+    flat: tuple[int, Result] | None,
+    stored: tuple[int, bytes],
 ) -> tuple[Any, ...]:
-    """The row of ``resource`` for a version that is current."""
+    """The row of ``resource`` for a version that is current; ``flat``: number of the kind and result of an Observation of a patient."""
     origin = version.statement.origin
     return (
         *key,
@@ -136,8 +134,19 @@ def current_row(
         after.withdrawn,
         origin.inbox,
         origin.mapping,
+        origin.backfill,
+        *(_NO_RESULT if flat is None else _result_columns(*flat, indexed)),
         *stored,
     )
+
+
+_NO_RESULT: Final = (None,) * 6
+
+
+def _result_columns(kind: int, flat: Result, indexed: params.Indexed) -> tuple[Any, ...]:
+    effective = flat.effective if indexed.start is None else None
+    issued = flat.issued if indexed.issued is None else None
+    return kind, flat.order, flat.number, flat.value_text, effective, issued
 
 
 def _history_row(key: Key, version: Version, stored: tuple[int, bytes]) -> tuple[Any, ...]:
@@ -156,32 +165,24 @@ def _history_row(key: Key, version: Version, stored: tuple[int, bytes]) -> tuple
     )
 
 
-def _result_row(
-    version: Version,
-    after: State,
-    resource: dict[str, Any],
-    named: Mapping[Key, dict[str, Any]],
-    specimens: Mapping[Key, dict[str, Any]],
-) -> tuple[Any, ...]:
-    origin = version.statement.origin
-    shard, _, logical = version.statement.key
-    flat = flatten(
-        resource,
-        facility=origin.facility,
-        report=named.get((shard, DIAGNOSTIC_REPORT, after.parent)) if after.parent else None,
-        specimen=specimens.get(_specimen_key(shard, resource)),
-    )
-    return (
-        shard,
-        logical,
-        version.number,
-        after.patient,
-        after.parent,
-        origin.facility,
-        version.updated,
-        origin.backfill,
-        *flat,
-    )
+def _results(
+    cursor: rows.Cursor, codec: Codec, batch: Batch, current: Iterable[tuple[Key, Version]]
+) -> dict[Key, tuple[int, Result]]:
+    """Number of the kind and flat result of each Observation about a patient."""
+    mine = [(key, version) for key, version in current if key[1] == OBSERVATION and batch.after[key].patient]
+    specimens = _specimens(cursor, codec, batch.named, (version for _, version in mine))
+    flat: dict[Key, tuple[Kind, Result]] = {}
+    for key, version in mine:
+        statement, parent = version.statement, batch.after[key].parent
+        result = flatten(
+            statement.resource if version.withdrawn is None else with_status(statement.resource, WITHDRAWN),
+            facility=statement.origin.facility,
+            report=batch.named.get((key[0], DIAGNOSTIC_REPORT, parent)) if parent else None,
+            specimen=specimens.get(_specimen_key(key[0], statement.resource)),
+        )
+        flat[key] = result.kind(statement.origin.facility), result
+    numbers = rows.kinds(cursor, {kind for kind, _ in flat.values()})
+    return {key: (numbers[kind], result) for key, (kind, result) in flat.items()}
 
 
 def _specimens(
@@ -214,13 +215,12 @@ def _moved(batch: Batch) -> dict[Key, State]:
 
 def delete(cursor: rows.Cursor, codec: Codec, key: Key, state: State, origin: Origin) -> None:
     """Replaces the current row by one without content: nothing to find it by, its versions in history. ``state`` is the new one."""
-    rows.supersede(cursor, [key])
-    if key[1] == OBSERVATION:
-        rows.close_results(cursor, [(key[0], key[2], state.updated)])
+    rows.supersede(cursor, {key: state.updated})
     nothing = (None, None, None, None)  # parent and times
     row: tuple[Any, ...] = (
         *(*key, state.version, state.top, state.updated, True, state.patient),
         *(*nothing, rows.packed([]), rows.stored_recency(state), state.content, None, origin.inbox, origin.mapping),
+        *(origin.backfill, *_NO_RESULT),
         *codec.compress(b""),
     )
     rows.copy(cursor, "resource", [row])

@@ -35,7 +35,7 @@ def test_converted_messages_end_in_the_same_state_in_any_order(
     rng = random.Random(seed)
     first: tuple[Any, ...] | None = None
     for order in (messages, messages[::-1], rng.sample(messages, len(messages))):
-        for table in ("resource", "resource_history", "search_value", "result", "business_key"):
+        for table in ("resource", "resource_history", "search_value", "business_key"):
             conn.execute(f"DELETE FROM {table}")
         changes: list[Change] = []
         for start in range(0, len(order), 7):

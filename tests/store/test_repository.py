@@ -49,7 +49,7 @@ def everything(conn: Conn, codec: Codec) -> dict[tuple[int, str], dict[str, Any]
 
 
 def _empty(conn: Conn) -> None:
-    for table in ("resource", "resource_history", "search_value", "result", "business_key"):
+    for table in ("resource", "resource_history", "search_value", "business_key"):
         conn.execute(f"DELETE FROM {table}")
 
 

@@ -7,20 +7,27 @@ CREATE TABLE resource (
     start_at TIMESTAMP WITH TIME ZONE,
     end_at TIMESTAMP WITH TIME ZONE,
     issued_at TIMESTAMP WITH TIME ZONE,
+    effective_at TIMESTAMP WITH TIME ZONE,
+    reported_at TIMESTAMP WITH TIME ZONE,
     inbox BIGINT,
     version INTEGER NOT NULL,
     top INTEGER NOT NULL,
     mapping INTEGER,
+    kind INTEGER,
     shard SMALLINT NOT NULL,
     rtype SMALLINT NOT NULL,
     dict SMALLINT NOT NULL,
     deleted BOOLEAN DEFAULT false NOT NULL,
+    backfill BOOLEAN DEFAULT false NOT NULL,
     id TEXT COLLATE "C" NOT NULL,
     patient TEXT COLLATE "C",
     parent TEXT COLLATE "C",
     recency BYTEA NOT NULL,
     content BYTEA NOT NULL,
     withdrawn TEXT,
+    "order" TEXT COLLATE "C",
+    number NUMERIC,
+    value_text TEXT,
     body BYTEA NOT NULL,
     tokens BIGINT[] NOT NULL,
     PRIMARY KEY (shard, rtype, id)
@@ -36,6 +43,13 @@ COMMENT ON COLUMN resource.updated IS 'meta.lastUpdated';
 COMMENT ON COLUMN resource.start_at IS 'lower bound of the type''s main date parameter (search/params)';
 COMMENT ON COLUMN resource.end_at IS 'upper bound, exclusive';
 COMMENT ON COLUMN resource.issued_at IS 'issued (Observation, DiagnosticReport), authored (ServiceRequest)';
+COMMENT ON COLUMN resource.effective_at IS 'Observation without effective time: when its specimen was taken, or of its report';
+COMMENT ON COLUMN resource.reported_at IS 'Observation without issued: issued of its report';
+COMMENT ON COLUMN resource.kind IS 'result_kind.id of an Observation about a patient; null for all else: see view result';
+COMMENT ON COLUMN resource.backfill IS 'came through the slow lane';
+COMMENT ON COLUMN resource."order" IS 'Observation: logical id of the ServiceRequest';
+COMMENT ON COLUMN resource.number IS 'Observation: numeric value as sent';
+COMMENT ON COLUMN resource.value_text IS 'Observation: value as text when it is not a plain number';
 COMMENT ON COLUMN resource.inbox IS 'inbox id of the message it came from; null for API writes';
 COMMENT ON COLUMN resource.version IS 'version id of the current state';
 COMMENT ON COLUMN resource.top IS 'highest version id used, stale arrivals included';
@@ -65,12 +79,76 @@ CREATE TABLE resource_history (
     mapping INTEGER,
     dict SMALLINT NOT NULL,
     body BYTEA NOT NULL,
+    until TIMESTAMP WITH TIME ZONE,
+    kind INTEGER,
+    backfill BOOLEAN DEFAULT false NOT NULL,
+    effective TIMESTAMP WITH TIME ZONE,
+    issued TIMESTAMP WITH TIME ZONE,
+    parent TEXT COLLATE "C",
+    "order" TEXT COLLATE "C",
+    number NUMERIC,
+    value_text TEXT,
     PRIMARY KEY (shard, rtype, id, version)
 );
+CREATE INDEX resource_history_patient ON resource_history (shard, patient) WHERE kind IS NOT NULL;
 CREATE INDEX resource_history_seq ON resource_history (rtype, seq);
 CREATE INDEX resource_history_updated ON resource_history (rtype, updated);
 COMMENT ON COLUMN resource_history.stale IS 'arrived after something newer: never was current';
 COMMENT ON COLUMN resource_history.content IS 'as resource.content: a stale statement is kept once';
+COMMENT ON COLUMN resource_history.until IS 'when a newer version took its place; null for one that never was current';
+COMMENT ON COLUMN resource_history.kind IS 'as resource.kind; null for one that never was current';
+COMMENT ON COLUMN resource_history.effective IS 'resource.start_at, else effective_at';
+COMMENT ON COLUMN resource_history.issued IS 'resource.issued_at, else reported_at';
+
+CREATE TABLE result_kind (
+    id INTEGER GENERATED ALWAYS AS IDENTITY,
+    digest BYTEA NOT NULL UNIQUE,
+    facility TEXT NOT NULL,
+    performer TEXT,
+    item TEXT,
+    loinc TEXT,
+    code TEXT NOT NULL,
+    name TEXT,
+    specimen TEXT,
+    comparator TEXT,
+    unit TEXT,
+    unit_text TEXT,
+    flag TEXT,
+    range_text TEXT,
+    status TEXT NOT NULL,
+    mark TEXT,
+    quality TEXT,
+    PRIMARY KEY (id)
+);
+COMMENT ON TABLE result_kind IS 'what thousands of results have in common: written once, and named by their rows; no patient data';
+COMMENT ON COLUMN result_kind.digest IS '16-byte digest of all that follows';
+COMMENT ON COLUMN result_kind.facility IS 'facility that sent it';
+COMMENT ON COLUMN result_kind.performer IS 'performing laboratory (facility id, else its name as sent); null when unknown';
+COMMENT ON COLUMN result_kind.item IS 'catalogue item code; null while unmapped';
+COMMENT ON COLUMN result_kind.code IS 'local code as sent';
+COMMENT ON COLUMN result_kind.name IS 'local name as sent';
+COMMENT ON COLUMN result_kind.specimen IS 'specimen type code of the catalogue, null when unknown';
+COMMENT ON COLUMN result_kind.unit IS 'UCUM code; null when unknown';
+COMMENT ON COLUMN result_kind.unit_text IS 'unit as sent';
+COMMENT ON COLUMN result_kind.flag IS 'interpretation code (v3 ObservationInterpretation)';
+COMMENT ON COLUMN result_kind.status IS 'Observation.status';
+COMMENT ON COLUMN result_kind.mark IS 'recognition mark stripped from the name (HR, 全国HR)';
+COMMENT ON COLUMN result_kind.quality IS 'specimen condition, null when not stated';
+
+CREATE VIEW result AS
+SELECT coalesce(r.start_at, r.effective_at) AS effective, coalesce(r.issued_at, r.reported_at) AS issued, r.updated AS recorded,
+    NULL::timestamptz AS until, r.version, r.shard, r.backfill, r.id, r.patient, r.parent AS report, k.facility, k.performer, k.item,
+    k.loinc, k.code, k.name, k.specimen, r.number, k.comparator, r.value_text, k.unit, k.unit_text, k.flag, k.range_text, r."order",
+    k.status, k.mark, k.quality
+FROM resource r JOIN result_kind k ON k.id = r.kind WHERE r.rtype = 15
+UNION ALL
+SELECT h.effective, h.issued, h.updated, h.until, h.version, h.shard, h.backfill, h.id, h.patient, h.parent, k.facility, k.performer,
+    k.item, k.loinc, k.code, k.name, k.specimen, h.number, k.comparator, h.value_text, k.unit, k.unit_text, k.flag, k.range_text,
+    h."order", k.status, k.mark, k.quality
+FROM resource_history h JOIN result_kind k ON k.id = h.kind WHERE h.rtype = 15;
+COMMENT ON VIEW result IS 'flat result rows: every version of every Observation about a patient that is or was current';
+COMMENT ON COLUMN result.recorded IS 'from when this version was visible';
+COMMENT ON COLUMN result.until IS 'when a newer version replaced it; null while current';
 
 CREATE TABLE client_id (
     rtype SMALLINT NOT NULL,
@@ -111,61 +189,6 @@ CREATE TABLE business_key (
 COMMENT ON TABLE business_key IS 'which patient a report number belongs to now: finds results sent for the wrong patient';
 COMMENT ON COLUMN business_key.key IS '16-byte digest of facility + Entry.business';
 COMMENT ON COLUMN business_key.claim IS 'sortable bytes: the newest statement of the number decides whose it is';
-
-CREATE TABLE result (
-    effective TIMESTAMP WITH TIME ZONE,
-    issued TIMESTAMP WITH TIME ZONE,
-    recorded TIMESTAMP WITH TIME ZONE NOT NULL,
-    until TIMESTAMP WITH TIME ZONE,
-    version INTEGER NOT NULL,
-    shard SMALLINT NOT NULL,
-    backfill BOOLEAN DEFAULT false NOT NULL,
-    id TEXT COLLATE "C" NOT NULL,
-    patient TEXT COLLATE "C" NOT NULL,
-    report TEXT COLLATE "C",
-    facility TEXT NOT NULL,
-    performer TEXT,
-    item TEXT,
-    loinc TEXT,
-    code TEXT NOT NULL,
-    name TEXT,
-    specimen TEXT,
-    number NUMERIC,
-    comparator TEXT,
-    value_text TEXT,
-    unit TEXT,
-    unit_text TEXT,
-    flag TEXT,
-    range_text TEXT,
-    "order" TEXT COLLATE "C",
-    status TEXT NOT NULL,
-    mark TEXT,
-    quality TEXT,
-    PRIMARY KEY (shard, id, version)
-);
-CREATE INDEX result_patient_item ON result (shard, patient, item);
-CREATE INDEX result_report ON result (shard, report);
-COMMENT ON COLUMN result.recorded IS 'from when this version was visible';
-COMMENT ON COLUMN result.until IS 'when a newer version replaced it; null while current';
-COMMENT ON COLUMN result.version IS 'version id of the Observation';
-COMMENT ON COLUMN result.id IS 'logical id of the Observation';
-COMMENT ON COLUMN result.patient IS 'logical id of the facility Patient';
-COMMENT ON COLUMN result.report IS 'logical id of the DiagnosticReport';
-COMMENT ON COLUMN result.facility IS 'facility that sent it';
-COMMENT ON COLUMN result.performer IS 'performing laboratory (facility id, else its name as sent); null when unknown';
-COMMENT ON COLUMN result.item IS 'catalogue item code; null while unmapped';
-COMMENT ON COLUMN result.code IS 'local code as sent';
-COMMENT ON COLUMN result.name IS 'local name as sent';
-COMMENT ON COLUMN result.specimen IS 'specimen type code of the catalogue, null when unknown';
-COMMENT ON COLUMN result.number IS 'numeric value as sent';
-COMMENT ON COLUMN result.value_text IS 'value as text when it is not a plain number';
-COMMENT ON COLUMN result.unit IS 'UCUM code; null when unknown';
-COMMENT ON COLUMN result.unit_text IS 'unit as sent';
-COMMENT ON COLUMN result.flag IS 'interpretation code (v3 ObservationInterpretation)';
-COMMENT ON COLUMN result."order" IS 'logical id of the ServiceRequest';
-COMMENT ON COLUMN result.status IS 'Observation.status';
-COMMENT ON COLUMN result.mark IS 'recognition mark stripped from the name (HR, 全国HR)';
-COMMENT ON COLUMN result.quality IS 'specimen condition, null when not stated';
 
 CREATE TABLE source_patient (
     shard SMALLINT NOT NULL,
