@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ import orjson
 
 from conformance import chain
 
-Kind = Literal["reminder", "no-answer", "feedback"]
+Kind = Literal["reminder", "no-answer", "visit", "view", "feedback", "decision", "citation"]
 
 PATIENCE: Final = 0.15
 """Seconds the database may take for a group before the group goes to the spool."""
@@ -36,9 +36,12 @@ _LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceE
 log = logging.getLogger(__name__)
 
 _INSERT: Final = """
-INSERT INTO ledger (chain, number, at, kind, person, facility, orderable, outcome, entry, hash)
-SELECT * FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-  $9::text[], $10::bytea[])
+INSERT INTO ledger (chain, number, at, kind, person, facility, orderable, outcome, entry, hash, card, doctor, department, reports)
+SELECT chain, number, at, kind, person, facility, orderable, outcome, entry, hash, card, doctor, department,
+  string_to_array(reports, ' ')
+FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+  $9::text[], $10::bytea[], $11::text[], $12::text[], $13::text[], $14::text[])
+  AS r(chain, number, at, kind, person, facility, orderable, outcome, entry, hash, card, doctor, department, reports)
 ON CONFLICT (chain, number) DO NOTHING"""
 
 
@@ -171,7 +174,7 @@ class Ledger:
         return Link(self._chain, self._number, *columns, self._previous)
 
     async def _insert(self, links: Sequence[Link], patience: float = PATIENCE) -> None:
-        columns = list(zip(*(_columns(link) for link in links), strict=True))
+        columns = list(zip(*((*_columns(link), *_looked_up(link.entry)) for link in links), strict=True))
         async with asyncio.timeout(patience), self._pool.acquire() as connection:
             await connection.execute(_INSERT, *columns)
 
@@ -190,6 +193,25 @@ def _columns(link: Link) -> tuple[Any, ...]:
     return (
         link.chain, link.number, link.at, link.kind, link.person, link.facility, link.orderable, link.outcome, link.entry, link.hash,
     )  # fmt: skip
+
+
+def _looked_up(text: str) -> tuple[str | None, str | None, str | None, str | None]:
+    """What an entry is looked up by: card, doctor, department, and the reports it names (logical ids, blanks between them)."""
+    entry = orjson.loads(text)
+    named = (entry.get(key) for key in ("card", "user", "department"))
+    card, doctor, department = (v.replace("\x00", "") if isinstance(v, str) and v else None for v in named)
+    return card, doctor, department, " ".join(reports_of(entry)) or None
+
+
+def reports_of(entry: Mapping[str, Any]) -> list[str]:
+    """Logical ids of the DiagnosticReports an entry names: those it lists itself, and those of the results its decisions offered."""
+    found = dict.fromkeys(entry.get("reports", ()))
+    for decision in (entry.get("decision"), *entry.get("decisions", ())):
+        for member in decision["members"] if isinstance(decision, dict) else ():
+            result = member.get("result")
+            if result and result.get("report"):
+                found[result["report"]] = None
+    return [reference.removeprefix("DiagnosticReport/") for reference in found]
 
 
 class Spool:
