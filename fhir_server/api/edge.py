@@ -28,8 +28,8 @@ HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
 )
 HSTS: Final = (b"strict-transport-security", b"max-age=31536000")
-_LAST_WORD: Final = (408, 413)
-"""After these the rest of the request is still on its way: the connection ends."""
+_LAST_WORD: Final = (408, 413, 500)
+"""After these the connection ends: the rest of the request is on its way, or a failure of our own makes the server close it."""
 
 
 class Edge:

@@ -108,7 +108,9 @@ def serve(tmp_path: Path, database_url: str) -> Serve:
     return start
 
 
-def oru(control_id: str, *, facility: str = "ALPHA", name: str = "张某", patient: str = "P1", value: str = "5.6") -> bytes:
+def oru(
+    control_id: str, *, facility: str = "ALPHA", name: str = "张某", patient: str = "P1", value: str = "5.6"
+) -> bytes:
     """An ORU^R01 of HL7 2.5.1 with one result."""
     return (
         f"MSH|^~\\&|LIS|{facility}|TJ|TJ|20260301080000||ORU^R01^ORU_R01|{control_id}|P|2.5.1\r"

@@ -60,7 +60,10 @@ def http_get() -> Any:
 
 
 def test_200_slow_connections_keep_nobody_from_http(serve: Serve, http_get: Any) -> None:
-    with serve(http_read_seconds=4) as served, opened(200, served.http_port, b"GET /fhir/metadata HTTP/1.1\r\nHost: a\r\n") as slow:
+    with (
+        serve(http_read_seconds=4) as served,
+        opened(200, served.http_port, b"GET /fhir/metadata HTTP/1.1\r\nHost: a\r\n") as slow,
+    ):
         assert http_get(served) < 2
         for connection in slow:
             connection.sendall(b"X-Drip: 1\r\n")
@@ -138,13 +141,12 @@ def test_an_endless_head_is_cut_off(serve: Serve) -> None:
 
 
 def test_a_client_that_does_not_read_its_answers_is_cut_off(serve: Serve) -> None:
-    with serve(http_read_seconds=2) as served:
-        with socket.socket() as greedy:
-            greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            greedy.connect(("127.0.0.1", served.http_port))
-            greedy.sendall(b"GET /fhir/metadata HTTP/1.1\r\nHost: a\r\n\r\n" * 60)
-            name = 'tongjian_connections_closed_total{reason="slow-read",server="http"}'
-            assert eventually(lambda: metric(served, name) == 1, 15)
+    with serve(http_read_seconds=2) as served, socket.socket() as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy.connect(("127.0.0.1", served.http_port))
+        greedy.sendall(b"GET /fhir/metadata HTTP/1.1\r\nHost: a\r\n\r\n" * 60)
+        name = 'tongjian_connections_closed_total{reason="slow-read",server="http"}'
+        assert eventually(lambda: metric(served, name) == 1, 15)
 
 
 def test_an_idle_http_connection_is_closed_after_the_keep_alive_time(serve: Serve) -> None:
@@ -158,7 +160,12 @@ def test_an_idle_http_connection_is_closed_after_the_keep_alive_time(serve: Serv
 
 def test_answers_carry_the_security_headers_errors_as_well(serve: Serve) -> None:
     with serve() as served, served.client() as http:
-        for path, status in (("/fhir/metadata", 200), ("/fhir/Patient/none", 404), ("/nothing", 404), ("/fhir/Nonsense", 404)):
+        for path, status in (
+            ("/fhir/metadata", 200),
+            ("/fhir/Patient/none", 404),
+            ("/nothing", 404),
+            ("/fhir/Nonsense", 404),
+        ):
             answer = http.get(path)
             assert answer.status_code == status
             assert answer.headers["x-content-type-options"] == "nosniff"
