@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, AliasChoices, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 
@@ -107,6 +107,15 @@ class Settings(BaseSettings):
     )
     trace_ratio: float = Field(1.0, ge=0, le=1, description="Share of messages and requests that are traced.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Settings:
+        # A key or an authority without a certificate would leave the port unencrypted in silence.
+        for name in ("https", "mllp"):
+            certificate, key, authority = (getattr(self, f"{name}_{part}") for part in ("certificate", "key", "client_ca"))
+            if (key or authority) and not certificate:
+                raise ValueError(f"{name}_certificate is missing beside {name}_key or {name}_client_ca")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -58,6 +58,12 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
         load()
 
 
+@pytest.mark.parametrize("given", [{"https_key": "k.pem"}, {"mllp_client_ca": "ca.pem"}])
+def test_a_port_is_not_left_unencrypted_for_want_of_a_certificate(given: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=f"{next(iter(given)).partition('_')[0]}_certificate"):
+        load(**given)
+
+
 def test_an_unknown_key_in_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "tongjian.toml"
     file.write_text("prot = 1\n", encoding="utf-8")
