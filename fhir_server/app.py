@@ -21,7 +21,7 @@ from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
 from fhir_server.store.body import Codec
-from fhir_server.store.database import open_pool, open_writer
+from fhir_server.store.database import borrowed, open_pool, open_writer
 from mappings.profile import Profile
 
 _AWAY: tuple[type[Exception], ...] = (OSError, TimeoutError, *responses.DATABASE_AWAY)
@@ -64,6 +64,7 @@ def create_app(services: Services, base_url: str) -> FastAPI:
     app.state.services = services
     app.state.base_url = base_url
     app.state.scrape = Scrape(services, {})
+    app.state.intake_fault = str
     params.install(services.settings.zone, base_url)
     responses.install(app)
     app.include_router(rest.router, prefix="/fhir")
@@ -77,11 +78,15 @@ def create_app(services: Services, base_url: str) -> FastAPI:
     @app.get("/health/ready")
     async def ready(response: Response) -> dict[str, str]:
         try:
-            async with asyncio.timeout(2):
-                await services.pool.fetchval("SELECT 1")
-        except _AWAY:
+            async with asyncio.timeout(2), borrowed(services.pool) as conn:
+                await conn.fetchval("SELECT 1")
+        except _AWAY as fault:
             response.status_code = 503
-            return {"status": "database away"}
+            return {"status": "database away", "reason": type(fault).__name__}
+        if reason := app.state.intake_fault():
+            # It can be read and not written: no space, no connection left for it, read-only.
+            response.status_code = 503
+            return {"status": "messages cannot be stored", "reason": reason}
         return {"status": "ready"}
 
     @app.get("/metrics")

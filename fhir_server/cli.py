@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +63,17 @@ def _profiles(directory: Path | None) -> Mapping[str, Profile]:
         raise _fail(str(fault)) from None
 
 
+@contextmanager
+def _database(settings: Settings, *, as_it_is: bool = False) -> Iterator[str]:
+    from fhir_server.serve import CannotServe, database  # noqa: PLC0415
+
+    try:
+        with database(settings, as_it_is=as_it_is) as url:
+            yield url
+    except CannotServe as fault:
+        raise _fail(str(fault)) from None
+
+
 @cli.command()
 def demo(
     leave: Annotated[bool, typer.Option("--exit", help="End after the report instead of staying up.")] = False,
@@ -109,11 +122,11 @@ def work(
     """Run one more converter process beside a running server (same database, same profiles)."""
     from fhir_server.ingest import worker  # noqa: PLC0415
     from fhir_server.search import params  # noqa: PLC0415
-    from fhir_server.serve import database  # noqa: PLC0415
 
     chosen = _settings(data_dir=data, profiles_dir=profiles)
     params.install(chosen.zone, chosen.fhir_base())
-    with database(chosen) as url:
+    # A child of `serve` finds the schema as it should be, and waits when the database is away.
+    with _database(chosen, as_it_is=attached) as url:
         worker.run(
             url,
             _profiles(chosen.profiles_dir),
@@ -129,10 +142,9 @@ def work(
 @cli.command()
 def migrate(data: DataDir = None) -> None:
     """Bring the database to this version's schema; safe to run again, forward only."""
-    from fhir_server.serve import database  # noqa: PLC0415
     from fhir_server.store.database import current_revision  # noqa: PLC0415
 
-    with database(_settings(data_dir=data)) as url:
+    with _database(_settings(data_dir=data)) as url:
         typer.echo(f"The database is at revision {current_revision(url)}.")
 
 
@@ -205,14 +217,13 @@ def replay(
 
     from fhir_server.ingest.replay import Selection  # noqa: PLC0415
     from fhir_server.ingest.replay import replay as put_back  # noqa: PLC0415
-    from fhir_server.serve import database  # noqa: PLC0415
 
     if status not in ("held", "done"):
         raise _fail("--status is held or done.")
     chosen = _settings(data_dir=data)
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=chosen.zone)
-    with database(chosen) as url, psycopg.connect(url) as conn:
+    with _database(chosen) as url, psycopg.connect(url) as conn:
         count = put_back(
             conn, Selection(facility=facility, status=status, reason=reason, ids=tuple(message or ()), since=since)
         )
@@ -308,12 +319,11 @@ def audit(
 
     from fhir_server.duplicates import detect, report  # noqa: PLC0415
     from fhir_server.recognition import rules  # noqa: PLC0415
-    from fhir_server.serve import database  # noqa: PLC0415
 
     chosen = _settings(data_dir=data, profiles_dir=profiles)
     known = _profiles(chosen.profiles_dir)
     period = tuple(t if t.tzinfo else t.replace(tzinfo=chosen.zone) for t in (start, end))
-    with database(chosen) as url, psycopg.connect(url) as conn:
+    with _database(chosen) as url, psycopg.connect(url) as conn:
         found = detect.audit(conn, rules.load(), known, period[0], period[1])
     if form == "table":
         Console().print(report.table(found))

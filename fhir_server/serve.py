@@ -219,6 +219,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     app.state.scrape = Scrape(
         services, {"http": lambda: len(http.server_state.connections), "mllp": lambda: server.connections}
     )
+    app.state.intake_fault = lambda: receiver.fault
     workers = asyncio.create_task(Workers(settings, url).supervise())
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     receiving = asyncio.create_task(receiver.ended())

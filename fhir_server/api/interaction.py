@@ -22,6 +22,7 @@ from fhir_server.search import dates, run
 from fhir_server.search.query import MAX_COUNT, Query
 from fhir_server.search.sql import Context
 from fhir_server.services import Services
+from fhir_server.store.database import borrowed
 
 T = TypeVar("T")
 HISTORY_COUNT: Final = 50
@@ -58,7 +59,7 @@ async def search(services: Services, query: Query, context: Context, asker: Prin
     allowed = frozenset(t for t in RESOURCE_TYPES if asker.may("search-type", t)) if query.includes else frozenset()
     steps = run.search(query, context, services.codec.decompress, allowed=allowed.__contains__)
     sql = next(steps)
-    async with services.pool.acquire() as connection:
+    async with borrowed(services.pool) as connection:
         while True:
             rows = await connection.fetch(sql.text, *sql.args)
             try:

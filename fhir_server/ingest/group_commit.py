@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 _MOST = 128
 _MOST_BYTES = 4 * 1024 * 1024
 _WAKE_EVERY = 0.02
+_FAULT_COUNTS = 60.0
 _ROW_FAULTS = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
@@ -54,9 +56,15 @@ class GroupCommit:
         self._channels: dict[tuple[str, str], deque[_Waiting]] = {}
         self._work = asyncio.Event()
         self._fresh = asyncio.Event()
-        self._away = False
+        self._fault = ""
+        self._failed_at = 0.0
         self._running = False
         self._conn: asyncpg.Connection | None = None
+
+    @property
+    def fault(self) -> str:
+        """Type of what kept the last messages from being stored; empty when they were, or when nobody sent any for a while."""
+        return self._fault if time.monotonic() - self._failed_at < _FAULT_COUNTS else ""
 
     async def accept(self, arrival: Arrival) -> Accepted:
         """Returns once the message is durable. Raises DatabaseAway or Refused."""
@@ -116,14 +124,15 @@ class GroupCommit:
             _settle(group[0][1], Refused())
             return
         except AWAY as fault:
-            if not self._away:
-                log.warning("inbox_away fault=%s", type(fault).__name__)
-            self._away = True
+            name = type(fault).__name__
+            if name != self._fault:
+                log.warning("inbox_away fault=%s", name)
+            self._fault, self._failed_at = name, time.monotonic()
             await self._let_go(broken=True)
         else:
-            if self._away:
+            if self._fault:
                 log.info("inbox_back")
-            self._away = False
+            self._fault = ""
             for (_, future), answer in zip(group, accepted, strict=True):
                 if not future.done():
                     future.set_result(answer)

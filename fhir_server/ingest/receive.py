@@ -91,6 +91,11 @@ class Receiver:
         self._tasks = [asyncio.create_task(part.run()) for part in (self._commit, self._applications, self._feeds)]
         await asyncio.sleep(0)
 
+    @property
+    def fault(self) -> str:
+        """Type of what keeps messages from being stored now; empty when nothing does."""
+        return self._commit.fault
+
     async def ended(self) -> None:
         """Returns or raises when one of them ended, which none should do before ``close``: then no message can be taken any more."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)

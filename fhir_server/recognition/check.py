@@ -24,6 +24,7 @@ from fhir_server.recognition import order as orders
 from fhir_server.recognition.decide import Decision, Outcome, as_dict, decide
 from fhir_server.recognition.ledger import Row
 from fhir_server.recognition.order import Order
+from fhir_server.store.database import borrowed
 
 if TYPE_CHECKING:
     from fhir_server.access import Principal
@@ -128,7 +129,7 @@ async def ask(services: Services, principal: Principal, question: Question, addr
 
 
 async def _decide(services: Services, principal: Principal, question: Question, at: datetime) -> Answers:
-    async with services.pool.acquire() as connection:
+    async with borrowed(services.pool) as connection:
         who = await candidates.identify(connection, question.patient, principal.facility)
         if isinstance(who, str):
             return Answers(at, principal.facility, failure=who)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,23 @@ async def open_pool(
             "jit": "off",
         },
     )
+
+
+@asynccontextmanager
+async def borrowed(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the pool for a caller with a deadline.
+
+    When the caller is cancelled or runs out of time, the connection is thrown away: to give it back would mean waiting until the
+    server has let go of the query, and a server that does not answer never does.
+    """
+    connection = await pool.acquire()
+    try:
+        yield connection
+    except (asyncio.CancelledError, TimeoutError):
+        connection.terminate()
+        raise
+    finally:
+        await pool.release(connection)
 
 
 def open_writer(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -50,7 +51,8 @@ class Told:
 
 @dataclass(slots=True)
 class Line:
-    """One connection. ``told``: per patient, of acknowledged messages; ``acknowledged``: their control ids, in order."""
+    """One connection. ``told``: per patient, of acknowledged messages; ``acknowledged``: their control ids, in order; ``waited``:
+    seconds until each answer."""
 
     facility: str
     number: int
@@ -59,6 +61,7 @@ class Line:
     told: dict[str, Told] = field(default_factory=dict)
     acknowledged: list[str] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
+    waited: list[float] = field(default_factory=list)
 
     def messages(self) -> Iterator[tuple[str, Told, bytes]]:
         """Without end: control id, what the patient's messages have said once this one is acknowledged, bytes."""
@@ -128,12 +131,14 @@ class Line:
     async def _until_accepted(self, sender: Sender, control: str, raw: bytes) -> None:
         wait = 0.05
         while True:
+            began = time.monotonic()
             try:
                 answer = await sender.send(raw)
             except SendError:
                 self.answers["none"] += 1
                 await sender.close()
             else:
+                self.waited.append(time.monotonic() - began)
                 self.answers[answer.code] += 1
                 if answer.code == "AA":
                     return

@@ -45,14 +45,16 @@ def processes() -> Iterator[tuple[int, int, str]]:
 class Installation:
     """``database_url``: an external database; empty: the embedded one in ``folder``. Ports stay the same over restarts."""
 
-    def __init__(self, folder: Path, profiles: Path, *, database_url: str = "", **settings: object) -> None:
+    def __init__(
+        self, folder: Path, profiles: Path, *, database_url: str = "", log: Path | None = None, **settings: object
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.mllp_port = free_port()
         self._profiles = profiles
         self._given = database_url
         self._settings = {f"TONGJIAN_{k.upper()}": str(v) for k, v in settings.items()}
-        self._log = folder / "serve.log"
+        self._log = log or folder.with_name(f"{folder.name}.log")
         self._process: subprocess.Popen[str] | None = None
         self._keeper: threading.Thread | None = None
         self._kept = threading.Event()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -82,3 +85,22 @@ def test_pools_connect_and_have_statement_timeouts(database_url: str) -> None:
         assert conn.execute("SHOW statement_timeout").fetchone() == ("7s",)
         assert conn.execute("SHOW synchronous_commit").fetchone() == ("on",)
         assert conn.execute("SHOW fsync").fetchone() == ("on",)
+
+
+def test_a_server_that_does_not_answer_holds_up_nobody_with_a_deadline(database_url: str) -> None:
+    async def story() -> float:
+        async with await database.open_pool(database_url, 1) as pool:
+            pid = await pool.fetchval("SELECT pg_backend_pid()")
+            os.kill(pid, signal.SIGSTOP)
+            began = time.monotonic()
+            try:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2), database.borrowed(pool) as conn:
+                        await conn.fetchval("SELECT 1")
+                waited = time.monotonic() - began
+                assert await pool.fetchval("SELECT pg_backend_pid()") != pid, "the pool goes on with another one"
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            return waited
+
+    assert asyncio.run(story()) < 2
