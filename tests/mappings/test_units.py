@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mappings import ucum
+from mappings import catalogue, ucum
 from mappings.csv_rows import Problem
 from mappings.units import TABLE, UnitTable, read_rows, shipped
 
@@ -176,3 +176,9 @@ def test_a_faulty_table_names_file_line_and_column(tmp_path: Path) -> None:
 def test_any_text_gives_valid_ucum_or_none(text: str) -> None:
     code = shipped().lookup(text).ucum
     assert code is None or ucum.read(code) is not None
+
+
+def test_understands_every_unit_of_the_catalogue_as_it_stands() -> None:
+    # A sender that writes UCUM without saying so means UCUM: braces and brackets are written nowhere else.
+    written = {i.unit for i in catalogue.shipped().items.values() if i.unit not in ("", "1")}
+    assert {unit: shipped().lookup(unit).ucum for unit in written} == {unit: unit for unit in written}
