@@ -1,0 +1,340 @@
+"""Ranked proposals of catalogue items for a local test name. Only proposals: nothing is mapped until a person accepts.
+
+What speaks for an item: the name (exactly, by an alias, by spelling, by sound), the abbreviation, the pinyin entry code, the unit's
+dimension, the specimen, the reference range. A name that looks like a known test outside the catalogue, or like nothing, gets none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+
+from mappings import display_units, names, ucum
+from mappings.catalogue import Catalogue, CatalogueError, Item
+from mappings.csv_rows import Problem, read_rows
+from mappings.examination_names import Examination, examination, likeness
+from mappings.numbers import level
+from mappings.reference_range import read_bounds
+from mappings.units import UnitTable, shipped
+
+ALIASES = Path(__file__).with_name("aliases.csv")
+THRESHOLD = 0.66
+"""Below this nothing is proposed at all."""
+SHOWN = 5
+
+_BENIGN = frozenset("血清浆性的量值数目率例测定检验人类试剂总平均")
+_QUALIFIERS = frozenset("前反非抗原体游离结合直间接糖羟脱硫尿粪便绝对百分比升高低大小超敏左右双全上下甲乙丙丁戊庚亚同工受素酶链片段端型")
+_SPECIMENS = (
+    ("urine", ("尿",)), ("stool", ("粪", "便", "stool")), ("csf", ("脑脊液", "csf")), ("fluid", ("胸水", "腹水", "胸腹", "积液", "浆膜", "关节液", "羊水")),
+    ("sputum", ("痰",)), ("semen", ("精子", "精液", "精浆")), ("breath", ("呼气", "breath")), ("vaginal", ("阴道", "白带")),
+    ("blood", ("血", "serum", "plasma", "blood")), ("marrow", ("骨髓",)),
+)  # fmt: skip
+_BLOOD = frozenset({"serum", "plasma", "whole-blood", "arterial-blood"})
+_NEGATIVE_WORDS = ("阴", "阳", "neg", "pos", "未见", "正常", "无")
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A local test as it came: code, name, unit as sent, range as sent, specimen (a word of the catalogue or as sent); all may be empty."""
+
+    code: str = ""
+    name: str = ""
+    unit: str = ""
+    range: str = ""
+    specimen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """An item with its score (0 to 1) and what speaks for or against it: ``name``, ``alias``, ``spelling``, ``sound``, ``abbreviation``,
+    ``pinyin``, ``examination``, ``unit``, ``specimen``, ``range``; a word that speaks against it begins with ``-``."""
+
+    item: str
+    name: str
+    score: float
+    reasons: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Known:
+    """One thing a name may mean: an item, or (``item`` None) a known test outside the catalogue."""
+
+    item: Item | None
+    names: dict[str, str] = field(default_factory=dict)
+    abbreviations: set[str] = field(default_factory=set)
+    examinations: list[Examination] = field(default_factory=list)
+    low: Decimal | None = None
+    high: Decimal | None = None
+    unit: str = ""
+    specimens: frozenset[str] = frozenset()
+
+
+class Proposer:
+    """Proposals from one catalogue and one alias table. Immutable after construction; safe to share."""
+
+    def __init__(self, catalogue: Catalogue, aliases: Path = ALIASES, units: UnitTable | None = None) -> None:
+        """Reads the alias table. Raises CatalogueError with file and line when it names an unknown item or a wrong number."""
+        self._units = units or shipped()
+        self._known = _read(catalogue, aliases)
+        self._by_name: dict[str, list[int]] = defaultdict(list)
+        self._by_abbreviation: dict[str, list[int]] = defaultdict(list)
+        self._by_pinyin: dict[str, set[int]] = defaultdict(set)
+        self._spellings: list[tuple[str, str, frozenset[str], Counter[str], int]] = []
+        for number, known in enumerate(self._known):
+            for spelling in known.names:
+                self._by_name[spelling].append(number)
+                chinese = names.han(spelling)
+                if len(chinese) >= 2:
+                    self._spellings.append((spelling, chinese, names.letters(spelling), Counter(chinese), number))
+                    if chinese == spelling and known.item is not None:
+                        self._by_pinyin[names.pinyin(spelling)].add(number)
+                        if len(chinese) >= 3:
+                            self._by_pinyin[names.initials(spelling)].add(number)
+            for short in known.abbreviations:
+                self._by_abbreviation[short].append(number)
+
+    def propose(self, local: Local, limit: int = SHOWN) -> list[Proposal]:
+        """At most ``limit`` items, best first; empty when nothing is likely enough or a test outside the catalogue is likelier."""
+        found = self._named(local)
+        if not found:
+            return []
+        judged = []
+        for number, (base, reasons) in found.items():
+            known = self._known[number]
+            change, more = self._circumstances(local, known)
+            judged.append((min(1.0, base + change), number, (*reasons, *more)))
+        judged.sort(key=lambda j: (-j[0], self._known[j[1]].item is not None, j[1]))
+        best, first, _ = judged[0]
+        if best < THRESHOLD or self._known[first].item is None:
+            return []
+        out: list[Proposal] = []
+        for score, number, reasons in judged:
+            item = self._known[number].item
+            if item is not None and score >= THRESHOLD - 0.2 and len(out) < limit:
+                out.append(Proposal(item.code, item.name_zh, round(score, 3), reasons))
+        return out
+
+    # --- the name ----------------------------------------------------------------------------------------------------------
+
+    def _named(self, local: Local) -> dict[int, tuple[float, tuple[str, ...]]]:
+        """Known thing -> (score of the name alone, reasons)."""
+        found: dict[int, tuple[float, tuple[str, ...]]] = {}
+
+        def offer(number: int, score: float, reason: str) -> None:
+            if score > found.get(number, (0.0, ()))[0]:
+                found[number] = (score, (reason,))
+
+        text = local.name or local.code
+        chinese = names.han(names.key(text))
+        for spelling, cost in names.variants(text):
+            for number in self._by_name.get(spelling, ()):
+                offer(number, 1.0 - cost, self._known[number].names[spelling])
+        if seen := examination(text):
+            for number, known in enumerate(self._known):
+                for other in known.examinations:
+                    offer(number, likeness(seen, other), "examination")
+        if chinese:
+            self._by_parts(text, offer)
+            for spelling, cost in names.variants(text):
+                if len(names.han(spelling)) >= 2 and cost < 0.08:
+                    self._by_spelling(spelling, cost, offer)
+        shorts = {names.key(local.code)} if local.code else set()
+        if not chinese:
+            shorts |= {spelling for spelling, _ in names.variants(text)}
+            for short in shorts:
+                for number in self._by_abbreviation.get(short, ()):
+                    offer(number, 0.92, "abbreviation")
+            if not found:
+                for short in shorts:
+                    for number in self._by_pinyin.get(short, ()) if len(short) >= 4 else ():
+                        offer(number, 0.74, "pinyin")
+        else:
+            shorts |= {s for s, cost in names.variants(text) if not names.han(s)}
+            supported = {n for short in shorts for n in self._by_abbreviation.get(short, ())}
+            for number in supported & set(found):
+                score, reasons = found[number]
+                found[number] = (score + 0.08, (*reasons, "abbreviation"))
+        return found
+
+    def _by_parts(self, text: str, offer: _Offer) -> None:
+        """A name that gives two names of one thing."""
+        parts = [set(self._by_name.get(part, ())) for part in names.synonyms(text)]
+        if parts and all(parts):
+            for number in set.intersection(*parts):
+                offer(number, 0.95, "alias")
+
+    def _by_spelling(self, spelling: str, cost: float, offer: _Offer) -> None:
+        chinese, letters = names.han(spelling), names.letters(spelling)
+        mine = Counter(chinese)
+        for other, theirs, their_letters, count, number in self._spellings:
+            shared = sum((mine & count).values())
+            if shared * 2 < max(len(chinese), len(theirs)):
+                continue
+            score, reason = _likeness(chinese, letters, mine, theirs, their_letters, count, self._known[number].abbreviations)
+            del other
+            if score - cost > 0.5:
+                offer(number, score - cost, reason)
+
+    # --- what else is known of it --------------------------------------------------------------------------------------------
+
+    def _circumstances(self, local: Local, known: _Known) -> tuple[float, tuple[str, ...]]:
+        change = 0.0
+        reasons: list[str] = []
+        item_unit = known.item.unit if known.item is not None else known.unit
+        unit = self._units.lookup(local.unit).ucum if local.unit.strip() else None
+        words = any(word in local.range.lower() for word in _NEGATIVE_WORDS)
+        if unit and (item_unit or known.unit):
+            fits = any(_converts(unit, other, known.item) for other in (item_unit, known.unit) if other)
+            change += 0.05 if fits else -0.22
+            reasons.append("unit" if fits else "-unit")
+        elif unit and known.item is not None and not _countless(unit):
+            change -= 0.06
+        if words:
+            change += -0.1 if item_unit else 0.04
+        specimen = _specimen(local.specimen) or _specimen(local.name)
+        if known.specimens:
+            if specimen:
+                fits = specimen in known.specimens
+                change += 0.05 if fits else -0.4
+                reasons.append("specimen" if fits else "-specimen")
+            elif "blood" not in known.specimens:
+                change -= 0.04
+        close = _range_fits(local.range, unit, known)
+        if close is not None:
+            change += 0.04 if close else -0.12
+            reasons.append("range" if close else "-range")
+        return change, tuple(reasons)
+
+
+class _Offer:
+    """Type of the function that takes (known thing, score, reason)."""
+
+    def __call__(self, number: int, score: float, reason: str) -> None: ...
+
+
+def _likeness(
+    mine_text: str, mine_letters: frozenset[str], mine: Counter[str],
+    their_text: str, their_letters: frozenset[str], theirs: Counter[str], abbreviations: set[str],
+) -> tuple[float, str]:  # fmt: skip
+    """Likeness of two spellings, 0 to 0.95, and whether it is of spelling or of sound."""
+    extra, missing = list((mine - theirs).elements()), list((theirs - mine).elements())
+    cost, reason = 0.0, "spelling"
+    for character in tuple(extra):
+        twin = next((m for m in missing if names.sound(m) == names.sound(character)), None)
+        if twin is not None:
+            extra.remove(character)
+            missing.remove(twin)
+            cost, reason = cost + 0.03, "sound"
+    size = len(mine_text)
+    for character in extra:
+        cost += 0.03 if character in _BENIGN else 0.3 if character in _QUALIFIERS else 0.28 if size <= 6 else 0.2
+    for character in missing:
+        cost += 0.03 if character in _BENIGN else 0.25 if character in _QUALIFIERS else 0.14
+    if not extra and not missing and mine_text != their_text and reason == "spelling":
+        cost += 0.04
+    for run in mine_letters - their_letters:
+        cost += 0.0 if run in abbreviations else 0.22
+    cost += 0.2 * len(their_letters - mine_letters)
+    return max(0.0, 0.95 - cost), reason
+
+
+def _converts(unit: str, other: str, item: Item | None) -> bool:
+    if ucum.factor(unit, other) is not None:
+        return True
+    mass = item.molar_mass if item is not None else None
+    if mass and display_units.convert(Decimal(1), unit, other, mass) is not None:
+        return True
+    one, two = ucum.read(unit), ucum.read(other)
+    return one is not None and two is not None and bool(one.dimension) and one.dimension == two.dimension and not (one.marks and two.marks)
+
+
+def _countless(unit: str) -> bool:
+    """A unit without a dimension (S/CO, %, index) says nothing against an item in words."""
+    meaning = ucum.read(unit)
+    return meaning is None or not meaning.dimension
+
+
+def _specimen(text: str) -> str:
+    lowered = text.lower()
+    if lowered in _BLOOD:
+        return "blood"
+    return next((word for word, signs in _SPECIMENS if lowered and (lowered == word or any(s in lowered for s in signs))), "")
+
+
+def _range_fits(text: str, unit: str | None, known: _Known) -> bool | None:
+    """Does the sender's range look like a usual one? None when that cannot be said."""
+    if not text or known.high is None or (unit is None and known.unit not in ("", "1")):
+        return None
+    low, high = read_bounds(level(text))
+    bound, usual = (high, known.high) if high is not None else (low, known.low)
+    if bound is None or usual is None or bound <= 0 or usual <= 0:
+        return None
+    if unit is not None and known.unit:
+        converted = display_units.convert(bound, unit, known.unit, known.item.molar_mass if known.item else None)
+        if converted is None or converted <= 0:
+            return None
+        bound = converted
+    ratio = max(bound / usual, usual / bound)
+    return True if ratio < Decimal("1.7") else False if ratio > 5 else None
+
+
+# --- the table -----------------------------------------------------------------------------------------------------------------
+
+
+def _read(catalogue: Catalogue, aliases: Path) -> list[_Known]:
+    out: dict[str, _Known] = {}
+    for item in catalogue.items.values():
+        known = out[item.code] = _Known(item, unit=item.unit)
+        for text in (item.name_zh, item.name_en):
+            for spelling, cost in names.variants(text):
+                if cost < 0.08 and (len(names.han(spelling)) >= 2 or not names.han(item.name_zh) or text == item.name_en or cost <= 0.02):
+                    known.names.setdefault(spelling, "name")
+        if seen := examination(item.name_zh):
+            known.examinations.append(seen)
+        known.specimens = _specimens(item)
+    problems: list[Problem] = []
+    strangers: list[_Known] = []
+    for row in read_rows(aliases, ("item", "names", "abbreviations", "low", "high", "unit"), (), problems):
+        if row["item"] and row["item"] not in out:
+            problems.append(Problem(aliases.name, row.line, "item", f"{row['item']!r} is not an item of the catalogue"))
+            continue
+        known = out.get(row["item"]) or _Known(None)
+        if known.item is None:
+            strangers.append(known)
+        for text in row["names"].split("|"):
+            if text.strip():
+                known.names.setdefault(names.key(text), "alias")
+                if seen := examination(text):
+                    known.examinations.append(seen)
+        known.abbreviations |= {names.key(a) for a in row["abbreviations"].split("|") if a.strip()}
+        for column in ("low", "high"):
+            try:
+                value = Decimal(row[column]) if row[column] else None
+            except ArithmeticError:
+                problems.append(Problem(aliases.name, row.line, column, "is not a number"))
+                continue
+            setattr(known, column, value)
+        known.unit = row["unit"] or known.unit
+        if row["unit"] and ucum.read(row["unit"]) is None:
+            problems.append(Problem(aliases.name, row.line, "unit", f"{row['unit']!r} is not a UCUM code"))
+    if problems:
+        raise CatalogueError(problems)
+    return [*out.values(), *strangers]
+
+
+def _specimens(item: Item) -> frozenset[str]:
+    named = _specimen(item.name_zh)
+    if named and named != "blood":
+        return frozenset({named})
+    return frozenset("blood" if s in _BLOOD else s for s in item.specimens)
+
+
+@lru_cache(maxsize=1)
+def shipped_proposer() -> Proposer:
+    """The proposer of the shipped catalogue and aliases, built once."""
+    from mappings.catalogue import shipped as shipped_catalogue  # noqa: PLC0415 - the catalogue is only read when asked for
+
+    return Proposer(shipped_catalogue())
