@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from fhir_server import settings as settings_module
+from fhir_server.rules_cli import rules
 from fhir_server.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ cli = typer.Typer(
 )
 send = typer.Typer(no_args_is_help=True, help="Send files to a server, as a HIS or LIS would.")
 cli.add_typer(send, name="send")
+cli.add_typer(rules, name="rules")
 audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
 cli.add_typer(audit_log, name="audit-log")
 err = Console(stderr=True, soft_wrap=True)
