@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -68,3 +70,76 @@ def test(
         raise fail("There is no case to run.", 2)
     if faulty or failed:
         raise typer.Exit(2 if faulty else 1)
+
+
+@rules.command("export")
+def export(
+    target: Annotated[Path, typer.Argument(help="Folder to write to.", file_okay=False)],
+    form: Annotated[
+        str, typer.Option("--format", help="csv (all files of the rules) or fhir (catalogue as R4 resources).")
+    ] = "csv",
+    folder: Folder = None,
+) -> None:
+    """Write the rules as files: catalogue, orderables, marks, quality assessment and policies, or the catalogue as FHIR."""
+    from fhir_server.rules_exchange import export_fhir, export_files  # noqa: PLC0415
+    from mappings.catalogue import DIRECTORY, CatalogueError  # noqa: PLC0415
+
+    if form not in ("csv", "fhir"):
+        raise fail("--format is csv or fhir.", 2)
+    try:
+        names = (export_files if form == "csv" else export_fhir)(folder or DIRECTORY, target)
+    except (OSError, CatalogueError) as fault:
+        raise fail(str(fault), 2) from None
+    typer.echo(f"{len(names)} files in {target}.")
+
+
+@rules.command("import")
+def take_in(
+    source: Annotated[Path, typer.Argument(help="Folder with changed files.", file_okay=False, exists=True)],
+    target: Annotated[Path, typer.Argument(help="Folder of the new rules.", file_okay=False)],
+    folder: Folder = None,
+) -> None:
+    """Check changed rule files over the present rules and write the whole to a new folder; every fault is named with file and line."""
+    from fhir_server.recognition.rules import RulesError  # noqa: PLC0415
+    from fhir_server.rules_exchange import import_files  # noqa: PLC0415
+    from mappings.catalogue import DIRECTORY, CatalogueError  # noqa: PLC0415
+
+    try:
+        version = import_files(source, target, folder or DIRECTORY)
+    except (RulesError, CatalogueError) as fault:
+        raise fail(str(fault)) from None
+    typer.echo(f"Rules {version} in {target}.")
+
+
+@rules.command("simulate")
+def simulate(
+    new: Annotated[Path, typer.Option("--rules", help="Folder of the new rules.", file_okay=False, exists=True)],
+    start: Annotated[datetime, typer.Option("--from", help="First day of the period.")],
+    end: Annotated[datetime, typer.Option("--to", help="End of the period, exclusive.")],
+    form: Annotated[
+        str, typer.Option("--format", help="table or csv (one line for each order that changes).")
+    ] = "table",
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the embedded database (default: ./var).")
+    ] = None,
+    profiles: Annotated[Path | None, typer.Option("--profiles", help="Folder of facility profiles.")] = None,
+) -> None:
+    """Show what new rules would have changed on past orders, before they go live; nothing is written."""
+    from fhir_server import settings as settings_module  # noqa: PLC0415
+    from fhir_server.recognition import rules as rules_module  # noqa: PLC0415
+    from fhir_server.recognition import simulate as dry_run  # noqa: PLC0415
+    from fhir_server.serve import database  # noqa: PLC0415
+    from mappings.catalogue import CatalogueError  # noqa: PLC0415
+    from mappings.profile import ProfileError, load_profiles  # noqa: PLC0415
+
+    if form not in ("table", "csv"):
+        raise fail("--format is table or csv.", 2)
+    try:
+        chosen = settings_module.load(data_dir=data, profiles_dir=profiles)
+        known, old, wanted = load_profiles(chosen.profiles_dir), rules_module.load(), rules_module.load(new)
+    except (settings_module.SettingsError, ProfileError, CatalogueError, rules_module.RulesError) as fault:
+        raise fail(str(fault)) from None
+    period = [t if t.tzinfo else t.replace(tzinfo=chosen.zone) for t in (start, end)]
+    with database(chosen) as url:
+        found = asyncio.run(dry_run.simulate(url, old, wanted, known, period[0], period[1]))
+    typer.echo(dry_run.as_csv(found.changed) if form == "csv" else "\n".join(dry_run.lines(found)) + "\n", nl=False)

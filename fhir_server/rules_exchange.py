@@ -1,0 +1,56 @@
+"""Rules out of and into a folder: the CSV and YAML files a quality-control group edits, checked before they are taken over."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from conformance import fhirjson
+from fhir_server.recognition import rules
+from mappings import catalogue, catalogue_fhir
+
+FILES: Final = ("*.csv", "*.yaml", "LICENCE-LOINC.txt", "README.md")
+
+
+def export_files(source: Path, target: Path) -> list[str]:
+    """Copies the files of a rules folder; the names that were written. Raises OSError, FileExistsError when the folder is not empty."""
+    target.mkdir(parents=True, exist_ok=True)
+    if any(target.iterdir()):
+        raise FileExistsError(f"{target} is not empty")
+    names = sorted({p.name for pattern in FILES for p in source.glob(pattern)})
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+    return names
+
+
+def export_fhir(source: Path, target: Path) -> list[str]:
+    """Writes the catalogue as FHIR R4 resources, one JSON file each; the names that were written."""
+    target.mkdir(parents=True, exist_ok=True)
+    known = catalogue.shipped() if source == catalogue.DIRECTORY else catalogue.load(source)
+    names = []
+    for resource in catalogue_fhir.resources(known):
+        name = f"{resource['resourceType']}-{resource['id']}.json"
+        (target / name).write_bytes(fhirjson.dumps(resource, pretty=True) + b"\n")
+        names.append(name)
+    return names
+
+
+def import_files(source: Path, target: Path, base: Path) -> str:
+    """Lays the files of ``source`` over those of ``base``, checks the whole, and writes it to ``target``; the version of the new rules.
+
+    Nothing is written when anything is wrong. Raises RulesError and CatalogueError naming file and line.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        merged = Path(name) / "rules"
+        shutil.copytree(base, merged)
+        for pattern in FILES:
+            for path in source.glob(pattern):
+                shutil.copyfile(path, merged / path.name)
+        version = rules.load(merged).version
+        target.mkdir(parents=True, exist_ok=True)
+        for path in sorted(merged.iterdir()):
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)
+    return version
