@@ -77,6 +77,9 @@ class Receiver:
         Raises ChannelError when the profiles contradict each other.
         """
         self._channels = Channels(p.facility for p in profiles.values())
+        for facility, channel in ((p.facility.id, c.name) for p in profiles.values() for c in p.facility.channels):
+            # A series that begins at 0: an alarm about silence needs one to look at.
+            telemetry.RECEIVED.labels(facility, channel, "hl7v2")
         self._max_bytes = max_bytes
         self._clock = clock
         self._commit = GroupCommit(pool, timeout=store_within)

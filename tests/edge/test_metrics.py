@@ -177,3 +177,42 @@ def test_the_sum_over_workers_neither_falls_nor_counts_twice(
         worker.end(conn)
         assert list(totals(conn).values()) == [7]
         assert conn.execute("SELECT name FROM worker ORDER BY name").fetchall() == [("retired",), ("w2",)]
+
+
+def verify(data: Path, database: str) -> subprocess.CompletedProcess[str]:
+    """`tongjian audit-log verify` as an operator calls it."""
+    command = [sys.executable, "-m", "fhir_server.cli", "audit-log", "verify", "--data", str(data)]
+    environment = {"PATH": "/usr/bin", "DATABASE_URL": database}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (
+            "UPDATE audit_entry SET entry = replace(entry, 'search-type', 'read') WHERE number = 3",
+            "audit chain .* entry 3: changed",
+        ),
+        ("DELETE FROM audit_entry WHERE number = 3", "audit chain .* entry 3: missing"),
+        ("UPDATE ledger SET facility = 'beta' WHERE number = 1", "ledger chain .* entry 1: changed"),
+        ("DELETE FROM ledger WHERE number = 1", "ledger chain .* entry 1: missing"),
+    ],
+)
+def test_audit_log_verify_names_what_was_changed(serve: Serve, database_url: str, damage: str, words: str) -> None:
+    with serve(workers=0) as served, served.client() as http:
+        for _ in range(4):
+            http.get("/fhir/Patient?identifier=x")
+        bundle = {"resourceType": "Bundle", "type": "collection", "entry": []}
+        context = {"userId": "Practitioner/1", "patientId": "nobody", "draftOrders": bundle}
+        for number in range(2):
+            instance = f"6f0c8c7e-0000-4000-8000-00000000000{number}"
+            body = {"hook": "order-sign", "hookInstance": instance, "context": context}
+            assert http.post("/cds-services/recognition-order-sign", json=body).status_code == 200
+        data = served.data
+    whole = verify(data, database_url)
+    assert (whole.returncode, whole.stdout) == (0, "Every entry is as it was written.\n")
+    with psycopg.connect(database_url) as conn:
+        assert conn.execute(damage).rowcount == 1
+    broken = verify(data, database_url)
+    assert broken.returncode == 1
+    assert re.search(words, broken.stdout)
