@@ -74,7 +74,7 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path, monkeypatch: pytest
 
 def test_a_settings_file_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TONGJIAN_CONFIG", str(tmp_path / "missing.toml"))
-    with pytest.raises(SettingsError, match="missing.toml"):
+    with pytest.raises(SettingsError, match=r"missing\.toml"):
         load()
 
 
