@@ -8,111 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
-from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from datetime import timedelta
+from typing import Any, Final
 
-from fhir_server.recognition import levels
-from fhir_server.recognition.marks import Held, Mark
-from fhir_server.recognition.order import Order
-from fhir_server.recognition.rules import Mode, Policy, Rules
-from mappings.catalogue import Item
+from fhir_server.recognition import duty
+from fhir_server.recognition.candidate import NOT_KEPT, Answer, Candidate, Case, Criterion, Judged, made
+from fhir_server.recognition.rules import Mode
 
-
-class Answer(StrEnum):
-    """What a criterion says about one result."""
-
-    MET = "met"
-    NOT_MET = "not-met"
-    UNKNOWN = "unknown"
-    NOT_REQUIRED = "not-required"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One version of one stored result (a row of ``result``) as it may be known at the order's time. None: not known.
-
-    site, laterality, contrast, method  as the result states them, in the words of the catalogue (laterality: left, right, bilateral)
-    images_complete, images_reachable, image_quality  of the study behind an examination; health_check: of a 体检 visit
-    person, grade   person its Patient was linked to at that time, and how surely (certain, probable, possible, certainly-not)
-    recorded, until from when to when this version was visible
-    """
-
-    id: str
-    version: int
-    patient: str | None = None
-    person: str | None = None
-    grade: str | None = None
-    report: str | None = None
-    facility: str | None = None
-    performer: str | None = None
-    item: str | None = None
-    loinc: str | None = None
-    code: str | None = None
-    name: str | None = None
-    specimen: str | None = None
-    number: Decimal | None = None
-    comparator: str | None = None
-    value_text: str | None = None
-    unit: str | None = None
-    unit_text: str | None = None
-    flag: str | None = None
-    order: str | None = None
-    status: str | None = None
-    effective: datetime | None = None
-    issued: datetime | None = None
-    recorded: datetime | None = None
-    until: datetime | None = None
-    mark: str | None = None
-    quality: str | None = None
-    site: str | None = None
-    laterality: str | None = None
-    contrast: str | None = None
-    method: str | None = None
-    images_complete: bool | None = None
-    images_reachable: bool | None = None
-    image_quality: str | None = None
-    health_check: bool | None = None
-
-
-NOT_KEPT: Final = frozenset(
-    {
-        "site", "laterality", "contrast", "method", "images_complete", "images_reachable", "image_quality", "health_check",
-    }
-)  # fmt: skip
-"""Facts the flat result row does not hold; they are None unless somebody else states them."""
-
-
-class Criterion(NamedTuple):
-    """One criterion judged on one result: ``evidence`` holds the facts compared.
-
-    ``stands``: it does not stand in the way: met, not required, or required only where stated and nothing is stated.
-    ``bars``: it stands in the way so that the result may not even be looked at as a usable one.
-    """
-
-    name: str
-    answer: Answer
-    mode: Mode
-    evidence: dict[str, Any]
-    stands: bool
-    bars: bool = False
-
-
-Judged = tuple[Answer, dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One result before one order."""
-
-    order: Order
-    result: Candidate
-    item: Item
-    policy: Policy
-    at: datetime
-    rules: Rules
+__all__ = ("DUTY", "JUDGES", "NOT_KEPT", "Answer", "Candidate", "Case", "Criterion", "judge")
 
 
 def _identity(case: Case) -> Judged:
@@ -254,13 +157,6 @@ def _quality(case: Case) -> Judged:
     }
 
 
-def _made(case: Case) -> datetime | None:
-    """The time of the result that window, mark and EQA look at."""
-    return (
-        case.result.effective if (case.item.time_base or case.policy.time_base) == "effective" else case.result.issued
-    )
-
-
 # Observation.interpretation (v3 ObservationInterpretation) of a normal result: N normal, NEG, ND not detected, NR non-reactive.
 _NORMAL_FLAGS: Final = frozenset({"N", "NEG", "ND", "NR"})
 
@@ -274,7 +170,7 @@ def _abnormal(case: Case) -> Judged:
 
 
 def _window(case: Case) -> Judged:
-    base, days = _made(case), case.policy.window_of(case.item)
+    base, days = made(case), case.policy.window_of(case.item)
     evidence: dict[str, Any] = {
         "days": days,
         "time_base": case.item.time_base or case.policy.time_base,
@@ -292,19 +188,6 @@ def _window(case: Case) -> Judged:
     return (Answer.MET if age <= timedelta(hours=24 * days) else Answer.NOT_MET), evidence
 
 
-def _exclusion(case: Case) -> Judged:
-    """Results of the last hours belong to the same course of care and are watched, not recognized."""
-    hours = case.policy.exclusion_hours
-    if not hours:
-        return Answer.NOT_REQUIRED, {"hours": 0}
-    base = _made(case)
-    if base is None:
-        return Answer.UNKNOWN, {"hours": hours}
-    age = case.at - base
-    evidence = {"hours": hours, "age_hours": round(age / timedelta(hours=1), 2)}
-    return (Answer.MET if age >= timedelta(hours=hours) else Answer.NOT_MET), evidence
-
-
 _IMAGES: Final = frozenset({"imaging"})
 
 
@@ -318,104 +201,6 @@ def _images(case: Case) -> Judged:
     if False in facts.values():
         return Answer.NOT_MET, evidence | {"reason": next(k for k, v in facts.items() if v is False)}
     return (Answer.UNKNOWN if None in facts.values() else Answer.MET), evidence
-
-
-def _nobody(case: Case) -> Held | None:
-    """Why neither mark nor assessment can be looked up, or None."""
-    if not case.result.performer:
-        return Held(None, "performer-unknown", {})
-    return Held(None, "time-unknown", {}) if _made(case) is None else None
-
-
-def _marked(case: Case) -> tuple[Held, Mark | None]:
-    made = _made(case)
-    assert made is not None
-    region = case.rules.standing_of(case.order.facility).region
-    return case.rules.register.marked(case.result.performer or "", case.item.code, made, region, case.at)
-
-
-def _assessed(case: Case) -> Held:
-    made = _made(case)
-    assert made is not None
-    mark = _marked(case)[1]
-    return case.rules.register.assessed(case.result.performer or "", case.item.code, made, case.at, mark)
-
-
-_HELD: Final = {True: Answer.MET, False: Answer.NOT_MET, None: Answer.UNKNOWN}
-
-
-def _told(held: Held, case: Case) -> Judged:
-    reason = {"reason": held.reason} if held.reason else {}
-    return _HELD[held.answer], {"laboratory": case.result.performer, **reason, **held.facts}
-
-
-def _mark(case: Case) -> Judged:
-    answer, evidence = _told(_nobody(case) or _marked(case)[0], case)
-    return answer, evidence | ({"as_sent": case.result.mark} if case.result.mark else {})
-
-
-def _eqa(case: Case) -> Judged:
-    return _told(_nobody(case) or _assessed(case), case)
-
-
-def _level(case: Case) -> Judged:
-    if not case.policy.levels:
-        return Answer.NOT_REQUIRED, {"reason": "level-does-not-matter"}
-    asking = case.rules.standing_of(case.order.facility).level
-    performing = case.rules.standing_of(case.result.performer or "").level
-    answer = levels.allowed(case.policy.levels, asking, performing)
-    return _HELD[answer], {"asking": asking or None, "performing": performing or None}
-
-
-def _ownership(case: Case) -> Judged:
-    if case.policy.private_institutions == "included":
-        return Answer.NOT_REQUIRED, {"reason": "private-institutions-take-part"}
-    private = case.rules.standing_of(case.result.performer or "").private
-    evidence = {"performer": case.result.performer, "private": private}
-    return _HELD[None if private is None else not private], evidence
-
-
-def _health_check(case: Case) -> Judged:
-    if case.policy.health_checks == "included":
-        return Answer.NOT_REQUIRED, {"reason": "health-checks-take-part"}
-    stated = case.result.health_check
-    return _HELD[None if stated is None else not stated], {"health_check": stated}
-
-
-def _own_facility(case: Case) -> Judged:
-    if case.policy.own_facility_results:
-        return Answer.NOT_REQUIRED, {"facility": case.result.facility}
-    if not case.result.facility or not case.order.facility:
-        return Answer.UNKNOWN, {"facility": case.result.facility}
-    return (Answer.NOT_MET if case.result.facility == case.order.facility else Answer.MET), {
-        "facility": case.result.facility
-    }
-
-
-def _consortium(case: Case) -> Judged:
-    # The issuing facility answers for the result, also where it sent the specimen elsewhere; who performed it decides mark and EQA.
-    asking, issuing = (
-        case.rules.consortium_of(case.order.facility),
-        case.rules.consortium_of(case.result.facility or ""),
-    )
-    evidence = {"asking": asking or None, "issuing": issuing or None, "performer": case.result.performer}
-    if not asking or not issuing:
-        return Answer.UNKNOWN, evidence
-    return (Answer.MET if asking == issuing else Answer.NOT_MET), evidence
-
-
-def _context(case: Case) -> Judged:
-    """The circumstances of the order: emergency (4 of the six), and for decisive items surgery or transfusion (3 of the six)."""
-    emergency, surgery = case.order.emergency, case.order.surgery
-    evidence: dict[str, Any] = {"emergency": emergency}
-    if case.item.before_surgery:
-        evidence["before_surgery"] = surgery
-    if emergency:
-        return Answer.NOT_MET, evidence | {"reason_code": "4"}
-    if case.item.before_surgery and surgery:
-        return Answer.NOT_MET, evidence | {"reason_code": "3"}
-    known = emergency is not None and not (case.item.before_surgery and surgery is None)
-    return (Answer.MET if known else Answer.UNKNOWN), evidence
 
 
 JUDGES: Final[dict[str, Callable[[Case], Judged]]] = {
@@ -432,16 +217,16 @@ JUDGES: Final[dict[str, Callable[[Case], Judged]]] = {
     "quality": _quality,
     "abnormal": _abnormal,
     "window": _window,
-    "exclusion": _exclusion,
+    "exclusion": duty.exclusion,
     "images": _images,
-    "mark": _mark,
-    "eqa": _eqa,
-    "level": _level,
-    "ownership": _ownership,
-    "health-check": _health_check,
-    "own-facility": _own_facility,
-    "consortium": _consortium,
-    "context": _context,
+    "mark": duty.mark,
+    "eqa": duty.eqa,
+    "level": duty.level,
+    "ownership": duty.ownership,
+    "health-check": duty.health_check,
+    "own-facility": duty.own_facility,
+    "consortium": duty.consortium,
+    "context": duty.context,
 }
 """Every criterion, in the order they are reported."""
 
@@ -459,7 +244,7 @@ _UNSOUND: Final = frozenset({"mark-expired", "mark-not-yet-valid"})
 def judge(case: Case, modes: Mapping[str, Mode]) -> tuple[Criterion, ...]:
     """Every criterion on one case. ``modes``: how the policy uses each, before its overrides."""
     if case.policy.overrides:
-        same = _consortium(case)[0] is Answer.MET
+        same = duty.consortium(case)[0] is Answer.MET
         modes = dict(modes)
         for override in case.policy.over(case.item, same):
             modes.update(override.criteria)
