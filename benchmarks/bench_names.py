@@ -38,7 +38,10 @@ def measure(some: list[dict[str, str]]) -> tuple[dict[str, float], list[str]]:
     counts = {"named": 0, "top1": 0, "top5": 0, "strange": 0, "refused": 0}
     misses: list[str] = []
     for row in some:
-        found = [p.item for p in proposer.propose(Local(row["code"], row["name"], row["unit"], row["range"], row["specimen"]))]
+        found = [
+            p.item
+            for p in proposer.propose(Local(row["code"], row["name"], row["unit"], row["range"], row["specimen"]))
+        ]
         wanted = set(row["item"].split("|")) - {""}
         if wanted:
             counts["named"] += 1

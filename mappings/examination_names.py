@@ -39,18 +39,21 @@ _PROJECTIONS = (
 _SITES = (
     ("coronary", "冠状动脉|冠脉"), ("pulmonary-artery", "肺动脉"), ("head-neck", "头颈部|头颈|颈部及颅脑"),
     ("carotid", "颈总动脉|颈动脉|颈部血管"), ("lower-veins", "下肢深静脉|下肢静脉"), ("lower-arteries", "下肢动脉"),
-    ("upper-veins", "上肢静脉"), ("renal-vessels", "肾动脉|肾血管"), ("abdominal-aorta", "腹主动脉"), ("aorta", "胸腹主动脉|全主动脉|主动脉"),
-    ("sinuses", "副鼻窦|鼻窦"), ("nasal-bones", "鼻骨"), ("temporal", "颞骨|中耳|内耳|乳突"), ("orbit", "眼眶"), ("pituitary", "垂体|鞍区"),
-    ("sacroiliac", "骶髂关节"), ("sacrum", "骶尾椎|骶尾骨"), ("lumbosacral", "腰骶椎"), ("cervical", "颈椎"), ("thoracic-spine", "胸椎"),
+    ("upper-veins", "上肢静脉"), ("renal-vessels", "肾动脉|肾血管"), ("abdominal-aorta", "腹主动脉"),
+    ("aorta", "胸腹主动脉|全主动脉|主动脉"), ("sinuses", "副鼻窦|鼻窦"), ("nasal-bones", "鼻骨"),
+    ("temporal", "颞骨|中耳|内耳|乳突"), ("orbit", "眼眶"), ("pituitary", "垂体|鞍区"), ("sacroiliac", "骶髂关节"),
+    ("sacrum", "骶尾椎|骶尾骨"), ("lumbosacral", "腰骶椎"), ("cervical", "颈椎"), ("thoracic-spine", "胸椎"),
     ("lumbar", "腰椎"), ("spine", "全脊柱|脊柱全长"), ("chest-abdomen", "胸腹部|胸腹"), ("abdomen-pelvis", "全腹部|全腹"),
-    ("upper-abdomen", "上腹部|上腹"), ("pelvis", "盆腔|下腹部"), ("pelvic-bone", "骨盆"),
-    ("lymph-neck", "颈部淋巴结"), ("thyroid", "甲状腺"), ("parathyroid", "甲状旁腺"), ("parotid", "腮腺"), ("breast", "乳腺|乳房|双乳"),
-    ("liver-gb-pancreas-spleen", "腹部肝胆胰脾|肝胆胰脾|肝胆脾胰|肝、胆、胰、脾|肝胆胰脾腹部"), ("urinary", "泌尿系统|泌尿系|肾输尿管膀胱|肾膀胱输尿管"),
-    ("kidney-ureter", "双肾输尿管|肾输尿管"), ("uterus", "妇科子宫附件|妇科|子宫双附件|子宫及附件|子宫附件"), ("heart", "心脏"), ("prostate", "前列腺"), ("liver", "肝脏"),
-    ("head", "头颅|颅脑|头部|脑部|颅骨|头|脑|颅"), ("neck", "颈部"), ("ribs", "肋骨"), ("clavicle", "锁骨"), ("calcaneus", "跟骨"),
-    ("forearm", "尺桡骨|前臂"), ("humerus", "肱骨|上臂"), ("femur", "股骨|大腿"), ("tibia", "胫腓骨|小腿"),
-    ("hip", "髋关节|髋部|髋"), ("knee", "膝关节|膝"), ("shoulder", "肩关节|肩"), ("elbow", "肘关节|肘"), ("wrist", "腕关节|腕"),
-    ("ankle", "踝关节|踝"), ("hand", "手"), ("foot", "足|脚"), ("chest", "胸部|肺部|双肺|胸|肺"), ("abdomen", "腹部|腹"),
+    ("upper-abdomen", "上腹部|上腹"), ("pelvis", "盆腔|下腹部"), ("pelvic-bone", "骨盆"), ("lymph-neck", "颈部淋巴结"),
+    ("thyroid", "甲状腺"), ("parathyroid", "甲状旁腺"), ("parotid", "腮腺"), ("breast", "乳腺|乳房|双乳"),
+    ("liver-gb-pancreas-spleen", "腹部肝胆胰脾|肝胆胰脾|肝胆脾胰|肝、胆、胰、脾|肝胆胰脾腹部"),
+    ("urinary", "泌尿系统|泌尿系|肾输尿管膀胱|肾膀胱输尿管"), ("kidney-ureter", "双肾输尿管|肾输尿管"),
+    ("uterus", "妇科子宫附件|妇科|子宫双附件|子宫及附件|子宫附件"), ("heart", "心脏"), ("prostate", "前列腺"),
+    ("liver", "肝脏"), ("head", "头颅|颅脑|头部|脑部|颅骨|头|脑|颅"), ("neck", "颈部"), ("ribs", "肋骨"), ("clavicle", "锁骨"),
+    ("calcaneus", "跟骨"), ("forearm", "尺桡骨|前臂"), ("humerus", "肱骨|上臂"), ("femur", "股骨|大腿"),
+    ("tibia", "胫腓骨|小腿"), ("hip", "髋关节|髋部|髋"), ("knee", "膝关节|膝"), ("shoulder", "肩关节|肩"),
+    ("elbow", "肘关节|肘"), ("wrist", "腕关节|腕"), ("ankle", "踝关节|踝"), ("hand", "手"), ("foot", "足|脚"),
+    ("chest", "胸部|肺部|双肺|胸|肺"), ("abdomen", "腹部|腹"),
 )  # fmt: skip
 _FILLER = re.compile(
     r"检查|扫描|成像|摄影|造影|三维重建|重建|薄层|螺旋|断层|普通|常规|数字化|数字|直接|升级|不出片|出片|不含胶片|不含片|含片|含胶片|团检|团单"
@@ -80,14 +83,17 @@ def examination(text: str) -> Examination | None:
     chest_film = "胸片" in rest or "ctpa" in rest
     modality = ""
     for word, pattern in _MODALITIES:
-        if found := re.search(pattern, rest):
+        if re.search(pattern, rest):
             modality = word
             if chest_film:
                 rest = rest.replace("胸片", "胸部").replace("ctpa", "肺动脉cta")
             elif word == "MG":
                 rest = "乳腺" + rest.replace("乳腺", "").replace("双乳", "双")
-            rest = re.sub(pattern, " ", rest) if word != "DX" else re.sub("|".join(p for _, p in _MODALITIES[9:]), " ", rest)
-            del found
+            rest = (
+                re.sub(pattern, " ", rest)
+                if word != "DX"
+                else re.sub("|".join(p for _, p in _MODALITIES[9:]), " ", rest)
+            )
             break
     if not modality:
         return None
@@ -110,7 +116,9 @@ def examination(text: str) -> Examination | None:
             break
     side, rest = _first(_SIDES, rest)
     rest = _FILLER.sub("", rest)
-    return Examination(modality, f"{site}{':' if site and rest else ''}{rest}", side, contrast, projection, low_dose, doppler)
+    return Examination(
+        modality, f"{site}{':' if site and rest else ''}{rest}", side, contrast, projection, low_dose, doppler
+    )
 
 
 def _first(table: tuple[tuple[str, str], ...], text: str) -> tuple[str, str]:

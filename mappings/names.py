@@ -14,7 +14,9 @@ from pypinyin import Style, lazy_pinyin
 
 from mappings.codes import clean_name
 
-_GREEK = str.maketrans({"α": "a", "β": "b", "γ": "g", "δ": "d", "κ": "k", "λ": "l", "ß": "b", "脫": "脱", "測": "测", "′": "'"})
+_GREEK = str.maketrans(
+    {"α": "a", "β": "b", "γ": "g", "δ": "d", "κ": "k", "λ": "l", "ß": "b", "脫": "脱", "測": "测", "′": "'"}
+)
 _ROMAN = (("viii", "8"), ("vii", "7"), ("iii", "3"), ("ii", "2"), ("iv", "4"), ("vi", "6"))
 _ROMAN_RUN = re.compile(r"(?<![a-z])(viii|vii|iii|ii|iv|vi)(?![a-z])")
 _DROPPED = re.compile(r"[^0-9a-z%#/\u3400-\u9fff]")
@@ -22,7 +24,10 @@ _BRACKETED = re.compile(r"[(\[{【〔]([^()\[\]{}【】〔〕]*)[)\]}】〕]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTERS = re.compile(r"[a-z0-9%#]+")
 _HEAD = re.compile(r"^(?:血清|血浆|全血|血液|静脉血|人|血)(?=[\u3400-\u9fff])")
-_TAIL = re.compile(r"(?:测定|检测|检查|试验|定量|定性|水平|浓度|含量|数值|结果|筛查|计算)$")
+_TAIL = re.compile(r"(?:测定|检测|检查|试验|定量|定性|水平|浓度|含量|数值|结果|筛查|计算|(?<=[a-z])值|测量)$")
+_METHOD = re.compile(r"[-—][^-—]*法$")
+INSIDE = 0.08
+"""What it costs to read only what stands in brackets."""
 _SYNONYMS = re.compile("[/、|;；]")
 
 
@@ -50,12 +55,12 @@ def variants(text: str) -> tuple[tuple[str, float], ...]:
         if spelling and out.get(spelling, 9.0) > cost:
             out[spelling] = cost
 
-    whole = _level(text)
+    whole = _METHOD.sub("", _level(text))
     offer(_DROPPED.sub("", whole), 0.0)
     outside = _DROPPED.sub("", _BRACKETED.sub(" ", whole))
     offer(outside, 0.02)
     for inside in _BRACKETED.findall(whole):
-        offer(_DROPPED.sub("", inside), 0.08)
+        offer(_DROPPED.sub("", inside), INSIDE)
     for spelling, cost in tuple(out.items()):
         for shorter, more in _shorter(spelling):
             offer(shorter, cost + more)

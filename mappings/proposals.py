@@ -7,38 +7,38 @@ dimension, the specimen, the reference range. A name that looks like a known tes
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from mappings import display_units, names, ucum
-from mappings.catalogue import Catalogue, CatalogueError, Item
-from mappings.csv_rows import Problem, read_rows
-from mappings.examination_names import Examination, examination, likeness
+from mappings import aliases, display_units, names, ucum
+from mappings.aliases import Known
+from mappings.catalogue import Catalogue, Item
+from mappings.examination_names import examination, likeness
 from mappings.numbers import level
 from mappings.reference_range import read_bounds
 from mappings.units import UnitTable, shipped
 
-ALIASES = Path(__file__).with_name("aliases.csv")
-THRESHOLD = 0.66
+THRESHOLD = 0.6
 """Below this nothing is proposed at all."""
 SHOWN = 5
 
 _BENIGN = frozenset("血清浆性的量值数目率例测定检验人类试剂总平均")
-_QUALIFIERS = frozenset("前反非抗原体游离结合直间接糖羟脱硫尿粪便绝对百分比升高低大小超敏左右双全上下甲乙丙丁戊庚亚同工受素酶链片段端型")
-_SPECIMENS = (
-    ("urine", ("尿",)), ("stool", ("粪", "便", "stool")), ("csf", ("脑脊液", "csf")), ("fluid", ("胸水", "腹水", "胸腹", "积液", "浆膜", "关节液", "羊水")),
-    ("sputum", ("痰",)), ("semen", ("精子", "精液", "精浆")), ("breath", ("呼气", "breath")), ("vaginal", ("阴道", "白带")),
-    ("blood", ("血", "serum", "plasma", "blood")), ("marrow", ("骨髓",)),
-)  # fmt: skip
-_BLOOD = frozenset({"serum", "plasma", "whole-blood", "arterial-blood"})
+_QUALIFIERS = frozenset(
+    "前反非抗原体游离结合直间接糖羟脱硫尿粪便绝对百分比升高低大小超敏左右双全上下甲乙丙丁戊庚亚同工受素酶链片段端型"
+)
+_Offer = Callable[[int, float, str], None]
+"""Takes a known thing, a score and its reason."""
+_SAID = {"urine": "尿", "stool": "粪便", "csf": "脑脊液"}
+"""How the specimen stands in the names of the catalogue, where a sender says it beside the name."""
 _NEGATIVE_WORDS = ("阴", "阳", "neg", "pos", "未见", "正常", "无")
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A local test as it came: code, name, unit as sent, range as sent, specimen (a word of the catalogue or as sent); all may be empty."""
+    """A local test as sent: code, name, unit, range, specimen (as sent or by the catalogue). Each may be empty."""
 
     code: str = ""
     name: str = ""
@@ -49,8 +49,8 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An item with its score (0 to 1) and what speaks for or against it: ``name``, ``alias``, ``spelling``, ``sound``, ``abbreviation``,
-    ``pinyin``, ``examination``, ``unit``, ``specimen``, ``range``; a word that speaks against it begins with ``-``."""
+    """An item with its score (0 to 1) and what speaks for it: ``name``, ``alias``, ``spelling``, ``sound``, ``abbreviation``, ``pinyin``,
+    ``examination``, ``unit``, ``specimen``, ``range``; a word that speaks against it begins with ``-``."""
 
     item: str
     name: str
@@ -58,37 +58,23 @@ class Proposal:
     reasons: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Known:
-    """One thing a name may mean: an item, or (``item`` None) a known test outside the catalogue."""
-
-    item: Item | None
-    names: dict[str, str] = field(default_factory=dict)
-    abbreviations: set[str] = field(default_factory=set)
-    examinations: list[Examination] = field(default_factory=list)
-    low: Decimal | None = None
-    high: Decimal | None = None
-    unit: str = ""
-    specimens: frozenset[str] = frozenset()
-
-
 class Proposer:
     """Proposals from one catalogue and one alias table. Immutable after construction; safe to share."""
 
-    def __init__(self, catalogue: Catalogue, aliases: Path = ALIASES, units: UnitTable | None = None) -> None:
+    def __init__(self, catalogue: Catalogue, table: Path = aliases.TABLE, units: UnitTable | None = None) -> None:
         """Reads the alias table. Raises CatalogueError with file and line when it names an unknown item or a wrong number."""
         self._units = units or shipped()
-        self._known = _read(catalogue, aliases)
+        self._known = aliases.read(catalogue, table)
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._by_abbreviation: dict[str, list[int]] = defaultdict(list)
         self._by_pinyin: dict[str, set[int]] = defaultdict(set)
-        self._spellings: list[tuple[str, str, frozenset[str], Counter[str], int]] = []
+        self._spellings: list[tuple[str, frozenset[str], Counter[str], int]] = []
         for number, known in enumerate(self._known):
             for spelling in known.names:
                 self._by_name[spelling].append(number)
                 chinese = names.han(spelling)
                 if len(chinese) >= 2:
-                    self._spellings.append((spelling, chinese, names.letters(spelling), Counter(chinese), number))
+                    self._spellings.append((chinese, names.letters(spelling), Counter(chinese), number))
                     if chinese == spelling and known.item is not None:
                         self._by_pinyin[names.pinyin(spelling)].add(number)
                         if len(chinese) >= 3:
@@ -128,22 +114,28 @@ class Proposer:
                 found[number] = (score, (reason,))
 
         text = local.name or local.code
-        chinese = names.han(names.key(text))
-        for spelling, cost in names.variants(text):
+        spellings = names.variants(text)
+        # Characters that only say that something is measured are no name: ``pH值(测定)`` is ``pH``.
+        chinese = all(names.han(spelling) for spelling, cost in spellings if cost < names.INSIDE)
+        for spelling, cost in spellings:
             for number in self._by_name.get(spelling, ()):
                 offer(number, 1.0 - cost, self._known[number].names[spelling])
+        if chinese and (word := _SAID.get(aliases.specimen(local.specimen))) and word not in text:
+            for spelling, cost in names.variants(word + text):
+                for number in self._by_name.get(spelling, ()):
+                    offer(number, 0.97 - cost, self._known[number].names[spelling])
         if seen := examination(text):
             for number, known in enumerate(self._known):
                 for other in known.examinations:
                     offer(number, likeness(seen, other), "examination")
         if chinese:
             self._by_parts(text, offer)
-            for spelling, cost in names.variants(text):
-                if len(names.han(spelling)) >= 2 and cost < 0.08:
+            for spelling, cost in spellings:
+                if len(names.han(spelling)) >= 2 and cost < names.INSIDE:
                     self._by_spelling(spelling, cost, offer)
         shorts = {names.key(local.code)} if local.code else set()
         if not chinese:
-            shorts |= {spelling for spelling, _ in names.variants(text)}
+            shorts |= {spelling for spelling, _ in spellings}
             for short in shorts:
                 for number in self._by_abbreviation.get(short, ()):
                     offer(number, 0.92, "abbreviation")
@@ -152,7 +144,7 @@ class Proposer:
                     for number in self._by_pinyin.get(short, ()) if len(short) >= 4 else ():
                         offer(number, 0.74, "pinyin")
         else:
-            shorts |= {s for s, cost in names.variants(text) if not names.han(s)}
+            shorts |= {s for s, _ in spellings if not names.han(s)}
             supported = {n for short in shorts for n in self._by_abbreviation.get(short, ())}
             for number in supported & set(found):
                 score, reasons = found[number]
@@ -169,18 +161,19 @@ class Proposer:
     def _by_spelling(self, spelling: str, cost: float, offer: _Offer) -> None:
         chinese, letters = names.han(spelling), names.letters(spelling)
         mine = Counter(chinese)
-        for other, theirs, their_letters, count, number in self._spellings:
+        for theirs, their_letters, count, number in self._spellings:
             shared = sum((mine & count).values())
             if shared * 2 < max(len(chinese), len(theirs)):
                 continue
-            score, reason = _likeness(chinese, letters, mine, theirs, their_letters, count, self._known[number].abbreviations)
-            del other
+            score, reason = _likeness(
+                chinese, letters, mine, theirs, their_letters, count, self._known[number].abbreviations
+            )
             if score - cost > 0.5:
                 offer(number, score - cost, reason)
 
     # --- what else is known of it --------------------------------------------------------------------------------------------
 
-    def _circumstances(self, local: Local, known: _Known) -> tuple[float, tuple[str, ...]]:
+    def _circumstances(self, local: Local, known: Known) -> tuple[float, tuple[str, ...]]:
         change = 0.0
         reasons: list[str] = []
         item_unit = known.item.unit if known.item is not None else known.unit
@@ -194,7 +187,7 @@ class Proposer:
             change -= 0.06
         if words:
             change += -0.1 if item_unit else 0.04
-        specimen = _specimen(local.specimen) or _specimen(local.name)
+        specimen = aliases.specimen(local.specimen) or aliases.specimen(local.name)
         if known.specimens:
             if specimen:
                 fits = specimen in known.specimens
@@ -207,12 +200,6 @@ class Proposer:
             change += 0.04 if close else -0.12
             reasons.append("range" if close else "-range")
         return change, tuple(reasons)
-
-
-class _Offer:
-    """Type of the function that takes (known thing, score, reason)."""
-
-    def __call__(self, number: int, score: float, reason: str) -> None: ...
 
 
 def _likeness(
@@ -248,7 +235,13 @@ def _converts(unit: str, other: str, item: Item | None) -> bool:
     if mass and display_units.convert(Decimal(1), unit, other, mass) is not None:
         return True
     one, two = ucum.read(unit), ucum.read(other)
-    return one is not None and two is not None and bool(one.dimension) and one.dimension == two.dimension and not (one.marks and two.marks)
+    return (
+        one is not None
+        and two is not None
+        and bool(one.dimension)
+        and one.dimension == two.dimension
+        and not (one.marks and two.marks)
+    )
 
 
 def _countless(unit: str) -> bool:
@@ -257,14 +250,7 @@ def _countless(unit: str) -> bool:
     return meaning is None or not meaning.dimension
 
 
-def _specimen(text: str) -> str:
-    lowered = text.lower()
-    if lowered in _BLOOD:
-        return "blood"
-    return next((word for word, signs in _SPECIMENS if lowered and (lowered == word or any(s in lowered for s in signs))), "")
-
-
-def _range_fits(text: str, unit: str | None, known: _Known) -> bool | None:
+def _range_fits(text: str, unit: str | None, known: Known) -> bool | None:
     """Does the sender's range look like a usual one? None when that cannot be said."""
     if not text or known.high is None or (unit is None and known.unit not in ("", "1")):
         return None
@@ -279,57 +265,6 @@ def _range_fits(text: str, unit: str | None, known: _Known) -> bool | None:
         bound = converted
     ratio = max(bound / usual, usual / bound)
     return True if ratio < Decimal("1.7") else False if ratio > 5 else None
-
-
-# --- the table -----------------------------------------------------------------------------------------------------------------
-
-
-def _read(catalogue: Catalogue, aliases: Path) -> list[_Known]:
-    out: dict[str, _Known] = {}
-    for item in catalogue.items.values():
-        known = out[item.code] = _Known(item, unit=item.unit)
-        for text in (item.name_zh, item.name_en):
-            for spelling, cost in names.variants(text):
-                if cost < 0.08 and (len(names.han(spelling)) >= 2 or not names.han(item.name_zh) or text == item.name_en or cost <= 0.02):
-                    known.names.setdefault(spelling, "name")
-        if seen := examination(item.name_zh):
-            known.examinations.append(seen)
-        known.specimens = _specimens(item)
-    problems: list[Problem] = []
-    strangers: list[_Known] = []
-    for row in read_rows(aliases, ("item", "names", "abbreviations", "low", "high", "unit"), (), problems):
-        if row["item"] and row["item"] not in out:
-            problems.append(Problem(aliases.name, row.line, "item", f"{row['item']!r} is not an item of the catalogue"))
-            continue
-        known = out.get(row["item"]) or _Known(None)
-        if known.item is None:
-            strangers.append(known)
-        for text in row["names"].split("|"):
-            if text.strip():
-                known.names.setdefault(names.key(text), "alias")
-                if seen := examination(text):
-                    known.examinations.append(seen)
-        known.abbreviations |= {names.key(a) for a in row["abbreviations"].split("|") if a.strip()}
-        for column in ("low", "high"):
-            try:
-                value = Decimal(row[column]) if row[column] else None
-            except ArithmeticError:
-                problems.append(Problem(aliases.name, row.line, column, "is not a number"))
-                continue
-            setattr(known, column, value)
-        known.unit = row["unit"] or known.unit
-        if row["unit"] and ucum.read(row["unit"]) is None:
-            problems.append(Problem(aliases.name, row.line, "unit", f"{row['unit']!r} is not a UCUM code"))
-    if problems:
-        raise CatalogueError(problems)
-    return [*out.values(), *strangers]
-
-
-def _specimens(item: Item) -> frozenset[str]:
-    named = _specimen(item.name_zh)
-    if named and named != "blood":
-        return frozenset({named})
-    return frozenset("blood" if s in _BLOOD else s for s in item.specimens)
 
 
 @lru_cache(maxsize=1)
