@@ -38,7 +38,7 @@ _NEGATIVE_WORDS = ("阴", "阳", "neg", "pos", "未见", "正常", "无")
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A local test as sent: code, name, unit, range, specimen (as sent or by the catalogue). Each may be empty."""
+    """A local test as sent: code, name, unit, range, specimen. Each may be empty."""
 
     code: str = ""
     name: str = ""

@@ -318,6 +318,26 @@ unmapped = Table(
     comment="mapping worklist; no patient data",
 )
 
+code_mapping = Table(
+    "code_mapping",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("facility", Text, nullable=False),
+    Column("kind", Text, nullable=False, comment="code | order | unit, as unmapped.kind"),
+    Column("code", Text, nullable=False, comment="local code as sent, empty when none is; the unit text for a unit"),
+    Column("name", Text, nullable=False),
+    Column("target", Text, comment="item, orderable or UCUM code; null: rejected, it has none"),
+    Column("valid_from", Date, comment="first day of results it holds for; null: open"),
+    Column("valid_to", Date, comment="last day, inclusive; null: open"),
+    Column("recorded", Time, nullable=False, comment="from when it was known"),
+    Column("recorded_by", Text, nullable=False, comment="who decided"),
+    Column("until", Time, comment="when a later decision took its place; null while it holds"),
+    Column("note", Text, nullable=False),
+    Column("replayed", Time, comment="when stored messages were put back because of it"),
+    Index("code_mapping_current", "facility", "kind", "code", postgresql_where=text("until IS NULL")),
+    comment="what people decided in the mapping worklist; rows are only added and ended; no patient data",
+)
+
 mapping_version = Table(
     "mapping_version",
     metadata,
