@@ -11,7 +11,8 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -34,6 +35,8 @@ from mappings.profile import Profile
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 8
+"""Messages of one channel being stored at once, over however many connections; more wait, so that a quiet channel does not."""
 _UNBOUND_PER_SECOND = 5.0
 """Messages a second taken from an address that no channel knows; all it sends is refused."""
 _MENDABLE = "charset-unknown"
@@ -87,6 +90,8 @@ class Receiver:
         self._feeds = Feeds(pool)
         self._candidates: dict[tuple[int, str, tuple[str, ...]], tuple[Binding, ...]] = {}
         self._throttles: dict[tuple[str, str], Throttle] = {}
+        self._store_within = store_within
+        self._slots: dict[Feed, asyncio.Semaphore] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
@@ -130,13 +135,14 @@ class Receiver:
         feed = (facility or "unknown", channel or "unknown")
         telemetry.RECEIVED.labels(*feed, "hl7v2").inc()
         await self._wait_for_turn(seen.binding, peer)
-        if len(raw) > _IN_THREAD:
-            digest, stored = await asyncio.to_thread(_pack, raw)
-        else:
-            digest, stored = _pack(raw)
-        arrival = self._arrival(seen, facility, channel, len(raw), digest, stored)
         try:
-            accepted = await self._make_durable(arrival, seen.known)
+            async with self._slot(feed, seen.known):
+                if len(raw) > _IN_THREAD:
+                    digest, stored = await asyncio.to_thread(_pack, raw)
+                else:
+                    digest, stored = _pack(raw)
+                arrival = self._arrival(seen, facility, channel, len(raw), digest, stored)
+                accepted = await self._make_durable(arrival, seen.known)
         except DatabaseAway:
             return self._answer(seen.known, "error", _AWAY, secrets.token_hex(10), self._clock(), feed)
         except Refused:
@@ -228,6 +234,21 @@ class Receiver:
             throttle = self._throttles[name] = Throttle(rate, time.monotonic)
         await throttle.take()
 
+    @asynccontextmanager
+    async def _slot(self, feed: Feed, known: ack.Facts) -> AsyncIterator[None]:
+        slot = self._slots.setdefault(feed, asyncio.Semaphore(_AT_ONCE))
+        # Who can be told does not wait longer than the database is waited for.
+        patience = self._store_within if _can_be_told(known) else None
+        try:
+            async with asyncio.timeout(patience):
+                await slot.acquire()
+        except TimeoutError:
+            raise DatabaseAway from None
+        try:
+            yield
+        finally:
+            slot.release()
+
     def _arrival(self, seen: _Seen, facility: str, channel: str, size: int, digest: bytes, stored: bytes) -> Arrival:
         envelope, binding = seen.envelope, seen.binding
         patients = envelope.patient_keys if envelope and binding and seen.issue is None else ()
@@ -264,7 +285,7 @@ class Receiver:
             try:
                 return await self._commit.accept(arrival)
             except DatabaseAway:
-                if ack.on_receipt(known.accept_ack, known.application_ack, "error") is not None:
+                if _can_be_told(known):
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
@@ -277,6 +298,11 @@ class Receiver:
             return None
         telemetry.ACKNOWLEDGED.labels(*feed, code).inc()
         return ack.acknowledge(known, code, issue, control_id, at)
+
+
+def _can_be_told(known: ack.Facts) -> bool:
+    """Whether the sender wants to know that its message could not be stored."""
+    return ack.on_receipt(known.accept_ack, known.application_ack, "error") is not None
 
 
 def _pack(raw: bytes) -> tuple[bytes, bytes]:

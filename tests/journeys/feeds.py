@@ -19,7 +19,7 @@ from pathlib import Path
 
 from adapters.transports.mllp import Sender, SendError
 
-FACILITIES = {"alpha": "127.0.4.1", "beta": "127.0.4.2", "gamma": "127.0.4.3"}
+FACILITIES = {"alpha": "127.0.4.1", "beta": "127.0.4.2", "gamma": "127.0.4.3", "delta": "127.0.4.4"}
 _BEGIN = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 _PROFILE = """
 id: {name}

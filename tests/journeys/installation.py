@@ -67,6 +67,13 @@ class Installation:
         self._spawn()
         self._await_ready()
 
+    def await_worker(self) -> None:
+        """Waits until a worker has started: it does so after the server is ready."""
+        end = time.monotonic() + START_WITHIN
+        while not any("worker_started" in str(record["text"]) for record in self.log()):
+            assert time.monotonic() < end, self.tail()
+            time.sleep(0.1)
+
     def _spawn(self) -> None:
         environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),

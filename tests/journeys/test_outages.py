@@ -126,9 +126,8 @@ def world(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
     installation = Installation(folder / "data", write_profiles(folder / "profiles"), database_url=postgres.url)
     installation.start()
     try:
-        created = World(installation, seed)
-        wait_until(lambda: created.said("worker_started"))
-        yield created
+        installation.await_worker()
+        yield World(installation, seed)
     finally:
         installation.stop()
 
