@@ -25,6 +25,11 @@ def local_codes(facility: str, kind: str) -> str:
     return f"{BASE}/CodeSystem/{facility}-{kind}"
 
 
+def of_another_facility(system: str, facility: str) -> bool:
+    """True for a code system of local codes that is not of this facility: such a code is never looked up in its tables."""
+    return system.startswith(f"{BASE}/CodeSystem/") and not system.startswith(local_codes(facility, ""))
+
+
 # code systems
 ITEMS = f"{BASE}/CodeSystem/items"
 """Recognizable items of the catalogue."""

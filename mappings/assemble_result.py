@@ -78,12 +78,17 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     if x.encounter is not None:
         out["encounter"] = x.encounter
     _read_times(order, out, state, x)
+    if out["status"] == "cancelled" and _all_wrong(order, x):
+        out["status"] = "entered-in-error"
     state.withdrawn = out["status"] == "entered-in-error"
     state.category = _category(obr.first(24))
     state.based_on = map_request(order, x, plan, ordinal)
     x.order = state
     if state.based_on is not None:
         _append(out, "basedOn", state.based_on)
+    if order.specimens:
+        # A further OBR of the same report with a specimen of its own: its results are of that one.
+        state.specimens.clear()
     for reference in map_specimens(order, logical, x, plan, state, logical):
         _append(out, "specimen", reference)
     if "effectiveDateTime" not in out and "effectivePeriod" not in out:
@@ -119,6 +124,14 @@ def _restate(entries: list[Entry], out: dict[str, Any], state: OrderState, x: Co
         if entry.resource is out:
             recency = Recency(tier_of(out["status"]), state.reported_at, x.sent_at, STATUS_RANK.get(out["status"], 1))
             entries[index] = Entry(out, max(entry.recency, recency), entry.patient, entry.business, entry.parent)
+
+
+def _all_wrong(order: Order, x: Context) -> bool:
+    """Table 0123 has no code for a report entered in error: X (no results available) over results that are all W or D says it."""
+    own, shipped = x.facility.observation_status, table("ObservationStatus")
+    codes = {result.record.first(11).strip() for result in order.results}
+    meanings = {own.get(code) or (row.code if (row := shipped.get(code)) else "") for code in codes}
+    return meanings == {"entered-in-error"}
 
 
 def _append(out: dict[str, Any], key: str, value: Any) -> None:

@@ -32,16 +32,18 @@ def seen(record: Record, x: Context, out: dict[str, Any]) -> bool:
 def _order_concept(element: Element, day: str, x: Context) -> tuple[dict[str, Any], str, str, list[str]]:
     """OBR-4 -> (codings [local, orderable, others as sent] and text, code, name, codes wrongly labelled LOINC)."""
     code, name = plain(element, 1), plain(element, 2)
-    found = x.profile.orders.find(code, name, day)
+    foreign = systems.of_another_facility(plain(element, 3), x.facility.id)
+    found = x.profile.orders.find("" if foreign else code, "" if foreign else name, day)
     bad: list[str] = []
     sent = codings(element, x, "orders", bad)
     local_system = systems.local_codes(x.facility.id, "orders")
     out: list[dict[str, Any]] = []
     if code:
         mine = next((c for c in sent if c["code"] == code), None)
-        keep = mine is not None and not mine["system"].startswith(systems.BASE) and mine["system"] != systems.LOINC
+        own = systems.local_codes(x.facility.id, "")
+        keep = mine is not None and not mine["system"].startswith(own) and mine["system"] != systems.LOINC
         local = {"system": mine["system"] if mine is not None and keep else local_system, "code": code}
-        out.append({**local, "display": found.name} if name else local)
+        out.append({**local, "display": found.name or name} if name else local)
     if found.mapping is not None:
         out.append({"system": systems.ORDERABLES, "code": found.mapping.orderable, "display": found.mapping.display})
     known = {(c["system"], c["code"]) for c in out}
@@ -52,7 +54,7 @@ def _order_concept(element: Element, day: str, x: Context) -> tuple[dict[str, An
     text = plain(element, 9) or name or plain(element, 5) or code or plain(element, 4)
     if text:
         body["text"] = text
-    return body, code or name or plain(element, 4), found.name, bad
+    return body, code or name or plain(element, 4), found.name or name, bad
 
 
 @call("order_code")

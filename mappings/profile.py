@@ -17,10 +17,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import ValidationError
 
+from conformance import systems
 from mappings import catalogue as catalogue_module
 from mappings import codes, profile_yaml, units
 from mappings.catalogue import Catalogue
-from mappings.codes import CodeTable, Found, LocalOrder, LocalTest
+from mappings.codes import CodeTable, Found, LocalOrder, LocalTest, clean_name
 from mappings.csv_rows import Problem
 from mappings.facility import Facility
 from mappings.profile_yaml import Document
@@ -60,9 +61,12 @@ class Profile:
     def find_test(self, code: str, name: str = "", system: str = "", at: str = "") -> Found[LocalTest]:
         """A test as sent (OBX-3 code, text, coding system; date of the result ``YYYY-MM-DD``) -> its mapping.
 
-        The facility's table is asked first. A code of system ``LN`` reaches the catalogue by itself only where the profile says
-        that these codes are LOINC (``codes.loinc``).
+        The facility's table is asked first, unless the code says that it is another facility's. A code of system ``LN`` reaches the
+        catalogue by itself only where the profile says that these codes are LOINC (``codes.loinc``).
         """
+        if systems.of_another_facility(system, self.id):
+            bare, mark = clean_name(name or code)
+            return Found(None, "", bare, mark)
         found = self.tests.find(code, name, at)
         if found.mapping is None and not found.conflict and self.facility.codes.loinc and system in _LOINC_NAMES:
             item = self.catalogue.by_loinc.get(code)

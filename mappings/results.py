@@ -74,7 +74,8 @@ def _code_answer(element: Element, name_elsewhere: str, day: str, x: Context) ->
         mine = next((c for c in sent if c["code"] == code), None)
         if mine is None or mine["system"] == systems.LOINC:
             mine = {"system": local_system, "code": code}
-        local = {"system": local_system if mine["system"].startswith(systems.BASE) else mine["system"], "code": code}
+        own = mine["system"].startswith(systems.local_codes(x.facility.id, ""))
+        local = {"system": local_system if own else mine["system"], "code": code}
         out.append({**local, "display": shown} if shown else local)
     test = found.mapping
     if test is not None:

@@ -147,7 +147,7 @@ def _addresses(process: subprocess.Popen[str]) -> Addresses:
     raise DemoFailed("The server ended before it was ready; its messages stand above.")
 
 
-def _panels(profiles: Mapping[str, Profile]) -> dict[str, Sequence[Panel]]:
+def example_panels(profiles: Mapping[str, Profile]) -> dict[str, Sequence[Panel]]:
     """What each facility reports: its local orders whose required members it has local codes for."""
     known = analytes()
     panels: dict[str, Sequence[Panel]] = {}
@@ -211,7 +211,7 @@ async def _play(
     token: str,
 ) -> None:
     began = datetime.now(settings.zone)
-    story = tell(_panels(profiles), began, SEED)
+    story = tell(example_panels(profiles), began, SEED)
     total = sum(len(o.messages) for o in story.history)
     console.print(
         f"History: {len(story.people)} people, {story.reports} reports in {total} messages, one connection per facility."
