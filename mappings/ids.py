@@ -41,6 +41,12 @@ def directory_id(facility: str, resource_type: str, *business: str) -> str:
     return logical_id(shard_of(facility, "\x1e".join((resource_type, *business))), facility, resource_type, *business)
 
 
+def home_shard(resource_type: str, logical: str) -> int:
+    """The shard of a resource that stands by itself, such as a Patient: the one its id names, else that of its own key."""
+    derived = shard_of_id(logical)
+    return shard_of("", f"{resource_type}\x1e{logical}") if derived is None else derived
+
+
 def shard_of_id(logical: str) -> int | None:
     """The shard a derived id names, or None when the id was not derived here (given by a client)."""
     if len(logical) != ID_LENGTH or not _VALUE.keys() >= set(logical):

@@ -34,7 +34,7 @@ from fhir_server.identity import registry
 from fhir_server.ingest import inbox
 from fhir_server.ingest.claim import claim
 from fhir_server.ingest.pipeline import Pipeline
-from fhir_server.store import repository, rows, tables, versions
+from fhir_server.store import kinds, repository, rows, tables, versions
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Origin
 from fhir_server.store.fold import fold
@@ -82,7 +82,7 @@ class Part:
 
 def stored(conn: psycopg.Connection[Any]) -> int:
     """Number of Observations in the database."""
-    row = conn.execute("SELECT count(*) FROM resource WHERE kind IS NOT NULL").fetchone()
+    row = conn.execute("SELECT count(*) FROM resource WHERE rtype = %s", (versions.OBSERVATION,)).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -100,7 +100,7 @@ def load(url: str, profiles_dir: Path | None, observations: int, processes: int 
             _fill(url, profiles_dir, samples, have, -(-missing // OBX), processes or os.cpu_count() or 1)
         filled = time.perf_counter()
         _build_indexes(conn)
-        for table in (*_BARE, "result_kind", "business_key", "source_patient", "identity_link"):
+        for table in (*_BARE, "resource_kind", "business_key", "source_patient", "identity_link"):
             conn.execute(f"VACUUM (ANALYZE) {table}")
         now = stored(conn)
     return {
@@ -249,21 +249,21 @@ def write(cursor: rows.Cursor, codec: Codec, clones: Sequence[Clone]) -> None:
             batch.after[s.key], batch.versions[s.key] = after, made
             if s.business:
                 owners[repository.number_of(s)] = (*s.key, s.patient or "", s.claim)
+    instants: dict[datetime, str] = {}
+    observations = []
+    for o in (o for clone in clones for o in clone.observations):
+        after, (version,) = fold(None, [o.statement], lambda _: False, set())
+        assert after is not None
+        batch.after[o.statement.key] = after
+        resource, body = versions.rendered(version, instants)
+        observations.append(versions.Made(o.statement.key, version, resource, body, o.indexed, o.flat, o.kind))
     rows.put_owners(cursor, owners)
     versions.write(cursor, codec, batch)
-    kinds = rows.kinds(cursor, {o.kind for clone in clones for o in clone.observations})
-    values: list[tuple[Any, ...]] = []
-    instants: dict[datetime, str] = {}
+    numbers = kinds.record(cursor, {m.kind for m in observations})
     with rows.copying(cursor, "resource") as put:
-        for clone in clones:
-            for o in clone.observations:
-                after, (version,) = fold(None, [o.statement], lambda _: False, set())
-                assert after is not None
-                _, body = versions.rendered(version, instants)
-                key = o.statement.key
-                flat = (kinds[o.kind], o.flat)
-                put(versions.current_row(key, version, after, o.indexed, flat, codec.compress(body)))
-                values.extend((*key, n, *value) for n, value in enumerate(o.indexed.values))
+        for m in observations:
+            put(versions.current_row(m, batch.after[m.key], numbers[m.kind], codec.compress(m.body)))
+    values = [(*m.key, n, *value) for m in observations for n, value in enumerate(m.indexed.values)]
     rows.copy(cursor, "search_value", values)
 
 

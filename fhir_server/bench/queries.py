@@ -20,7 +20,7 @@ def drawn(conn: psycopg.Connection[Any], most: int = _DRAWN) -> list[tuple[str, 
     # Whole pages are drawn, many more than needed, and few rows of each taken; the seed makes the draw the same for the same table.
     return conn.execute(
         "SELECT r.id, r.patient, r.start_at, k.loinc FROM resource r TABLESAMPLE SYSTEM (%s) REPEATABLE (1)"
-        " JOIN result_kind k ON k.id = r.kind WHERE k.loinc IS NOT NULL AND r.start_at IS NOT NULL ORDER BY md5(r.id) LIMIT %s",
+        " JOIN resource_kind k ON k.id = r.tokens[1] WHERE k.loinc IS NOT NULL AND r.start_at IS NOT NULL ORDER BY md5(r.id) LIMIT %s",
         (share, most),
     ).fetchall()
 

@@ -10,7 +10,7 @@ RESULT_TABLES = (
     "resource",
     "resource_history",
     "search_value",
-    "result_kind",
+    "resource_kind",
     "business_key",
     "client_id",
     "source_patient",

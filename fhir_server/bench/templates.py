@@ -20,7 +20,7 @@ from conformance.fhirjson import dumps, loads
 from fhir_server.search import params
 from fhir_server.search.definitions import parameters
 from fhir_server.search.leaves import hash_of
-from fhir_server.store import results, statement
+from fhir_server.store import kinds, results, statement
 from fhir_server.store.change import Origin
 from fhir_server.store.statement import Statement
 from mappings import ids
@@ -70,7 +70,7 @@ class Result:
     indexed: params.Indexed
     tokens: tuple[tuple[int, int, str, int], ...]
     flat: results.Result
-    kind: results.Kind
+    kind: kinds.Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Observation:
     statement: Statement
     indexed: params.Indexed
     flat: results.Result
-    kind: results.Kind
+    kind: kinds.Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +142,20 @@ class Template:
         )
         indexed = params.extract(resource)
         tail = Filled.cut(statement.tail_of(resource), self.slots)
-        return Result(place, entry, tail, indexed, tuple(self._tokens(indexed.tokens)), flat, flat.kind(facility))
+        kind = kinds.kind_of(RESOURCE_TYPES["Observation"], indexed, flat.common(facility))
+        return Result(place, entry, tail, indexed, tuple(self._tokens(indexed.tokens)), flat, kind)
 
-    def _tokens(self, tokens: list[int]) -> list[tuple[int, int, str, int]]:
+    def _tokens(self, tokens: tuple[int, ...]) -> list[tuple[int, int, str, int]]:
         """The hashes that change with a slot: references to resources of the message, and meta.source."""
         places = {token: n for n, token in enumerate(tokens)}
-        kinds = {s: f"{e.resource['resourceType']}/{{}}" for s, e in enumerate(self._own, _FIXED)}
-        texts = {0: "Patient/{}", 1: "Encounter/{}", 3: self.source.replace(self.slots[3], "{}"), **kinds}
+        own = {s: f"{e.resource['resourceType']}/{{}}" for s, e in enumerate(self._own, _FIXED)}
+        texts = {1: "Encounter/{}", 3: self.source.replace(self.slots[3], "{}"), **own}
         found = []
         for parameter in parameters("Observation").values():
             for path, _ in parameter.paths:
                 for slot, text in texts.items():
                     place = places.get(hash_of(path.seed, text.format(self.slots[slot])))
-                    if place:
+                    if place is not None:
                         found.append((place, path.seed, text, slot))
         return sorted(set(found))
 
@@ -222,14 +223,20 @@ class Template:
             claim=b"",
             tail=tail,
         )
-        tokens = r.indexed.tokens.copy()
+        tokens = list(r.indexed.tokens)
         for place, seed, text, slot in r.tokens:
             tokens[place] = hash_of(seed, text.format(texts[slot]))
         start, end, issued = r.indexed.start, r.indexed.end, r.indexed.issued
         assert start is not None and end is not None and issued is not None
         start = instants[start]
         length = end - r.indexed.start if r.indexed.start else timedelta(0)
-        indexed = params.Indexed(tokens, start, start + length, instants[issued], r.indexed.values, subject.patient)
+        indexed = r.indexed._replace(
+            tokens=tuple(tokens),
+            start=start,
+            end=start + length,
+            issued=instants[issued],
+            patient=subject.patient,
+        )
         order = r.flat.order and texts[self.slots.index(r.flat.order)]
         flat = r.flat._replace(order=order, effective=start, issued=instants[issued])
         return Observation(said, indexed, flat, r.kind)

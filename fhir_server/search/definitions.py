@@ -15,12 +15,14 @@ from typing import Any, Final
 
 import xxhash
 
-from conformance.capability import RESOURCE_TYPES
+from conformance.capability import PATIENT_LINKS, RESOURCE_TYPES
 
 # (kind, argument): child name | as type | is type | index number | where field=value | extension url
 Step = tuple[str, str]
 
 INDEXED_KINDS: Final = frozenset({"token", "reference", "string", "date", "uri"})
+COMMON_TYPES: Final = frozenset({"Coding", "CodeableConcept", "code", "boolean"})
+"""Datatypes of token values that many resources have in common."""
 _NUMBERED: Final = INDEXED_KINDS | {"quantity", "number"}
 """Kinds whose paths have numbers; those not indexed yet have theirs reserved."""
 
@@ -50,7 +52,7 @@ class Path:
 
     text     normalised FHIRPath without the type filter on the reference
     steps    how to walk it
-    number   search_value.param; number - 1 is its bit in the presence map (tokens[1]); fixed, stored rows carry it
+    number   search_value.param; number - 1 is its bit in the presence map (resource_kind.present); fixed, stored rows carry it
     seed     seed of its token hashes
     many     an element on the way repeats
     types    datatypes at the end
@@ -69,6 +71,11 @@ class Path:
     def bit(self) -> int:
         """Mask of the presence map."""
         return 1 << (self.number - 1)
+
+    @property
+    def common(self) -> bool:
+        """True when its token values stand with the kind of the resource (resource_kind.tokens), not in its own row."""
+        return bool(self.types) and COMMON_TYPES.issuperset(self.types)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,16 @@ class Parameter:
     def indexed(self) -> bool:
         """True when a search by it can be answered."""
         return bool(self.paths) and self.kind in INDEXED_KINDS
+
+
+def about(type: str, parameter: Parameter) -> bool:
+    """True when the parameter looks at the one element that says whom the resource is about, and that element does not repeat: a
+    Patient there is the column resource.patient."""
+    if type == "Patient" or parameter.kind != "reference" or len(parameter.paths) != 1:
+        return False
+    path = parameter.paths[0][0]
+    names = ".".join(a for _, a in path.steps)
+    return not path.many and names == PATIENT_LINKS.get(type, ("",))[0]
 
 
 @cache

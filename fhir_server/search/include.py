@@ -10,12 +10,12 @@ from functools import cache
 from typing import Any, Final
 
 from conformance.capability import RESOURCE_TYPES
-from fhir_server.search.definitions import Path, parameters
-from fhir_server.search.leaves import Leaf, hash_of, reference_text
+from fhir_server.search.definitions import Path, about, parameters
+from fhir_server.search.leaves import COMMON_TARGETS, Leaf, hash_of, reference_text
 from fhir_server.search.page import COLUMNS, Sql
 from fhir_server.search.params import walk
 from fhir_server.search.query import Include
-from fhir_server.search.sql import Statement
+from fhir_server.search.sql import Statement, kinds_of, of_patients
 from mappings.ids import shard_of_id
 
 MAX_INCLUDED: Final = 10_000
@@ -84,19 +84,31 @@ def by_id(wanted: Iterable[Target]) -> Sql:
 
 def pointing_at(include: Include, found: Iterable[Target], limit: int) -> Sql | None:
     """The resources of type ``include.source`` that point to any of ``found``; None when none of them is of the target type."""
+    wanted = [(kind, logical) for kind, logical in found if include.target in ("", kind)]
+    out = Statement()
+    rtype = out.arg(RESOURCE_TYPES[include.source], "smallint")
+    conditions = []
+    patients = [logical for kind, logical in wanted if kind == "Patient"]
+    if patients and about(include.source, include.parameter):
+        conditions.append(of_patients(patients, out))
+        wanted = [target for target in wanted if target[0] != "Patient"]
     hashes = [
         hash_of(path.seed, f"{kind}/{logical}")
-        for kind, logical in found
+        for kind, logical in wanted
         for path, only in include.parameter.paths
-        if only in ("", kind) and include.target in ("", kind)
+        if only in ("", kind)
     ]
-    if not hashes:
+    if hashes:
+        array = out.arg(hashes, "bigint[]")
+        kinds = kinds_of([f"k.tokens && {array}"])
+        common = any(kind in COMMON_TARGETS for kind, _ in wanted)
+        conditions.append(f"r.tokens && ({array} || {kinds})" if common else f"r.tokens && {array}")
+    if not conditions:
         return None
-    out = Statement()
-    rtype, array = out.arg(RESOURCE_TYPES[include.source], "smallint"), out.arg(hashes, "bigint[]")
+    # Targets of one type, as a rule, so there is one condition; each has its index.
     return Sql(
         f"SELECT r.rtype, {COLUMNS} FROM resource r WHERE r.rtype = {rtype} AND NOT r.deleted "  # noqa: S608
-        f"AND r.tokens && {array} ORDER BY (r.shard + 0), r.id LIMIT {out.arg(limit, 'bigint')}",
+        f"AND ({' OR '.join(conditions)}) ORDER BY (r.shard + 0), r.id LIMIT {out.arg(limit, 'bigint')}",
         out.args,
     )
 

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import xxhash
 
+from conformance import systems
 from fhir_server.search import dates
 from fhir_server.search.definitions import Path
 
@@ -24,6 +25,10 @@ IDENTIFIER: Final = "\x1d"
 """Before the forms of Reference.identifier: their hashes answer ``:identifier``."""
 OF_TYPE: Final = "\x1c"
 """Before type system, type code and value of an Identifier: its hash answers ``:of-type``."""
+COMMON_TARGETS: Final = frozenset({"Organization", "Location", "Device"})
+"""Resource types that many resources refer to: such a reference stands with the kind of the resource."""
+_REMEMBERED: Final = 4096
+"""Codings whose hashes each path remembers."""
 
 
 class SearchValue(NamedTuple):
@@ -37,12 +42,13 @@ class SearchValue(NamedTuple):
 
 
 class Sink:
-    """What one resource has given so far."""
+    """What one resource has given so far. tokens: hashes of its own; common: those that many resources share."""
 
-    __slots__ = ("base", "bits", "end", "issued", "patient", "start", "tokens", "values", "zone")
+    __slots__ = ("base", "bits", "common", "end", "issued", "patient", "start", "tokens", "values", "zone")
 
     def __init__(self, zone: tzinfo, base: str) -> None:
         self.tokens: list[int] = []
+        self.common: list[int] = []
         self.values: list[SearchValue] = []
         self.bits = 0
         self.start: datetime | None = None
@@ -81,6 +87,14 @@ def reference_text(value: str, base: str) -> str:
     return value.split("/_history/", 1)[0]
 
 
+def is_common(text: str) -> bool | None:
+    """Whether the indexed text of a reference stands with the kind; None when it may stand in either place."""
+    if text[0] != IDENTIFIER:
+        return text.partition("/")[0] in COMMON_TARGETS
+    system, bar, _ = text[1:].partition("|")
+    return system == systems.FACILITY if bar else None
+
+
 def coded_forms(system: str | None, code: str | None) -> Iterable[str]:
     """The texts under which a system and code pair can be asked for."""
     if code:
@@ -110,23 +124,19 @@ def make(path: Path, kind: str, datatype: str, *, column: str, about: bool) -> L
 
 
 def _token(path: Path, datatype: str) -> Leaf | None:
-    seed, bit = path.seed, path.bit
+    seed, bit, common = path.seed, path.bit, path.common
+    known: dict[tuple[str | None, str | None], tuple[int, ...]] = {}
 
     def coding(value: Any, sink: Sink) -> None:
-        code, system = value.get("code"), value.get("system")
-        add = sink.tokens.append
-        # Spelled out, not coded_forms(): this runs several times for every result.
-        if code:
+        said = value.get("system"), value.get("code")
+        hashes = known.get(said)
+        if hashes is None:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            hashes = known[said] = tuple(hash_of(seed, form) for form in coded_forms(*said))
+        if hashes:
             sink.bits |= bit
-            add(hash_of(seed, code))
-            if system:
-                add(hash_of(seed, f"{system}|{code}"))
-                add(hash_of(seed, f"{system}|"))
-            else:
-                add(hash_of(seed, f"|{code}"))
-        elif system:
-            sink.bits |= bit
-            add(hash_of(seed, f"{system}|"))
+            (sink.common if common else sink.tokens).extend(hashes)
 
     def concept(value: Any, sink: Sink) -> None:
         sink.bits |= bit
@@ -154,23 +164,23 @@ def _token(path: Path, datatype: str) -> Leaf | None:
         "CodeableConcept": concept,
         "Identifier": identifier,
         "ContactPoint": contact,
-        "boolean": _text(path, lambda v: "true" if v else "false"),
+        "boolean": _text(path, lambda v: "true" if v else "false", common),
         # R4: "if the underlying datatype is string then the search is not case sensitive".
         "string": _text(path, str.casefold),
         "markdown": _text(path, str.casefold),
     }.get(datatype) or (
-        _text(path, str)
+        _text(path, str, common)
         if datatype in ("code", "id", "uri", "url", "canonical", "oid", "uuid", "positiveInt")
         else None
     )
 
 
-def _text(path: Path, form: Callable[[Any], str]) -> Leaf:
+def _text(path: Path, form: Callable[[Any], str], common: bool = False) -> Leaf:
     seed, bit = path.seed, path.bit
 
     def plain(value: Any, sink: Sink) -> None:
         sink.bits |= bit
-        sink.tokens.append(hash_of(seed, form(value)))
+        (sink.common if common else sink.tokens).append(hash_of(seed, form(value)))
 
     return plain
 
@@ -183,13 +193,17 @@ def _reference(path: Path, datatype: str, about: bool) -> Leaf | None:
         literal = value.get("reference")
         if literal and literal[0] != "#":
             literal = reference_text(literal, sink.base)
-            sink.tokens.append(hash_of(seed, literal))
             if about and sink.patient is None and literal.startswith("Patient/"):
                 sink.patient = literal[8:]
+                if not path.many:  # the column resource.patient says it (definitions.about)
+                    literal = ""
+            if literal:
+                (sink.common if is_common(literal) else sink.tokens).append(hash_of(seed, literal))
         logical = value.get("identifier")
         if logical:
+            into = sink.common if logical.get("system") == systems.FACILITY else sink.tokens
             for form in coded_forms(logical.get("system"), logical.get("value")):
-                sink.tokens.append(hash_of(seed, IDENTIFIER + form))
+                into.append(hash_of(seed, IDENTIFIER + form))
 
     def canonical(value: Any, sink: Sink) -> None:
         sink.bits |= bit

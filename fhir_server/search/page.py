@@ -100,7 +100,7 @@ def count(query: Query, context: Context) -> Sql:
     """Number of all matches, as one row with one column."""
     out = Statement()
     conditions = where(query, context, out)
-    return Sql(f"SELECT count(*) FROM resource r WHERE {' AND '.join(conditions.texts)}", out.args)  # noqa: S608
+    return Sql(f"SELECT count(*) FROM resource r WHERE {' AND '.join(conditions.collected())}", out.args)  # noqa: S608
 
 
 def _phase(query: Query, context: Context, limit: int, place: Place | None, present: bool | None) -> list[Sql]:
@@ -130,7 +130,7 @@ def _phase(query: Query, context: Context, limit: int, place: Place | None, pres
         order.append(f"{key} {'DESC' if sort.descending else 'ASC'}{nulls}")
     named = COLUMNS + "".join(f", {key} AS k{i}" for i, key in enumerate(keys))
     last = f"LIMIT {out.arg(limit, 'bigint')}"
-    always, rest = conditions.texts[:2], conditions.texts[2:]
+    always, rest = conditions.texts[:2], conditions.collected()[2:]
     walked = ", ".join([*order, "r.shard", "r.id"])
     # An expression instead of the column keeps PostgreSQL from walking an index for the order.
     sorted_ = ", ".join([*order, "(r.shard + 0)", "r.id"])
@@ -138,7 +138,7 @@ def _phase(query: Query, context: Context, limit: int, place: Place | None, pres
     if conditions.tokens and not conditions.narrow and not joins:
         steps = WALK * 8 // max(8, conditions.longest)
         inner = f"SELECT * FROM resource r WHERE {' AND '.join([*always, *bounds])} ORDER BY {walked} LIMIT {steps}"  # noqa: S608
-        text = f"SELECT {named} FROM ({inner}) r WHERE {' AND '.join(rest)} ORDER BY {walked} {last}"  # noqa: S608
+        text = f"SELECT {named} FROM ({inner}) r WHERE {' AND '.join(conditions.each()[2:])} ORDER BY {walked} {last}"  # noqa: S608
         found.append(Sql(text, out.args, trial=True))
     collect = conditions.narrow or conditions.tokens
     text = " AND ".join([*always, *bounds, *rest])

@@ -2,10 +2,13 @@
 
 Where a value goes:
 
-- token, reference and uri values become 64-bit hashes in ``tokens`` (column resource.tokens, GIN), one per form a client may ask
-  for: ``system|code``, ``code``, ``|code`` when there is no system, ``system|``; a reference only as ``Type/id`` (a bare id is asked
-  for once per target type); a plain code only as ``code``, its system being known from the definition;
-- ``tokens[0]`` is no hash but the presence map: one bit per path that has a value; ``:missing`` reads it;
+- token, reference and uri values become 64-bit hashes, one per form a client may ask for: ``system|code``, ``code``, ``|code`` when
+  there is no system, ``system|``; a reference only as ``Type/id`` (a bare id is asked for once per target type); a plain code only
+  as ``code``, its system being known from the definition;
+- ``common``: hashes of codes, and of references to organizations, places and devices. Thousands of resources share the same set, so
+  it is written once (resource_kind). ``tokens``: the others, of the row's own (resource.tokens). Whom the resource is about is no
+  hash but the column resource.patient;
+- ``present`` is the presence map: one bit per path that has a value; ``:missing`` reads it;
 - the type's main date goes to ``start`` and ``end``, ``issued`` to ``issued``: columns of the row;
 - strings (normalised, first 200 characters) and other dates go to ``values``: rows of search_value. ``:exact`` is answered by a
   hash of the string as sent. An Observation with a number gets no such row: its quantity stands in the flat result row.
@@ -30,19 +33,26 @@ __all__ = ["Indexed", "SearchValue", "extract"]
 class Indexed(NamedTuple):
     """What is stored beside a resource.
 
-    tokens   presence map, then distinct signed 64-bit hashes
+    tokens   distinct signed 64-bit hashes of its own
+    common   distinct signed 64-bit hashes that it shares with many
+    present  presence map
     start    main date, inclusive; ``end`` exclusive; None when the resource has none
     issued   issued (Observation, DiagnosticReport), authoredOn (ServiceRequest)
     values   rows of search_value
     patient  logical id of the Patient it is about, None when it is about none
     """
 
-    tokens: list[int]
+    tokens: tuple[int, ...]
+    common: tuple[int, ...]
+    present: int
     start: datetime | None
     end: datetime | None
     issued: datetime | None
     values: list[SearchValue]
     patient: str | None
+
+
+NOTHING: Final = Indexed((), (), 0, None, None, None, [], None)
 
 
 @dataclass(slots=True)
@@ -78,7 +88,14 @@ def extract(resource: Mapping[str, Any]) -> Indexed:
     for leaf in whole:
         leaf(resource, sink)
     return Indexed(
-        [sink.bits, *dict.fromkeys(sink.tokens)], sink.start, sink.end, sink.issued, sink.values, sink.patient
+        tuple(dict.fromkeys(sink.tokens)),
+        tuple(dict.fromkeys(sink.common)),
+        sink.bits,
+        sink.start,
+        sink.end,
+        sink.issued,
+        sink.values,
+        sink.patient,
     )
 
 
@@ -217,7 +234,7 @@ def _deceased(path: Path) -> Leaf:
     def deceased(resource: Any, sink: Sink) -> None:
         dead = "deceasedDateTime" in resource or resource.get("deceasedBoolean") is True
         sink.bits |= path.bit
-        sink.tokens.append(hash_of(path.seed, "true" if dead else "false"))
+        sink.common.append(hash_of(path.seed, "true" if dead else "false"))
 
     return deceased
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from conformance.capability import PATIENT_LINKS, RESOURCE_TYPES
+from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
-from fhir_server.search.definitions import Parameter, parameters
+from fhir_server.search.definitions import Parameter, about, parameters
 
 DEFAULT_COUNT: Final = 50
 MAX_COUNT: Final = 1000
@@ -194,16 +194,6 @@ def _sort(query: Query, value: str) -> str:
             )
         query.sort.append(Sort(column, numbers, kind == "date", descending))
     return ""
-
-
-def about(type: str, parameter: Parameter) -> bool:
-    """True when the parameter is answered by the column resource.patient: it looks at the one element that says whom the resource is
-    about, and that element does not repeat."""
-    if type == "Patient" or parameter.kind != "reference" or len(parameter.paths) != 1:
-        return False
-    path = parameter.paths[0][0]
-    names = ".".join(a for _, a in path.steps)
-    return not path.many and names == PATIENT_LINKS.get(type, ("",))[0]
 
 
 def sortable(type: str) -> list[str]:

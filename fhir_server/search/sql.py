@@ -2,6 +2,9 @@
 
 One predicate per search parameter, whatever the number of values: ``tokens @>`` or ``tokens &&`` an array (GIN), a range of a typed
 column, or membership in rows of search_value. Never an OR per value type, so that a list of 200 values keeps its plan.
+
+What many resources have in common stands in resource_kind (k), and the first token of a row names its kind. All conditions on kinds
+become one: looked up for each row of a walk or of a narrow search, or first of all, where the kinds then lead to the rows by GIN.
 """
 
 from __future__ import annotations
@@ -15,18 +18,19 @@ from typing import Any, Final
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
 from fhir_server.search import dates
-from fhir_server.search.definitions import Parameter, Path
+from fhir_server.search.definitions import Parameter, Path, about
 from fhir_server.search.leaves import (
     EXACT,
     IDENTIFIER,
     OF_TYPE,
     STRING_LENGTH,
     hash_of,
+    is_common,
     normalise,
     reference_text,
 )
-from fhir_server.search.query import Filter, Query, about, split, unescape
-from mappings.ids import shard_of_id
+from fhir_server.search.query import Filter, Query, split, unescape
+from mappings.ids import home_shard, shard_of_id
 
 _CODED: Final = frozenset({"Coding", "CodeableConcept", "Identifier", "ContactPoint"})
 _FOLDED: Final = frozenset({"string", "markdown"})
@@ -69,37 +73,81 @@ class Where:
     guess whether to walk an index in page order or to collect matches and sort (search/page):
     narrow   they leave few rows (an identifier, a patient, an id): collect and sort
     tokens   they contain a token search that may match much or little: walk a little, then collect
+    own      one of them is a list of hashes that the GIN index finds
     longest  the longest list of hashes that each row is compared with
+    common   conditions on ``resource_kind k``; with ``named`` one of them names hashes to look for
     """
 
     texts: list[str]
     narrow: bool = False
     tokens: bool = False
+    own: bool = False
     longest: int = 1
+    common: list[str] = field(default_factory=list)
+    named: bool = False
+
+    def each(self) -> list[str]:
+        """As conditions that are looked at row by row."""
+        if not self.common:
+            return self.texts
+        # IS TRUE keeps PostgreSQL from making it a join, which would not keep the order of the rows nor stop when the page is full.
+        kind = " AND ".join(["k.id = r.tokens[1]", *self.common])
+        return [*self.texts, f"(EXISTS (SELECT FROM resource_kind k WHERE {kind})) IS TRUE"]
+
+    def collected(self) -> list[str]:
+        """As conditions that find the rows by an index, if one of them can."""
+        if not self.named or self.narrow or self.own:
+            return self.each()
+        return [*self.texts, f"r.tokens && {kinds_of(self.common)}"]
+
+
+def kinds_of(conditions: list[str]) -> str:
+    """The array of the numbers of all kinds that meet the conditions on ``k``."""
+    return f"ARRAY(SELECT k.id FROM resource_kind k WHERE {' AND '.join(conditions)})"  # noqa: S608 -- placeholders only
 
 
 def where(query: Query, context: Context, out: Statement) -> Where:
     """The conditions of a search; arguments are appended to ``out``. Raises Fault INVALID for a value that cannot be read."""
     found = Where([f"r.rtype = {out.arg(RESOURCE_TYPES[query.type], 'smallint')}", "NOT r.deleted"])
-    every: list[int] = []
+    every = _Every()
     for f in query.filters:
         texts = _Condition(f, query.type, context, out, found, every).texts()
         found.texts.extend(texts)
-    if every:
-        found.texts.append(f"r.tokens @> {out.arg(every, 'bigint[]')}")
+    if every.own:
+        found.texts.append(f"r.tokens @> {out.arg(every.own, 'bigint[]')}")
+        found.own = True
+    if every.common:
+        found.common.append(f"k.tokens @> {out.arg(every.common, 'bigint[]')}")
+        found.named = True
     return found
 
 
 @dataclass(slots=True)
+class _Every:
+    """Hashes of single values, one array containment for all: those of the row's own, those it shares with its kind."""
+
+    own: list[int] = field(default_factory=list)
+    common: list[int] = field(default_factory=list)
+
+
+def of_patients(patients: list[str], out: Statement) -> str:
+    """The condition that a resource is about one of the Patients (logical ids)."""
+    if len(patients) == 1 and (shard := shard_of_id(patients[0])) is not None:
+        return f"r.shard = {out.arg(shard, 'smallint')} AND r.patient = {out.arg(patients[0], 'text')}"
+    shards = out.arg([home_shard("Patient", i) for i in patients], "smallint[]")
+    return f"(r.shard, r.patient) IN (SELECT * FROM unnest({shards}, {out.arg(patients, 'text[]')}))"  # noqa: S608 -- placeholders only
+
+
+@dataclass(slots=True)
 class _Condition:
-    """One filter on its way to SQL. Token hashes of single values are collected in ``every``: one array containment for all."""
+    """One filter on its way to SQL. Token hashes of single values are collected in ``every``."""
 
     filter: Filter
     type: str
     context: Context
     out: Statement
     found: Where
-    every: list[int]
+    every: _Every
 
     def texts(self) -> list[str]:
         f = self.filter
@@ -109,16 +157,14 @@ class _Condition:
             return [_any(_instant_condition("r.updated", *self._date(v), self.context, self.out) for v in f.values)]
         assert f.parameter is not None  # parse() lets nothing else through
         if f.modifier == "missing":
-            return [self._missing(f.parameter)]
+            return self._missing(f.parameter)
         if f.kind == "date":
             return [self._dates(f.parameter)]
         if f.kind == "string" and f.modifier != "exact":
             return [self._strings(f.parameter)]
         if f.kind == "reference" and f.modifier != "identifier" and about(self.type, f.parameter):
-            direct = self._about(f.parameter)
-            if direct:
-                return [direct]
-        return self._tokens(f.parameter)
+            return self._about(f.parameter)
+        return self._tokens(f.parameter, f.values)
 
     # --- columns ---
 
@@ -134,29 +180,49 @@ class _Condition:
             places += f" UNION ALL SELECT * FROM unnest({columns})"  # noqa: S608 -- placeholders only
         return f"(r.shard, r.id) IN ({places})"
 
-    def _missing(self, parameter: Parameter) -> str:
+    def _missing(self, parameter: Parameter) -> list[str]:
         missing = self.filter.values[0] == "true"
         if about(self.type, parameter) and parameter.paths[0][1]:
-            return f"r.patient IS {'' if missing else 'NOT '}NULL"
+            return [f"r.patient IS {'' if missing else 'NOT '}NULL"]
         mask = 0
         for path, _ in parameter.paths:
             mask |= path.bit
-        return f"(r.tokens[1] & {self.out.arg(mask, 'bigint')}) {'=' if missing else '<>'} 0"
+        self.found.common.append(f"(k.present & {self.out.arg(mask, 'bigint')}) {'=' if missing else '<>'} 0")
+        return []
 
-    def _about(self, parameter: Parameter) -> str:
-        """``patient = x`` on the index (shard, patient, rtype, start_at), when the one value is a Patient whose id names its shard."""
-        if len(self.filter.values) != 1:
-            return ""
-        only = parameter.paths[0][1] or (self.filter.modifier or "")
-        text = _reference(self.filter.values[0], self.context.base)
-        kind, _, logical = text.rpartition("/")
-        if (kind or only) != "Patient" or (only and only != "Patient"):
-            return ""
-        shard = shard_of_id(logical)
-        if shard is None:
-            return ""
+    def _about(self, parameter: Parameter) -> list[str]:
+        """Patients by the index (shard, patient, rtype, start_at), anything else that a resource may be about by its token."""
+        only = parameter.paths[0][1] or self.filter.modifier
+        patients: list[str] = []
+        others: list[str] = []
+        for value in self.filter.values:
+            text = _reference(value, self.context.base)
+            kind, _, logical = text.rpartition("/")
+            if ":" in text or "|" in text:
+                others.append(value)
+            elif (kind or only) == "Patient" and only in ("", "Patient"):
+                patients.append(logical)
+            elif not kind and not only:
+                patients.append(logical)
+                others.extend(f"{target}/{value}" for target in parameter.targets if target != "Patient")
+            else:
+                others.append(value)
+        if not patients:
+            return self._tokens(parameter, tuple(others))
+        place = of_patients(patients, self.out)
+        if not others:
+            self.found.narrow = True
+            return [place]
+        # In one search those of the patients, of other subjects by token: each by its own index.
+        hashes = [hash_of(parameter.paths[0][0].seed, t) for v in others for t in self._references(parameter, "", v)]
+        tokens = self.out.arg(hashes, "bigint[]")
+        rtype = self.out.arg(RESOURCE_TYPES[self.type], "smallint")
         self.found.narrow = True
-        return f"r.shard = {self.out.arg(shard, 'smallint')} AND r.patient = {self.out.arg(logical, 'text')}"
+        return [
+            f"(r.shard, r.id) IN (SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype} AND {place} UNION ALL "  # noqa: S608
+            f"SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype} AND (r.tokens && {tokens} OR r.tokens && "
+            f"{kinds_of([f'k.tokens && {tokens}'])}))"
+        ]
 
     def _date(self, value: str) -> tuple[str, dates.Span]:
         m = _PREFIXED.fullmatch(_LOST_PLUS.sub("+", unescape(value)))
@@ -203,28 +269,48 @@ class _Condition:
 
     # --- tokens ---
 
-    def _tokens(self, parameter: Parameter) -> list[str]:
-        hashes: dict[int, None] = {}
+    def _tokens(self, parameter: Parameter, values: tuple[str, ...]) -> list[str]:
+        own: dict[int, None] = {}
+        common: dict[int, None] = {}
         mask = 0
-        for value in self.filter.values:
+        for value in values:
             for path, only in parameter.paths:
                 if self.filter.kind == "token" and self.filter.modifier != "of-type":
                     mask |= _whole_system(path, value)
-                hashes.update(dict.fromkeys(hash_of(path.seed, t) for t in self._forms(parameter, path, only, value)))
+                for text in self._forms(parameter, path, only, value):
+                    place = is_common(text) if self.filter.kind == "reference" else path.common
+                    if place is not True:
+                        own[hash_of(path.seed, text)] = None
+                    if place is not False:
+                        common[hash_of(path.seed, text)] = None
         if self.filter.modifier == "not":
-            text = f"NOT (r.tokens && {self.out.arg(list(hashes), 'bigint[]')})"
-            return [text, f"(r.tokens[1] & {self.out.arg(mask, 'bigint')}) = 0"] if mask else [text]
-        if mask:
-            array = self.out.arg(list(hashes), "bigint[]")
-            return [f"(r.tokens && {array} OR (r.tokens[1] & {self.out.arg(mask, 'bigint')}) <> 0)"]
-        if self._is_narrow(parameter):
+            return self._not(list(own), list(common), mask)
+        if own and self._is_narrow(parameter):
             self.found.narrow = True
         self.found.tokens = True
-        self.found.longest = max(self.found.longest, len(hashes))
-        if len(hashes) == 1:
-            self.every.extend(hashes)
+        self.found.longest = max(self.found.longest, len(own))
+        if len(own) + len(common) == 1 and not mask:
+            self.every.own.extend(own)
+            self.every.common.extend(common)
             return []
-        return [f"r.tokens && {self.out.arg(list(hashes), 'bigint[]')}"]
+        conditions = [f"k.tokens && {self.out.arg(list(common), 'bigint[]')}"] if common else []
+        if mask:
+            conditions.append(f"(k.present & {self.out.arg(mask, 'bigint')}) <> 0")
+        shared = f"({' OR '.join(conditions)})" if len(conditions) > 1 else "".join(conditions)
+        if not own and shared:
+            self.found.common.append(shared)
+            self.found.named = self.found.named or not mask
+            return []
+        self.found.own = True
+        hashes = self.out.arg(list(own), "bigint[]")
+        return [f"r.tokens && ({hashes} || {kinds_of([shared])})" if shared else f"r.tokens && {hashes}"]
+
+    def _not(self, own: list[int], common: list[int], mask: int) -> list[str]:
+        if common:
+            self.found.common.append(f"NOT (k.tokens && {self.out.arg(common, 'bigint[]')})")
+        if mask:
+            self.found.common.append(f"(k.present & {self.out.arg(mask, 'bigint')}) = 0")
+        return [f"NOT (r.tokens && {self.out.arg(own, 'bigint[]')})"] if own else []
 
     def _is_narrow(self, parameter: Parameter) -> bool:
         if self.filter.modifier in ("identifier", "exact", "of-type"):

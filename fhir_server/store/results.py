@@ -14,8 +14,8 @@ from conformance import systems
 from fhir_server.search import dates
 
 
-class Kind(NamedTuple):
-    """What thousands of results have in common: a row of ``result_kind``."""
+class Common(NamedTuple):
+    """What thousands of results have in common: columns of ``resource_kind``."""
 
     facility: str
     performer: str | None
@@ -57,9 +57,9 @@ class Result(NamedTuple):
     mark: str | None
     quality: str | None
 
-    def kind(self, facility: str) -> Kind:
-        """The part it has in common with others sent by ``facility``."""
-        return Kind(
+    def common(self, facility: str) -> Common:
+        """The part it shares with others sent by ``facility``."""
+        return Common(
             facility,
             *(self.performer, self.item, self.loinc, self.code, self.name, self.specimen, self.comparator, self.unit),
             *(self.unit_text, self.flag, self.range_text, self.status, self.mark, self.quality),

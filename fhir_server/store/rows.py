@@ -6,7 +6,6 @@ to have statistics.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,7 +16,8 @@ import psycopg
 import psycopg.sql
 import xxhash
 
-from fhir_server.store.results import Kind
+from conformance.capability import RESOURCE_TYPES
+from fhir_server.store.results import Common
 from fhir_server.store.statement import RECENCY_LENGTH, RECENCY_TIE, Key, State
 
 Cursor = psycopg.Cursor[Any]
@@ -27,12 +27,15 @@ _COLUMNS: Final = {
     "resource": """
         shard int2, rtype int2, id text, version int4, top int4, updated timestamptz, deleted bool, patient text,
         parent text, start_at timestamptz, end_at timestamptz, issued_at timestamptz, tokens bytea, recency bytea,
-        content bytea, withdrawn text, inbox int8, mapping int4, backfill bool, kind int4, "order" text, number numeric,
+        content bytea, withdrawn text, inbox int8, mapping int4, backfill bool, "order" text, number numeric,
         value_text text, effective_at timestamptz, reported_at timestamptz, dict int2, body bytea
     """,
     "resource_history": """
         shard int2, rtype int2, id text, version int4, updated timestamptz, deleted bool, stale bool, patient text,
         content bytea, inbox int8, mapping int4, dict int2, body bytea
+    """,
+    "resource_kind": f"""
+        id int8, rtype int2, present int8, tokens bytea, {", ".join(f"{name} text" for name in Common._fields)}
     """,
     "search_value": """
         shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz,
@@ -186,46 +189,14 @@ def supersede(cursor: Cursor, past: Mapping[Key, datetime]) -> None:
             (shard, rtype, id, version, seq, updated, deleted, stale, patient, content, inbox, mapping, dict, body,
              until, kind, backfill, effective, issued, parent, "order", number, value_text)
         SELECT shard, rtype, id, version, seq, updated, deleted, false, patient, content, inbox, mapping, dict, body,
-            greatest(at, updated), kind, backfill, CASE WHEN kind IS NOT NULL THEN coalesce(start_at, effective_at) END,
-            CASE WHEN kind IS NOT NULL THEN coalesce(issued_at, reported_at) END,
-            CASE WHEN kind IS NOT NULL THEN parent END, "order", number, value_text
-        FROM gone
+            greatest(at, updated), CASE WHEN result THEN tokens[1] END, backfill,
+            CASE WHEN result THEN coalesce(start_at, effective_at) END,
+            CASE WHEN result THEN coalesce(issued_at, reported_at) END,
+            CASE WHEN result THEN parent END, "order", number, value_text
+        FROM (SELECT *, rtype = %s AND patient IS NOT NULL AS result FROM gone) gone
         """,
-        [*_arrays(past), list(past.values())],
+        [*_arrays(past), list(past.values()), RESOURCE_TYPES["Observation"]],
     )
-
-
-def kinds(cursor: Cursor, wanted: Collection[Kind]) -> dict[Kind, int]:
-    """The numbers of kinds of results; unknown ones are recorded."""
-    if not wanted:
-        return {}
-    digests = {_digest(kind): kind for kind in wanted}
-    numbers = _known_kinds(cursor, list(digests))
-    # In one order, so that two workers never wait for each other in a ring.
-    fresh = sorted(digest for digest in digests if digest not in numbers)
-    if fresh:
-        columns = [list(column) for column in zip(*((digest, *digests[digest]) for digest in fresh), strict=True)]
-        cursor.execute(_NEW_KINDS, columns)
-        # A kind that another transaction recorded meanwhile is only there to be read.
-        numbers |= _known_kinds(cursor, fresh)
-    return {kind: numbers[digest] for digest, kind in digests.items()}
-
-
-def _known_kinds(cursor: Cursor, digests: list[bytes]) -> dict[bytes, int]:
-    cursor.execute("SELECT digest, id FROM result_kind WHERE digest = ANY(%s)", (digests,))
-    return {bytes(row[0]): row[1] for row in cursor.fetchall()}
-
-
-def _digest(kind: Kind) -> bytes:
-    # 0x1E and 0x1F are in no text that passed the readers or the API, so the join is unambiguous.
-    told = "\x1f".join("\x1e" if value is None else value for value in kind)
-    return hashlib.blake2b(told.encode(errors="surrogatepass"), digest_size=16).digest()
-
-
-_NEW_KINDS: Final = f"""
-INSERT INTO result_kind (digest, {", ".join(Kind._fields)})
-SELECT * FROM unnest(%s::bytea[]{", %s::text[]" * len(Kind._fields)}) ON CONFLICT (digest) DO NOTHING
-"""  # noqa: S608 - our own column names
 
 
 def advance(cursor: Cursor, moved: dict[Key, State]) -> None:
@@ -295,7 +266,7 @@ def copy(cursor: Cursor, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
                 add(row)
 
 
-def packed(numbers: list[int]) -> bytes:
+def packed(numbers: Sequence[int]) -> bytes:
     """A bigint[] in PostgreSQL's binary form: dimensions, no null, element type, length, lower bound, then size and value of each."""
     count = len(numbers)
     layout = _LAYOUTS.get(count)

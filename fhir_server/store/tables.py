@@ -56,9 +56,6 @@ resource = Table(
     Column("version", Integer, nullable=False, comment="version id of the current state"),
     Column("top", Integer, nullable=False, comment="highest version id used, stale arrivals included"),
     Column("mapping", Integer, comment="mapping_version.id"),
-    Column(
-        "kind", Integer, comment="result_kind.id of an Observation about a patient; null for all else: see view result"
-    ),
     Column("shard", SmallInteger, primary_key=True, autoincrement=False),
     Column("rtype", SmallInteger, primary_key=True, comment="number of the resource type (conformance.capability)"),
     Column("dict", SmallInteger, nullable=False, comment="zstd_dictionary.id"),
@@ -75,7 +72,10 @@ resource = Table(
     Column("value_text", Text, comment="Observation: value as text when it is not a plain number"),
     Column("body", LargeBinary, nullable=False, comment="zstd of the JSON text as served"),
     Column(
-        "tokens", ARRAY(BigInteger), nullable=False, comment="hashes of token, reference, uri values (search/params)"
+        "tokens",
+        ARRAY(BigInteger),
+        nullable=False,
+        comment="resource_kind.id, then hashes of token, reference, uri values of its own (search/params)",
     ),
     Index("resource_patient", "shard", "patient", "rtype", text("start_at DESC")),
     Index("resource_type_seq", "rtype", "seq"),
@@ -103,7 +103,7 @@ resource_history = Table(
     Column("dict", SmallInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("until", Time, comment="when a newer version took its place; null for one that never was current"),
-    Column("kind", Integer, comment="as resource.kind; null for one that never was current"),
+    Column("kind", BigInteger, comment="resource_kind.id of a result; null for one that never was current"),
     Column("backfill", Boolean, nullable=False, server_default=text("false")),
     Column("effective", Time, comment="resource.start_at, else effective_at"),
     Column("issued", Time, comment="resource.issued_at, else reported_at"),
@@ -116,16 +116,18 @@ resource_history = Table(
     Index("resource_history_patient", "shard", "patient", postgresql_where=text("kind IS NOT NULL")),
 )
 
-result_kind = Table(
-    "result_kind",
+resource_kind = Table(
+    "resource_kind",
     metadata,
-    Column("id", Integer, Identity(always=True), primary_key=True),
-    Column("digest", LargeBinary, nullable=False, unique=True, comment="16-byte digest of all that follows"),
-    Column("facility", Text, nullable=False, comment="facility that sent it"),
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="64-bit hash of all that follows"),
+    Column("present", BigInteger, nullable=False, comment="bit of each path that has a value (search/params)"),
+    Column("rtype", SmallInteger, nullable=False),
+    Column("tokens", ARRAY(BigInteger), nullable=False, comment="hashes that the resources share (search/params)"),
+    Column("facility", Text, comment="facility that sent the result; null for all but results"),
     Column("performer", Text, comment="performing laboratory (facility id, else its name as sent); null when unknown"),
     Column("item", Text, comment="catalogue item code; null while unmapped"),
     Column("loinc", Text),
-    Column("code", Text, nullable=False, comment="local code as sent"),
+    Column("code", Text, comment="local code as sent"),
     Column("name", Text, comment="local name as sent"),
     Column("specimen", Text, comment="specimen type code of the catalogue, null when unknown"),
     Column("comparator", Text),
@@ -133,10 +135,11 @@ result_kind = Table(
     Column("unit_text", Text, comment="unit as sent"),
     Column("flag", Text, comment="interpretation code (v3 ObservationInterpretation)"),
     Column("range_text", Text),
-    Column("status", Text, nullable=False, comment="Observation.status"),
+    Column("status", Text, comment="Observation.status"),
     Column("mark", Text, comment="recognition mark stripped from the name (HR, 全国HR)"),
     Column("quality", Text, comment="specimen condition, null when not stated"),
-    comment="what thousands of results have in common: written once, and named by their rows; no patient data",
+    Index("resource_kind_tokens", "tokens", postgresql_using="gin"),
+    comment="what thousands of resources have in common: written once, and named by their rows; no patient data",
 )
 # The flat result rows are a view (0001_spine.sql): of each version of an Observation about a patient its own columns and those of its
 # kind. ``recorded`` is from when the version was visible, ``until`` when a newer one took its place, null while current.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -10,16 +10,30 @@ from typing import Any, Final
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
 from fhir_server.search import params
-from fhir_server.store import rows
+from fhir_server.store import kinds, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version
-from fhir_server.store.results import Kind, Result, flatten
+from fhir_server.store.kinds import Kind
+from fhir_server.store.results import Result, flatten
 from fhir_server.store.statement import WITHDRAWN, Key, State, instant, render, tail_of, with_status
 
 OBSERVATION: Final = RESOURCE_TYPES["Observation"]
 DIAGNOSTIC_REPORT: Final = RESOURCE_TYPES["DiagnosticReport"]
 SPECIMEN: Final = RESOURCE_TYPES["Specimen"]
+
+
+@dataclass(slots=True)
+class Made:
+    """A version that is current, on its way to its row. flat: of an Observation about a patient."""
+
+    key: Key
+    version: Version
+    resource: dict[str, Any]
+    body: bytes
+    indexed: params.Indexed = params.NOTHING
+    flat: Result | None = None
+    kind: Kind = kinds.NOTHING
 
 
 @dataclass(slots=True)
@@ -36,7 +50,7 @@ class Batch:
 def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
     """Writes the batch inside the caller's transaction; one Change for each version, those of one resource in order.
 
-    Everything that asks or moves comes first; then rows are made while the server takes in the ones before (COPY).
+    Everything that asks or moves comes first; then bodies are compressed while the server takes in the rows before (COPY).
     """
     past: list[tuple[Key, Version]] = []
     current: list[tuple[Key, Version]] = []
@@ -45,29 +59,42 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
             (current if version.number == batch.after[key].version else past).append((key, version))
     rows.supersede(cursor, {key: batch.after[key].updated for key, _ in current if key in batch.before})
     rows.advance(cursor, _moved(batch))
-    flat = _results(cursor, codec, batch, current)
+    instants: dict[datetime, str] = {}
+    made = [Made(key, version, *rendered(version, instants)) for key, version in current]
+    numbers = _index(cursor, codec, batch, made)
 
     changes: list[Change] = []
-    instants: dict[datetime, str] = {}
     if past:  # before the current rows, so that change numbers follow the order of versions
         with rows.copying(cursor, "resource_history") as add:
             for key, version in past:
                 resource, body = rendered(version, instants)
                 changes.append(_change(key, version, resource, body))
                 add(_history_row(key, version, codec.compress(body)))
-    search: list[tuple[Any, ...]] = []
-    if current:
+    if made:
         with rows.copying(cursor, "resource") as add:
-            for key, version in current:
-                after = batch.after[key]
-                resource, body = rendered(version, instants)
-                changes.append(_change(key, version, resource, body))
-                indexed = params.extract(resource)
-                add(current_row(key, version, after, indexed, flat.get(key), codec.compress(body)))
-                for ordinal, value in enumerate(indexed.values):
-                    search.append((*key, ordinal, *value))
-    rows.copy(cursor, "search_value", search)
+            for m in made:
+                changes.append(_change(m.key, m.version, m.resource, m.body))
+                add(current_row(m, batch.after[m.key], numbers[m.kind], codec.compress(m.body)))
+    rows.copy(cursor, "search_value", [(*m.key, n, *value) for m in made for n, value in enumerate(m.indexed.values)])
     return changes
+
+
+def _index(cursor: rows.Cursor, codec: Codec, batch: Batch, made: Sequence[Made]) -> dict[Kind, int]:
+    """Fills in search values, flat results and kinds; the numbers of the kinds."""
+    results = [m for m in made if m.key[1] == OBSERVATION and batch.after[m.key].patient]
+    specimens = _specimens(cursor, codec, batch.named, results)
+    for m in results:
+        parent = batch.after[m.key].parent
+        m.flat = flatten(
+            m.resource,
+            facility=m.version.statement.origin.facility,
+            report=batch.named.get((m.key[0], DIAGNOSTIC_REPORT, parent)) if parent else None,
+            specimen=specimens.get(_specimen_key(m.key[0], m.resource)),
+        )
+    for m in made:
+        m.indexed = params.extract(m.resource)
+        m.kind = kinds.kind_of(m.key[1], m.indexed, m.flat and m.flat.common(m.version.statement.origin.facility))
+    return kinds.record(cursor, {m.kind for m in made})
 
 
 def stored_resource(codec: Codec, stored: tuple[int, bytes]) -> dict[str, Any]:
@@ -107,15 +134,9 @@ def _change(key: Key, version: Version, resource: dict[str, Any], body: bytes) -
     )
 
 
-def current_row(
-    key: Key,
-    version: Version,
-    after: State,
-    indexed: params.Indexed,
-    flat: tuple[int, Result] | None,
-    stored: tuple[int, bytes],
-) -> tuple[Any, ...]:
-    """The row of ``resource`` for a version that is current; ``flat``: number of the kind and result of an Observation of a patient."""
+def current_row(made: Made, after: State, kind: int, stored: tuple[int, bytes]) -> tuple[Any, ...]:
+    """The row of ``resource`` for a version that is current. kind: its number; stored: dictionary id and compressed body."""
+    key, version, indexed, flat = made.key, made.version, made.indexed, made.flat
     origin = version.statement.origin
     return (
         *key,
@@ -128,25 +149,25 @@ def current_row(
         indexed.start,
         indexed.end,
         indexed.issued,
-        rows.packed(indexed.tokens),
+        rows.packed((kind, *indexed.tokens)),
         rows.stored_recency(after),
         after.content,
         after.withdrawn,
         origin.inbox,
         origin.mapping,
         origin.backfill,
-        *(_NO_RESULT if flat is None else _result_columns(*flat, indexed)),
+        *(_NO_RESULT if flat is None else _result_columns(flat, indexed)),
         *stored,
     )
 
 
-_NO_RESULT: Final = (None,) * 6
+_NO_RESULT: Final = (None,) * 5
 
 
-def _result_columns(kind: int, flat: Result, indexed: params.Indexed) -> tuple[Any, ...]:
+def _result_columns(flat: Result, indexed: params.Indexed) -> tuple[Any, ...]:
     effective = flat.effective if indexed.start is None else None
     issued = flat.issued if indexed.issued is None else None
-    return kind, flat.order, flat.number, flat.value_text, effective, issued
+    return flat.order, flat.number, flat.value_text, effective, issued
 
 
 def _history_row(key: Key, version: Version, stored: tuple[int, bytes]) -> tuple[Any, ...]:
@@ -165,31 +186,11 @@ def _history_row(key: Key, version: Version, stored: tuple[int, bytes]) -> tuple
     )
 
 
-def _results(
-    cursor: rows.Cursor, codec: Codec, batch: Batch, current: Iterable[tuple[Key, Version]]
-) -> dict[Key, tuple[int, Result]]:
-    """Number of the kind and flat result of each Observation about a patient."""
-    mine = [(key, version) for key, version in current if key[1] == OBSERVATION and batch.after[key].patient]
-    specimens = _specimens(cursor, codec, batch.named, (version for _, version in mine))
-    flat: dict[Key, tuple[Kind, Result]] = {}
-    for key, version in mine:
-        statement, parent = version.statement, batch.after[key].parent
-        result = flatten(
-            statement.resource if version.withdrawn is None else with_status(statement.resource, WITHDRAWN),
-            facility=statement.origin.facility,
-            report=batch.named.get((key[0], DIAGNOSTIC_REPORT, parent)) if parent else None,
-            specimen=specimens.get(_specimen_key(key[0], statement.resource)),
-        )
-        flat[key] = result.kind(statement.origin.facility), result
-    numbers = rows.kinds(cursor, {kind for kind, _ in flat.values()})
-    return {key: (numbers[kind], result) for key, (kind, result) in flat.items()}
-
-
 def _specimens(
-    cursor: rows.Cursor, codec: Codec, named: Mapping[Key, dict[str, Any]], observations: Iterable[Version]
+    cursor: rows.Cursor, codec: Codec, named: Mapping[Key, dict[str, Any]], observations: Iterable[Made]
 ) -> Mapping[Key, dict[str, Any]]:
     """The specimens of the Observations: of the batch, and those that only the store has (a correction may not repeat it)."""
-    wanted = {_specimen_key(version.statement.key[0], version.statement.resource) for version in observations}
+    wanted = {_specimen_key(m.key[0], m.resource) for m in observations}
     missing = [key for key in wanted if key[2] and key not in named]
     if not missing:
         return named

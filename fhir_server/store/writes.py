@@ -116,8 +116,7 @@ def _shard(cursor: rows.Cursor, kind: str, logical: str, patient: str | None) ->
         given = rows.given_shard(cursor, _PATIENT, logical)
         if given is not None:
             return given
-    derived = ids.shard_of_id(logical)
-    return derived if derived is not None else ids.shard_of("", f"{kind}\x1e{logical}")
+    return ids.home_shard(kind, logical)
 
 
 def _locked(cursor: rows.Cursor, kind: str, logical: str, patient: str | None) -> tuple[Key, State | None]:

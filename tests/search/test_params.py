@@ -56,9 +56,11 @@ def test_an_ordinary_result_costs_no_row_of_its_own() -> None:
     assert found.end is not None
     assert found.issued is not None
     assert found.issued.isoformat() == "2024-05-01T03:00:00+00:00"
-    # identifier 3 forms, category 3, code 9, status, source and 5 references 1 each, and the presence map
-    assert len(found.tokens) == 3 + 3 + 9 + 1 + 1 + 5 + 1
-    assert all(-(2**63) <= token < 2**63 for token in found.tokens)
+    # Its own: identifier 3 forms, source, and 3 references; the patient is a column.
+    assert len(found.tokens) == 3 + 1 + 3
+    # Shared with many: category 3 forms, code 9, status, and the laboratory.
+    assert len(found.common) == 3 + 9 + 1 + 1
+    assert all(-(2**63) <= token < 2**63 for token in (*found.tokens, *found.common))
 
 
 def test_an_ordinary_result_is_indexed_in_tens_of_microseconds() -> None:
@@ -74,7 +76,7 @@ def test_an_ordinary_result_is_indexed_in_tens_of_microseconds() -> None:
 
 def test_a_code_is_found_under_every_form_and_by_combined_parameters() -> None:
     path = parameters("Observation")["code"].paths[0][0]
-    tokens = extract(OBSERVATION).tokens
+    tokens = extract(OBSERVATION).common
     for text in ("718-7", "http://loinc.org|718-7", "http://loinc.org|", "HGB", "http://example.org/items|HGB"):
         assert hash_of(path.seed, text) in tokens
     assert hash_of(path.seed, "|718-7") not in tokens

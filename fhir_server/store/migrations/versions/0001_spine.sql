@@ -13,7 +13,6 @@ CREATE TABLE resource (
     version INTEGER NOT NULL,
     top INTEGER NOT NULL,
     mapping INTEGER,
-    kind INTEGER,
     shard SMALLINT NOT NULL,
     rtype SMALLINT NOT NULL,
     dict SMALLINT NOT NULL,
@@ -45,7 +44,6 @@ COMMENT ON COLUMN resource.end_at IS 'upper bound, exclusive';
 COMMENT ON COLUMN resource.issued_at IS 'issued (Observation, DiagnosticReport), authored (ServiceRequest)';
 COMMENT ON COLUMN resource.effective_at IS 'Observation without effective time: when its specimen was taken, or of its report';
 COMMENT ON COLUMN resource.reported_at IS 'Observation without issued: issued of its report';
-COMMENT ON COLUMN resource.kind IS 'result_kind.id of an Observation about a patient; null for all else: see view result';
 COMMENT ON COLUMN resource.backfill IS 'came through the slow lane';
 COMMENT ON COLUMN resource."order" IS 'Observation: logical id of the ServiceRequest';
 COMMENT ON COLUMN resource.number IS 'Observation: numeric value as sent';
@@ -62,7 +60,7 @@ COMMENT ON COLUMN resource.recency IS 'sortable bytes of Recency (store.statemen
 COMMENT ON COLUMN resource.content IS '16-byte digest of the statement: equal -> no new version';
 COMMENT ON COLUMN resource.withdrawn IS 'status before its report number went to another patient; null while in force';
 COMMENT ON COLUMN resource.body IS 'zstd of the JSON text as served';
-COMMENT ON COLUMN resource.tokens IS 'hashes of token, reference, uri values (search/params)';
+COMMENT ON COLUMN resource.tokens IS 'resource_kind.id, then hashes of token, reference, uri values of its own (search/params)';
 
 CREATE TABLE resource_history (
     shard SMALLINT NOT NULL,
@@ -80,7 +78,7 @@ CREATE TABLE resource_history (
     dict SMALLINT NOT NULL,
     body BYTEA NOT NULL,
     until TIMESTAMP WITH TIME ZONE,
-    kind INTEGER,
+    kind BIGINT,
     backfill BOOLEAN DEFAULT false NOT NULL,
     effective TIMESTAMP WITH TIME ZONE,
     issued TIMESTAMP WITH TIME ZONE,
@@ -96,18 +94,20 @@ CREATE INDEX resource_history_updated ON resource_history (rtype, updated);
 COMMENT ON COLUMN resource_history.stale IS 'arrived after something newer: never was current';
 COMMENT ON COLUMN resource_history.content IS 'as resource.content: a stale statement is kept once';
 COMMENT ON COLUMN resource_history.until IS 'when a newer version took its place; null for one that never was current';
-COMMENT ON COLUMN resource_history.kind IS 'as resource.kind; null for one that never was current';
+COMMENT ON COLUMN resource_history.kind IS 'resource_kind.id of a result; null for one that never was current';
 COMMENT ON COLUMN resource_history.effective IS 'resource.start_at, else effective_at';
 COMMENT ON COLUMN resource_history.issued IS 'resource.issued_at, else reported_at';
 
-CREATE TABLE result_kind (
-    id INTEGER GENERATED ALWAYS AS IDENTITY,
-    digest BYTEA NOT NULL UNIQUE,
-    facility TEXT NOT NULL,
+CREATE TABLE resource_kind (
+    id BIGINT NOT NULL,
+    present BIGINT NOT NULL,
+    rtype SMALLINT NOT NULL,
+    tokens BIGINT[] NOT NULL,
+    facility TEXT,
     performer TEXT,
     item TEXT,
     loinc TEXT,
-    code TEXT NOT NULL,
+    code TEXT,
     name TEXT,
     specimen TEXT,
     comparator TEXT,
@@ -115,37 +115,40 @@ CREATE TABLE result_kind (
     unit_text TEXT,
     flag TEXT,
     range_text TEXT,
-    status TEXT NOT NULL,
+    status TEXT,
     mark TEXT,
     quality TEXT,
     PRIMARY KEY (id)
 );
-COMMENT ON TABLE result_kind IS 'what thousands of results have in common: written once, and named by their rows; no patient data';
-COMMENT ON COLUMN result_kind.digest IS '16-byte digest of all that follows';
-COMMENT ON COLUMN result_kind.facility IS 'facility that sent it';
-COMMENT ON COLUMN result_kind.performer IS 'performing laboratory (facility id, else its name as sent); null when unknown';
-COMMENT ON COLUMN result_kind.item IS 'catalogue item code; null while unmapped';
-COMMENT ON COLUMN result_kind.code IS 'local code as sent';
-COMMENT ON COLUMN result_kind.name IS 'local name as sent';
-COMMENT ON COLUMN result_kind.specimen IS 'specimen type code of the catalogue, null when unknown';
-COMMENT ON COLUMN result_kind.unit IS 'UCUM code; null when unknown';
-COMMENT ON COLUMN result_kind.unit_text IS 'unit as sent';
-COMMENT ON COLUMN result_kind.flag IS 'interpretation code (v3 ObservationInterpretation)';
-COMMENT ON COLUMN result_kind.status IS 'Observation.status';
-COMMENT ON COLUMN result_kind.mark IS 'recognition mark stripped from the name (HR, 全国HR)';
-COMMENT ON COLUMN result_kind.quality IS 'specimen condition, null when not stated';
+CREATE INDEX resource_kind_tokens ON resource_kind USING gin (tokens);
+COMMENT ON TABLE resource_kind IS 'what thousands of resources have in common: written once, and named by their rows; no patient data';
+COMMENT ON COLUMN resource_kind.id IS '64-bit hash of all that follows';
+COMMENT ON COLUMN resource_kind.present IS 'bit of each path that has a value (search/params)';
+COMMENT ON COLUMN resource_kind.tokens IS 'hashes that the resources share (search/params)';
+COMMENT ON COLUMN resource_kind.facility IS 'facility that sent the result; null for all but results';
+COMMENT ON COLUMN resource_kind.performer IS 'performing laboratory (facility id, else its name as sent); null when unknown';
+COMMENT ON COLUMN resource_kind.item IS 'catalogue item code; null while unmapped';
+COMMENT ON COLUMN resource_kind.code IS 'local code as sent';
+COMMENT ON COLUMN resource_kind.name IS 'local name as sent';
+COMMENT ON COLUMN resource_kind.specimen IS 'specimen type code of the catalogue, null when unknown';
+COMMENT ON COLUMN resource_kind.unit IS 'UCUM code; null when unknown';
+COMMENT ON COLUMN resource_kind.unit_text IS 'unit as sent';
+COMMENT ON COLUMN resource_kind.flag IS 'interpretation code (v3 ObservationInterpretation)';
+COMMENT ON COLUMN resource_kind.status IS 'Observation.status';
+COMMENT ON COLUMN resource_kind.mark IS 'recognition mark stripped from the name (HR, 全国HR)';
+COMMENT ON COLUMN resource_kind.quality IS 'specimen condition, null when not stated';
 
 CREATE VIEW result AS
 SELECT coalesce(r.start_at, r.effective_at) AS effective, coalesce(r.issued_at, r.reported_at) AS issued, r.updated AS recorded,
     NULL::timestamptz AS until, r.version, r.shard, r.backfill, r.id, r.patient, r.parent AS report, k.facility, k.performer, k.item,
     k.loinc, k.code, k.name, k.specimen, r.number, k.comparator, r.value_text, k.unit, k.unit_text, k.flag, k.range_text, r."order",
     k.status, k.mark, k.quality
-FROM resource r JOIN result_kind k ON k.id = r.kind WHERE r.rtype = 15
+FROM resource r JOIN resource_kind k ON k.id = r.tokens[1] WHERE r.rtype = 15 AND r.patient IS NOT NULL
 UNION ALL
 SELECT h.effective, h.issued, h.updated, h.until, h.version, h.shard, h.backfill, h.id, h.patient, h.parent, k.facility, k.performer,
     k.item, k.loinc, k.code, k.name, k.specimen, h.number, k.comparator, h.value_text, k.unit, k.unit_text, k.flag, k.range_text,
     h."order", k.status, k.mark, k.quality
-FROM resource_history h JOIN result_kind k ON k.id = h.kind WHERE h.rtype = 15;
+FROM resource_history h JOIN resource_kind k ON k.id = h.kind WHERE h.rtype = 15;
 COMMENT ON VIEW result IS 'flat result rows: every version of every Observation about a patient that is or was current';
 COMMENT ON COLUMN result.recorded IS 'from when this version was visible';
 COMMENT ON COLUMN result.until IS 'when a newer version replaced it; null while current';
