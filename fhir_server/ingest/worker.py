@@ -29,6 +29,7 @@ from fhir_server.ingest.pipeline import CannotStore, Pipeline
 from fhir_server.ingest.sign_of_life import EVERY, SignOfLife
 from fhir_server.ingest.traced import TracedPipeline
 from fhir_server.store.body import Codec
+from fhir_server.store.database import KEEPALIVE
 from mappings.profile import Profile
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,12 @@ class Worker:
         while not self._stop.is_set():
             try:
                 with psycopg.connect(
-                    self._url, autocommit=True, application_name="tongjian-worker", options=_OPTIONS, connect_timeout=10
+                    self._url,
+                    autocommit=True,
+                    application_name="tongjian-worker",
+                    options=_OPTIONS,
+                    connect_timeout=10,
+                    **KEEPALIVE,
                 ) as conn:
                     self._give_back(conn)
                     self._session = session(conn)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import psycopg
@@ -18,6 +18,13 @@ from sqlalchemy import create_engine, pool
 _MIGRATION_LOCK = (
     0x746F6E676A69616E  # "tongjian": one number for everybody, so that parallel starts wait for each other
 )
+KEEPALIVE: Final[dict[str, Any]] = {
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 40_000,
+}
+"""libpq parameters: a server that vanished without a word (power, network, firewall) is noticed within 40 s, not in hours."""
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg", "postgresql+asyncpg")
 
 
@@ -113,6 +120,7 @@ def open_writer(
         check=ConnectionPool.check_connection,
         timeout=10.0,
         kwargs={
+            **KEEPALIVE,
             "application_name": application_name,
             # Plans made for an empty table must not outlive it: a bulk load starts from nothing.
             "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"

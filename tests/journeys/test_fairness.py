@@ -69,9 +69,9 @@ def report(what: str, lines: list[Line], capsys: pytest.CaptureFixture[str]) -> 
     waited = [t for line in lines for t in line.waited]
     p50, p99 = (1000 * percentile(waited, p) for p in (50, 99))
     with capsys.disabled():
-        print(
+        print(  # noqa: T201
             f"\n{what}: quiet ACK p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {1000 * max(waited):.1f} ms, n {len(waited)}"
-        )  # noqa: T201
+        )
     return p99 / 1000
 
 
