@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 
 from fhir_server import settings as settings_module
+from fhir_server.bench.commands import bench
+from fhir_server.map_cli import worklist
 from fhir_server.rules_cli import rules
 from fhir_server.settings import Settings, SettingsError
 
@@ -31,7 +33,9 @@ cli = typer.Typer(
 )
 send = typer.Typer(no_args_is_help=True, help="Send files to a server, as a HIS or LIS would.")
 cli.add_typer(send, name="send")
+cli.add_typer(bench, name="bench")
 cli.add_typer(rules, name="rules")
+cli.add_typer(worklist, name="map")
 audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
 cli.add_typer(audit_log, name="audit-log")
 err = Console(stderr=True, soft_wrap=True)
@@ -212,12 +216,15 @@ def replay(
         list[int] | None, typer.Option("--id", help="Only this inbox id; may be given several times.")
     ] = None,
     since: Annotated[datetime | None, typer.Option(help="Only messages received at or after this time.")] = None,
+    unmapped: Annotated[
+        bool, typer.Option("--unmapped", help="Stored messages whose codes were decided on in the worklist since.")
+    ] = False,
     data: DataDir = None,
 ) -> None:
     """Put messages back into the queue after a mapping was mended; the running workers convert them again."""
     import psycopg  # noqa: PLC0415
 
-    from fhir_server.ingest.replay import Selection  # noqa: PLC0415
+    from fhir_server.ingest.replay import Selection, replay_decided  # noqa: PLC0415
     from fhir_server.ingest.replay import replay as put_back  # noqa: PLC0415
 
     if status not in ("held", "done"):
@@ -225,10 +232,11 @@ def replay(
     chosen = _settings(data_dir=data)
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=chosen.zone)
+    if unmapped and (reason or message or since or status != "held"):
+        raise _fail("--unmapped goes with --facility only.")
     with _database(chosen) as url, psycopg.connect(url) as conn:
-        count = put_back(
-            conn, Selection(facility=facility, status=status, reason=reason, ids=tuple(message or ()), since=since)
-        )
+        selected = Selection(facility=facility, status=status, reason=reason, ids=tuple(message or ()), since=since)
+        count = replay_decided(conn, datetime.now(UTC), facility) if unmapped else put_back(conn, selected)
     typer.echo(f"{count} messages are in the queue again.")
 
 

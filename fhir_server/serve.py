@@ -23,6 +23,7 @@ from fhir_server import telemetry, tracing
 from fhir_server.api.connection import Limits, limited
 from fhir_server.api.edge import Edge
 from fhir_server.app import create_app, open_services
+from fhir_server.code_mappings import LiveProfiles
 from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.receive import Receiver
 from fhir_server.scrape import Scrape
@@ -200,7 +201,8 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
-    services = await open_services(settings, profiles, url)
+    live = LiveProfiles(profiles)
+    services = await open_services(settings, live, url)
     intake = await open_pool(url, _INTAKE_CONNECTIONS, application_name="tongjian-intake")
     receiver = Receiver(intake, profiles, max_bytes=settings.mllp_max_message, clock=services.clock)
     await receiver.open()
@@ -221,6 +223,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     )
     app.state.intake_fault = lambda: receiver.fault
     workers = asyncio.create_task(Workers(settings, url).supervise())
+    following = asyncio.create_task(live.follow(services.pool))
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     receiving = asyncio.create_task(receiver.ended())
     waiting = asyncio.create_task(stop.wait())
@@ -236,9 +239,9 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         await server.stop()
         http.should_exit = True
         await asyncio.wait([serving])
-        for task in (workers, receiving, waiting):
+        for task in (workers, following, receiving, waiting):
             task.cancel()
-        await asyncio.wait([workers])
+        await asyncio.wait([workers, following])
         await receiver.close()
         await services.audit.close()
         await services.ledger.close()

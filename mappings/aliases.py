@@ -15,6 +15,7 @@ from mappings.csv_rows import Problem, read_rows
 from mappings.examination_names import Examination, examination
 
 TABLE = Path(__file__).with_name("aliases.csv")
+ORDERABLES = Path(__file__).with_name("orderable_aliases.csv")
 
 _SPECIMENS = (
     ("urine", ("尿",)), ("stool", ("粪", "便", "stool")), ("csf", ("脑脊液", "csf")),

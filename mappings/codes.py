@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, Literal, TypeVar
@@ -114,8 +115,9 @@ class CodeTable(Generic[_T]):
         self._by_code: dict[str, list[_T]] = {}
         self._by_name: dict[str, list[_T]] = {}
         self.rows: tuple[_T, ...] = ()
+        self._given: tuple[tuple[_T, tuple[str, ...]], ...] = tuple(rows)
         kept: list[_T] = []
-        for row, names in rows:
+        for row, names in self._given:
             kept.append(row)
             if row.code:
                 self._by_code.setdefault(clean_name(row.code)[0], []).append(row)
@@ -124,6 +126,10 @@ class CodeTable(Generic[_T]):
         self.rows = tuple(kept)
         self._starts = sorted({row.valid_from for row in kept if row.valid_from})
         self._ends = sorted({row.valid_to for row in kept if row.valid_to})
+
+    def extended(self, rows: Iterable[tuple[_T, tuple[str, ...]]]) -> CodeTable[_T]:
+        """A new table with these rows as well."""
+        return CodeTable(chain(self._given, rows))
 
     def period(self, at: str) -> tuple[int, int]:
         """Equal for two dates when every code means the same on both; a date that is unknown (empty) has a period of its own."""
@@ -145,7 +151,8 @@ class CodeTable(Generic[_T]):
         key = name_key(name) if name else ""
         named = _valid(self._by_name.get(key, []), at) if key else []
         if not code:
-            return Found(named[0], "name", bare, mark) if len(named) == 1 else Found(None, "", bare, mark)
+            sure = len({_target(n) for n in named}) == 1
+            return Found(named[0], "name", bare, mark) if sure else Found(None, "", bare, mark)
         coded = _valid(self._by_code.get(clean_name(code)[0], []), at)
         if len(coded) != 1:
             return Found(None, "", bare, mark)

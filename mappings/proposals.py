@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -265,6 +265,16 @@ def _range_fits(text: str, unit: str | None, known: Known) -> bool | None:
         bound = converted
     ratio = max(bound / usual, usual / bound)
     return True if ratio < Decimal("1.7") else False if ratio > 5 else None
+
+
+@lru_cache(maxsize=1)
+def shipped_order_proposer() -> Proposer:
+    """The proposer of the shipped orderables (what is ordered and charged), built once."""
+    from mappings.catalogue import shipped as shipped_catalogue  # noqa: PLC0415 - the catalogue is only read when asked for
+
+    known = shipped_catalogue()
+    orderables = {o.code: Item(o.code, o.category, o.name_zh, o.name_en) for o in known.orderables.values()}
+    return Proposer(replace(known, items=orderables), aliases.ORDERABLES)
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from adapters.convert import convert
 from conformance import validator
 from conformance.issue import Issue
 from fhir_server import telemetry
+from fhir_server.code_mappings import LiveProfiles
 from fhir_server.identity import registry
 from fhir_server.identity.registry import MergeStatement, PatientState
 from fhir_server.ingest import inbox
@@ -73,7 +74,7 @@ class Pipeline:
     """Converts and applies batches. One per worker process."""
 
     def __init__(self, profiles: Mapping[str, Profile], codec: Codec, clock: Callable[[], datetime]) -> None:
-        self._profiles = profiles
+        self._profiles = LiveProfiles(profiles)
         self._codec = codec
         self._clock = clock
         self._mappings: dict[str, int] = {}
@@ -86,6 +87,8 @@ class Pipeline:
         by now; in both cases nothing of what is not yet committed is kept.
         """
         try:
+            if self._profiles.refresh(conn):
+                self._mappings.clear()
             converted = [self.convert(conn, m) for m in messages]
             return self._apply_or_split(conn, token, converted)
         except (psycopg.OperationalError, psycopg.InterfaceError) as fault:
@@ -96,7 +99,7 @@ class Pipeline:
             raise
 
     def convert(self, conn: psycopg.Connection[Any], message: Claimed) -> Converted:
-        """The pure part; ``conn`` only looks up the number of the mapping version, once per facility."""
+        """The pure part; ``conn`` only looks up the number of the mapping version, once per facility and set of accepted codes."""
         profile = self._profiles.get(message.facility)
         if profile is None:
             issue = Issue(
