@@ -11,7 +11,7 @@ from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from fhir_server.access import Keys
-from fhir_server.api import cds_hooks, recognition, responses, rest
+from fhir_server.api import cds_hooks, decisions, recognition, responses, rest
 from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.recognition import rules
@@ -70,6 +70,7 @@ def create_app(services: Services, base_url: str) -> FastAPI:
     app.include_router(rest.router, prefix="/fhir")
     app.include_router(cds_hooks.router)
     app.include_router(recognition.router)
+    app.include_router(decisions.router)
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

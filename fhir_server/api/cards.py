@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from conformance import systems
-from fhir_server.recognition import explain
+from fhir_server.recognition import explain, reasons
 from fhir_server.recognition.check import Answer
 from fhir_server.recognition.decide import Outcome
 from fhir_server.recognition.explain import Language, Names
@@ -44,7 +44,7 @@ def names_of(services: Services) -> Names:
 
 
 def card(answer: Answer, rules: Rules, names: Names, language: Language, base: str) -> dict[str, Any]:
-    """One card (section "Card Attributes"). Only a recognized orderable suggests to drop the order and asks for a lawful reason."""
+    """One card (section "Card Attributes"). Only a recognized orderable suggests to drop the order and asks for a reason."""
     decision = answer.decision
     out: dict[str, Any] = {
         "uuid": answer.id,
@@ -64,10 +64,34 @@ def card(answer: Answer, rules: Rules, names: Names, language: Language, base: s
         out["suggestions"] = [_suggestion(answer, language)]
         out["selectionBehavior"] = "at-most-one"
         out["overrideReasons"] = [
-            {"system": systems.REPEAT_REASONS, "code": r.code, "display": r.zh if language == "zh" else r.en}
-            for r in rules.reasons.values()
+            {"system": r.system, "code": r.code, "display": r.zh if language == "zh" else r.en}
+            for r in reasons.offered(rules)
         ]
-    if links := list(_links(answer, names, language, base)):
+    if links := list(_links([answer], names, language, base)):
+        out["links"] = links
+    return out
+
+
+def visit_card(id: str, answers: Sequence[Answer], names: Names, language: Language, base: str) -> dict[str, Any]:
+    """The one card of a visit's start: what may be recognized if it were ordered. It suggests nothing and asks for nothing."""
+    fresh = [a for a in answers if a.decision.outcome is Outcome.RECOGNIZED]
+    named = [explain.orderable_name(a.decision, language) for a in fresh or answers]
+    zh = language == "zh"
+    listed = ("、" if zh else ", ").join(named[:4])
+    if len(named) > 4:
+        listed += f"等{len(named)}项" if zh else f" and {len(named) - 4} more"
+    if fresh:
+        summary = f"近期有可互认的结果:{listed}" if zh else f"Recent results can be recognized: {listed}"
+    else:
+        summary = f"近期有可参考的结果:{listed}" if zh else f"Recent results for reference: {listed}"
+    out: dict[str, Any] = {
+        "uuid": id,
+        "summary": summary if len(summary) <= explain.SUMMARY_LENGTH else summary[: explain.SUMMARY_LENGTH - 1] + "…",
+        "detail": "\n".join(f"- {explain.escaped(explain.summary(a.decision, names, language))}" for a in answers),
+        "indicator": "info",
+        "source": {"label": _SOURCE[language]},
+    }
+    if links := list(_links(answers, names, language, base)):
         out["links"] = links
     return out
 
@@ -94,9 +118,9 @@ def _suggestion(answer: Answer, language: Language) -> dict[str, Any]:
     return out
 
 
-def _links(answer: Answer, names: Names, language: Language, base: str) -> Iterator[dict[str, Any]]:
+def _links(answers: Sequence[Answer], names: Names, language: Language, base: str) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
-    for member in answer.decision.members:
+    for member in (m for answer in answers for m in answer.decision.members):
         result = member.shown
         if result is None or not result.report or result.report in seen:
             continue

@@ -1,5 +1,5 @@
-"""CDS Hooks 2.0 (https://cds-hooks.hl7.org/2.0/): discovery, the services ``recognition-order-sign`` and
-``recognition-order-select``, and their feedback.
+"""CDS Hooks 2.0 (https://cds-hooks.hl7.org/2.0/): discovery, the services ``recognition-order-sign``, ``recognition-order-select`` and
+``recognition-patient-view``, and their feedback.
 
 Drafts come in ``context.draftOrders``; ``prefetch`` and ``fhirServer`` are not used, every answer is made from the repository as it is
 now. An order is never blocked: what cannot be answered in time is ``{"cards": []}`` (fhir_server.recognition.check).
@@ -18,12 +18,17 @@ from conformance import fhirjson
 from fhir_server import telemetry
 from fhir_server.access import Principal
 from fhir_server.api.cards import card, language_of, names_of
+from fhir_server.api.cards import visit_card as cards_of_visit
 from fhir_server.api.content import raw_body
 from fhir_server.api.security import Asker, address_of, permit, services_of
 from fhir_server.errors import Category, Fault
-from fhir_server.recognition.check import Question, ask
+from fhir_server.recognition import decisions, statement
+from fhir_server.recognition.check import Question, ask, sensitive_grants, visit_card
+from fhir_server.recognition.decisions import Caller
+from fhir_server.recognition.explain import Names
 from fhir_server.recognition.feedback import read_feedback, read_string
 from fhir_server.recognition.ledger import Row
+from fhir_server.services import Services
 
 router = APIRouter()
 
@@ -53,6 +58,12 @@ SERVICES: Final = {
             "order-select",
             "检查检验结果互认 Recognition of earlier results",
             "When orders are selected: the same check for the selected orders. 选择医嘱时提示可互认的既往结果。",
+        ),
+        Service(
+            "recognition-patient-view",
+            "patient-view",
+            "近期可互认结果 Recent results that can be recognized",
+            "At the start of a visit: lists what could be recognized if it were ordered now. 接诊时提示近期可互认的结果。",
         ),
     )
 }
@@ -91,11 +102,15 @@ async def call(service_id: str, request: Request, asker: Asker) -> Response:
     answers = await ask(services, asker, question, address_of(request))
     language = language_of(request.headers.get("accept-language"))
     names, base = names_of(services), request.app.state.base_url
-    cards = [card(a, services.rules, names, language, base) for a in answers.answers if a.reminds]
+    if question.visit:
+        listed = visit_card(question, answers)
+        cards = [cards_of_visit(listed, answers.answers, names, language, base)] if answers.answers else []
+    else:
+        cards = [card(a, services.rules, names, language, base) for a in answers.answers if a.reminds]
     telemetry.HOOK_SECONDS.labels(answers.failure or ("card" if cards else "no-card")).observe(
         time.perf_counter() - began
     )
-    return _answer({"cards": cards})
+    return answer({"cards": cards})
 
 
 @router.post("/cds-services/{service_id}/feedback")
@@ -106,24 +121,44 @@ async def feedback(service_id: str, request: Request, asker: Asker) -> Response:
 
 
 async def keep_feedback(service: str, request: Request, asker: Principal) -> Response:
-    """Feedback of any door into the ledger; the answer is an empty object."""
+    """Feedback of any door into the ledger, and what it decides. The answer says in our extension ``org.tongjian.decisions``, for each
+    card, whether its reminder is closed now, and if not, why."""
     services = services_of(request)
     at = services.clock()
-    rows = [
-        Row(
-            "feedback",
-            at,
-            asker.facility,
-            {"service": service, "user": asker.subject, **entry},
-            outcome=entry["outcome"],
-        )
-        for entry in read_feedback(await read_json(request), services.rules)
-    ]
+    told = read_feedback(await read_json(request), services.rules)
+    entries = [{"service": service, "user": asker.subject, **entry} for entry in told]
+    said = [statement.of_feedback(entry, services.rules, at) for entry in entries]
     try:
-        await services.ledger.record(*rows)
+        await services.ledger.record(
+            *(Row("feedback", at, asker.facility, entry, outcome=entry["outcome"]) for entry in entries)
+        )
     except OSError:
         raise Fault(Category.UNAVAILABLE, "The feedback cannot be kept now. Send it again later.") from None
-    return _answer({})
+    caller, names = caller_of(asker, service), names_of(services)
+    found = [
+        await _decided(services, one, entry["card"], caller, names) for one, entry in zip(said, entries, strict=True)
+    ]
+    return answer({"extension": {"org.tongjian.decisions": found}})
+
+
+async def _decided(
+    services: Services, said: statement.Statement | None, card: str, caller: Caller, names: Names
+) -> dict[str, Any]:
+    if said is None:
+        return {"card": card, "state": "open", "missing": "reason and word to the patient"}
+    try:
+        recorded = await decisions.record(services, said, caller, names)
+    except Fault as fault:
+        if fault.category is Category.UNAVAILABLE:
+            raise
+        # The feedback itself is kept; what stands in the way is told.
+        return {"card": card, "state": "not-decided", "missing": fault.text}
+    return {"card": card, "state": "closed", "decision": recorded.decision["id"]}
+
+
+def caller_of(asker: Principal, service: str, user: str = "") -> Caller:
+    """The principal as one who speaks about reminders."""
+    return Caller(asker.facility, asker.subject, service, sensitive_grants(asker.scopes), user)
 
 
 def _service(id: str) -> Service:
@@ -147,8 +182,9 @@ async def read_json(request: Request) -> dict[str, Any]:
     return found
 
 
-def _answer(content: dict[str, Any]) -> Response:
-    return Response(fhirjson.dumps(content), media_type="application/json")
+def answer(content: dict[str, Any], status: int = 200) -> Response:
+    """JSON values as a response."""
+    return Response(fhirjson.dumps(content), status, media_type="application/json")
 
 
 # --- request -------------------------------------------------------------------------------------------------------------
@@ -168,6 +204,13 @@ def read_question(body: Mapping[str, Any], service: Service) -> Question:
     encounter = context.get("encounterId", "")
     if not isinstance(encounter, str):
         raise Fault(Category.INVALID, "context.encounterId is not a string.", where="context.encounterId")
+    extension = body.get("extension")
+    department = ""
+    if isinstance(extension, dict) and extension.get(statement.DEPARTMENT) is not None:
+        department = read_string(extension, statement.DEPARTMENT, "extension.")
+    asked = (service.id, instance, user, patient, encounter.removeprefix("Encounter/"))
+    if service.hook == "patient-view":
+        return Question(*asked, [], department, visit=True)
     requests = _drafts(context.get("draftOrders"), patient)
     if service.hook == "order-select":
         selections = context.get("selections")
@@ -177,7 +220,7 @@ def read_question(body: Mapping[str, Any], service: Service) -> Question:
             )
         wanted = {s.removeprefix("ServiceRequest/") for s in selections}
         requests = [r for r in requests if r.get("id") in wanted]
-    return Question(service.id, instance, user, patient, encounter.removeprefix("Encounter/"), requests)
+    return Question(*asked, requests, department)
 
 
 def _drafts(bundle: Any, patient: str) -> list[Mapping[str, Any]]:

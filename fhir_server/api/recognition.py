@@ -1,6 +1,7 @@
 """The recognition check for systems without CDS Hooks: one plain JSON call, the same answers (docs/recognition.md).
 
-``POST /recognition/check`` asks, ``POST /recognition/feedback`` tells what the clinician did (same body as CDS Hooks feedback).
+``POST /recognition/check`` asks before an order, ``POST /recognition/visit`` at the start of a visit; ``POST /recognition/feedback``
+tells what the clinician did (same body as CDS Hooks feedback), ``/recognition/decisions`` (fhir_server.api.decisions) decides.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from conformance import fhirjson, systems
+from conformance import systems
+from fhir_server.access import Principal
 from fhir_server.api import cds_hooks
 from fhir_server.api.cards import names_of
 from fhir_server.api.security import Asker, address_of, permit, services_of
 from fhir_server.errors import Category, Fault
 from fhir_server.recognition import explain
-from fhir_server.recognition.check import Answer, Question, ask
+from fhir_server.recognition.check import Answer, Question, ask, visit_card
 from fhir_server.recognition.decide import as_dict
 from fhir_server.recognition.explain import Names
 from fhir_server.recognition.feedback import read_string
@@ -25,6 +27,7 @@ from fhir_server.recognition.feedback import read_string
 router = APIRouter(prefix="/recognition")
 
 SERVICE: Final = "recognition-check"
+VISIT: Final = "recognition-visit"
 _MOST_ORDERS: Final = 100
 
 
@@ -32,18 +35,31 @@ _MOST_ORDERS: Final = 100
 async def check(request: Request, asker: Asker) -> Response:
     """Decisions for orders: 200 with ``answers`` (empty, with ``failure``, when there is none), 400 for a request that is not one."""
     await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
+    return await _asked(request, asker, read_question(await cds_hooks.read_json(request), asker.facility))
+
+
+@router.post("/visit")
+async def visit(request: Request, asker: Asker) -> Response:
+    """What could be recognized if it were ordered now: ``answers`` as ``/check`` gives them; ``id`` is that of the whole list."""
+    await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
+    body = await cds_hooks.read_json(request)
+    return await _asked(request, asker, Question(VISIT, *_who(body), requests=[], department=_department(body), visit=True))
+
+
+async def _asked(request: Request, asker: Principal, question: Question) -> Response:
     services = services_of(request)
-    question = read_question(await cds_hooks.read_json(request), asker.facility)
     found = await ask(services, asker, question, address_of(request))
     names, base = names_of(services), request.app.state.base_url
-    content = {
+    content: dict[str, Any] = {
         "instance": question.instance,
         "at": found.at.isoformat(),
         "facility": found.facility,
         "failure": found.failure,
         "answers": [_answer(a, names, base) for a in found.answers],
     }
-    return Response(fhirjson.dumps(content), media_type="application/json")
+    if question.visit:
+        content["id"] = visit_card(question, found) if found.answers else None
+    return cds_hooks.answer(content)
 
 
 @router.post("/feedback")
@@ -57,17 +73,27 @@ def read_question(body: Mapping[str, Any], facility: str) -> Question:
 
     patient    logical id of a Patient, or ``system|value`` of a business identifier
     user       the clinician, as the caller knows him
-    encounter  (optional) logical id of the visit; instance (optional): UUID of the call
+    encounter  (optional) logical id of the visit; instance (optional): UUID of the call; department (optional): that orders
     orders     list of ``code``, ``system`` (left out: the asking facility's own order codes), ``name`` and ``id`` (both optional)
     """
-    patient, user = read_string(body, "patient", ""), read_string(body, "user", "")
-    encounter = read_string(body, "encounter", "") if "encounter" in body else ""
-    instance = read_string(body, "instance", "") if "instance" in body else str(uuid.uuid4())
+    who = _who(body)
     orders = body.get("orders")
     if not isinstance(orders, list) or not 0 < len(orders) <= _MOST_ORDERS:
         raise Fault(Category.INVALID, f"orders is missing or not a list of 1 to {_MOST_ORDERS}.", where="orders")
     requests = [_request(order, f"orders[{n}].", facility) for n, order in enumerate(orders)]
-    return Question(SERVICE, instance, user, patient, encounter.removeprefix("Encounter/"), requests)
+    return Question(SERVICE, *who, requests=requests, department=_department(body))
+
+
+def _who(body: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """instance, user, patient, encounter."""
+    patient, user = read_string(body, "patient", ""), read_string(body, "user", "")
+    encounter = read_string(body, "encounter", "") if "encounter" in body else ""
+    instance = read_string(body, "instance", "") if "instance" in body else str(uuid.uuid4())
+    return instance, user, patient, encounter.removeprefix("Encounter/")
+
+
+def _department(body: Mapping[str, Any]) -> str:
+    return read_string(body, "department", "") if "department" in body else ""
 
 
 def _request(order: Any, path: str, facility: str) -> dict[str, Any]:

@@ -91,17 +91,6 @@ class Chunk:
     not_understood: tuple[str, ...]
 
 
-def orderables_of(items: Sequence[str | None], rules: Rules) -> tuple[Orderable, ...]:
-    """Orderables whose required items are all among ``items``; one that is contained in another is left out."""
-    have = {i for i in items if i}
-    found = [o for o in rules.orderables.values() if have.issuperset(o.required)]
-    kept: list[Orderable] = []
-    for one in sorted(found, key=lambda o: (-len(o.required), o.code)):
-        if not any(set(one.required) <= set(other.required) for other in kept):
-            kept.append(one)
-    return tuple(kept)
-
-
 def read_orders(
     conn: psycopg.Connection[Any],
     codec: Codec,
@@ -143,7 +132,7 @@ def _chunk(
         zone = ZoneInfo(profile.facility.time_zone) if profile else ZoneInfo("Asia/Shanghai")
         found = orders.read(body, rules, profile, at.astimezone(zone).date().isoformat())
         # A code nobody knows is not guessed; what the order brought says what it was.
-        wanted = (found.orderable,) if found.orderable else orderables_of(row["items"] or (), rules)
+        wanted = (found.orderable,) if found.orderable else orders.orderables_of(row["items"] or (), rules)
         if not wanted:
             unknown.append(facility)
         basis: Basis = "order" if row["issued_at"] else "collection"
@@ -177,7 +166,7 @@ def read_reports(conn: psycopg.Connection[Any], rules: Rules, start: datetime, e
             placed: list[Placed] = []
             unknown: list[str] = []
             for row in rows:
-                wanted = orderables_of(row["items"], rules)
+                wanted = orders.orderables_of(row["items"], rules)
                 if not wanted:
                     unknown.append(row["facility"])
                 who = (row["shard"], "", row["report"], row["patient"], row["facility"])

@@ -21,10 +21,13 @@ from fhir_server import telemetry, tracing
 from fhir_server.errors import Fault
 from fhir_server.recognition import candidates, rules
 from fhir_server.recognition import order as orders
+from fhir_server.recognition.criteria import Candidate
 from fhir_server.recognition.decide import Decision, Outcome, as_dict, decide
 from fhir_server.recognition.ledger import Row
 from fhir_server.recognition.order import Order
 from fhir_server.store.database import borrowed
+from mappings import catalogue
+from mappings.catalogue import Orderable
 
 if TYPE_CHECKING:
     from fhir_server.access import Principal
@@ -35,6 +38,8 @@ _AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _SHARE: Final = 0.7
 _CARDS: Final = uuid.UUID("6f1d3a52-9f43-5a0e-8a3e-0c7a2f6f2b11")
 """Namespace of card ids (UUID version 5): the same question gives the same ids."""
+
+_USABLE: Final = (Outcome.RECOGNIZED, Outcome.REFERENCE_ONLY)
 
 _SENSITIVE: Final = re.compile(r"^(?:user|system)/Observation\.c?ru?d?s?\?sensitivity=([a-z-]+)$")
 
@@ -47,6 +52,8 @@ class Question:
 
     patient   logical id, or ``system|value`` of a business identifier; encounter: logical id, or empty
     service   id of the service or door; instance: the caller's id of this call; user: the caller's id of the clinician
+    department  the department that orders, empty when not told
+    visit     True at the start of a visit: nothing is ordered yet, everything recent is asked for
     """
 
     service: str
@@ -55,6 +62,8 @@ class Question:
     patient: str
     encounter: str
     requests: Sequence[Mapping[str, Any]]
+    department: str = ""
+    visit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +78,9 @@ class Answer:
     @property
     def reminds(self) -> bool:
         """Should the clinician be interrupted? Only when there is something to see; in an emergency only where the policy says so."""
-        usable = self.decision.outcome in (Outcome.RECOGNIZED, Outcome.REFERENCE_ONLY)
-        return usable and (self.decision.policy.emergency_reminds or not self.decision.order.emergency)
+        return self.decision.outcome in _USABLE and (
+            self.decision.policy.emergency_reminds or not self.decision.order.emergency
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +152,12 @@ async def _decide(services: Services, principal: Principal, question: Question, 
             found = orders.read(request, known, profile, day)
             key = found.orderable.code if found.orderable else f"|{found.code}|{found.name}"
             ordered.setdefault(key, (found, []))[1].append(request)
-        items = sorted(
-            {i for o, _ in ordered.values() if o.orderable for i in (*o.orderable.required, *o.orderable.optional)}
+        items = (
+            list(known.items)
+            if question.visit
+            else sorted(
+                {i for o, _ in ordered.values() if o.orderable for i in (*o.orderable.required, *o.orderable.optional)}
+            )
         )
         results = await candidates.find(connection, who, items, at)
         emergency = (
@@ -151,6 +165,11 @@ async def _decide(services: Services, principal: Principal, question: Question, 
             if question.encounter
             else None
         )
+    if question.visit:
+        ordered = {
+            o.code: (orders.Ordered(o, o.code, ""), [])
+            for o in _recent(results.candidates, known, sensitive_grants(principal.scopes))
+        }
     answers = []
     for key, (found, requests) in ordered.items():
         order = Order(
@@ -161,17 +180,38 @@ async def _decide(services: Services, principal: Principal, question: Question, 
             emergency=emergency,
             code=found.code,
             name=found.name,
-            grants=_sensitive_grants(principal.scopes),
+            grants=sensitive_grants(principal.scopes),
         )
         decision = decide(order, results.candidates, known, at)
         name = "\x1f".join((question.service, question.instance, who.patient, key))
         price = rules.price(found.orderable, profile, day) if found.orderable else None
-        answers.append(Answer(str(uuid.uuid5(_CARDS, name)), decision, tuple(requests), price))
+        answer = Answer(str(uuid.uuid5(_CARDS, name)), decision, tuple(requests), price)
+        if not question.visit or decision.outcome in _USABLE:
+            answers.append(answer)
     shown = {m.shown.patient for a in answers for m in a.decision.members if m.shown and m.shown.patient}
     return Answers(at, facility, tuple(answers), results.person, tuple(sorted(shown | {who.patient})))
 
 
-def _sensitive_grants(scopes: Iterable[str]) -> frozenset[str]:
+def _recent(found: Iterable[Candidate], known: rules.Rules, grants: frozenset[str]) -> list[Orderable]:
+    """What the results could stand in for: the largest orderables whose required items are all there, and every item left over.
+
+    Of items the asker may not see nothing is known, or the name of a panel would tell that they are there.
+    """
+    here = dict.fromkeys(known.items[c.item] for c in found if c.item and c.item in known.items)
+    items = [item.code for item in here if not item.sensitivity or item.sensitivity in grants]
+    whole = orders.orderables_of(items, known)
+    covered = {i for o in whole for i in (*o.required, *o.optional)}
+    left = (orders.single(known.items[i]) for i in items if i not in covered)
+    return [*whole, *(o for o in left if o)]
+
+
+def visit_card(question: Question, answers: Answers) -> str:
+    """Id of the one card that lists what a visit's start finds."""
+    name = "\x1f".join((question.service, question.instance, ",".join(answers.patients), "visit"))
+    return str(uuid.uuid5(_CARDS, name))
+
+
+def sensitive_grants(scopes: Iterable[str]) -> frozenset[str]:
     """Sensitivity classes of items whose results the asker may see: SMART scopes ``user/Observation.rs?sensitivity=<class>``."""
     return frozenset(found[1] for found in map(_SENSITIVE.match, scopes) if found)
 
@@ -183,10 +223,21 @@ def _rows(question: Question, answers: Answers) -> list[Row]:
         "user": question.user,
         "patient": question.patient if "|" not in question.patient else None,
         "encounter": question.encounter or None,
+        "department": question.department or None,
+        "catalogue": catalogue.shipped().digest[:16],
     }
     if answers.failure or not answers.answers:
-        entry = call | {"reason": answers.failure or "nothing-ordered", "drafts": len(question.requests)}
+        entry = call | {
+            "reason": answers.failure or ("nothing-recent" if question.visit else "nothing-ordered"),
+            "drafts": len(question.requests),
+        }
         return [Row("no-answer", answers.at, answers.facility, entry, answers.person)]
+    if question.visit:
+        entry = call | {
+            "card": visit_card(question, answers),
+            "decisions": [as_dict(a.decision, brief=True) for a in answers.answers],
+        }
+        return [Row("visit", answers.at, answers.facility, entry, answers.person)]
     rows = []
     for answer in answers.answers:
         decision = answer.decision

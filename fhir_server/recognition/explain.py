@@ -211,7 +211,7 @@ def detail(decision: Decision, rules: Rules, names: Names, language: Language) -
             f"{at:%Y-%m-%d %H:%M}" if at else "-",
             finding,
         )
-        lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+        lines.append("| " + " | ".join(escaped(c) for c in cells) + " |")
     return "\n".join((*lines, "", _basis(decision, rules, language)))
 
 
@@ -241,7 +241,8 @@ def value_text(result: Candidate) -> str:
     return f"{result.comparator or ''}{result.number}{' ' + unit if unit else ''}"
 
 
-def _cell(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text as plain markdown."""
     # Text of a sender must not become markup: a pipe ends a cell, a line break the table, brackets and angles make links and HTML.
     cleaned = " ".join(text.split())
     for mark in "\\|[]<>`*_!":

@@ -102,6 +102,10 @@ class Ledger:
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self.turns = asyncio.Semaphore(2)
+        """For those who hold a connection while they wait for their row: not so many that none is left to write it."""
 
     async def record(self, *rows: Row) -> None:
         """Returns when all rows are on disk, in the database or in the spool. Raises OSError when neither takes them."""
@@ -116,6 +120,12 @@ class Ledger:
         self._waiting.extend(waiting)
         self._wake.set()
         await asyncio.gather(*(done for _, done in waiting))
+
+    async def catch_up(self, patience: float = 2.5) -> bool:
+        """Waits until what went to the spool is in the table; False when it is not after so many seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), patience)
+        return self._drained.is_set()
 
     async def close(self) -> None:
         """Writes what waits and drains the spool if the database is there; then ends. Further records are refused."""
@@ -151,6 +161,7 @@ class Ledger:
         except _LOST as lost:
             if not self._spool.holds:
                 log.warning("the ledger goes to the spool", extra={"reason": type(lost).__name__})
+            self._drained.clear()
             try:
                 await asyncio.to_thread(self._spool.write, links)
             except OSError as full:
@@ -186,6 +197,7 @@ class Ledger:
             for start in range(0, len(links), _ROWS_A_GROUP):
                 await self._insert(links[start : start + _ROWS_A_GROUP], patience=30)
             await asyncio.to_thread(self._spool.clear)
+            self._drained.set()
         except _LOST as lost:
             log.debug("the spool waits", extra={"reason": type(lost).__name__})
 

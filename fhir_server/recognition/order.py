@@ -6,7 +6,7 @@ own table knows best what its button means. A code nobody knows gives no orderab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +80,29 @@ def _of_codings(
             return rules.orderables.get(row.orderable)
         code = by_system.get(systems.local_codes(facility, "tests"))
         if code and (test := profile.tests.lookup(code, name, day)):
-            return _single(rules.items.get(test.item))
+            return single(rules.items.get(test.item))
     return (
         rules.orderables.get(by_system.get(systems.ORDERABLES, ""))
-        or _single(rules.items.get(by_system.get(systems.ITEMS, "")))
-        or _single(rules.by_loinc.get(by_system.get(systems.LOINC, "")))
+        or single(rules.items.get(by_system.get(systems.ITEMS, "")))
+        or single(rules.by_loinc.get(by_system.get(systems.LOINC, "")))
     )
 
 
-def _single(item: Item | None) -> Orderable | None:
+def single(item: Item | None) -> Orderable | None:
+    """One item ordered by itself, as an orderable."""
     return Orderable(item.code, item.category, item.name_zh, item.name_en, (item.code,)) if item else None
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def orderables_of(items: Sequence[str | None], rules: Rules) -> tuple[Orderable, ...]:
+    """Orderables whose required items are all among ``items``; one that is contained in another is left out."""
+    have = {i for i in items if i}
+    found = [o for o in rules.orderables.values() if have.issuperset(o.required)]
+    kept: list[Orderable] = []
+    for one in sorted(found, key=lambda o: (-len(o.required), o.code)):
+        if not any(set(one.required) <= set(other.required) for other in kept):
+            kept.append(one)
+    return tuple(kept)

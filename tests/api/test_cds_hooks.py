@@ -3,125 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-import sys
 import uuid
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
-from fastapi import FastAPI
 
 from conformance import systems
-from fhir_server.access import Keys, issue_token
-from fhir_server.api import cds_hooks, recognition, responses
 from fhir_server.api.cards import language_of
-from fhir_server.audit_event import AuditLog
+from fhir_server.recognition import reasons
 from fhir_server.recognition import rules as rules_module
-from fhir_server.recognition.ledger import Ledger
 from fhir_server.services import Services
-from fhir_server.settings import Settings
-from fhir_server.store.body import Codec
-from fhir_server.store.database import open_pool, open_writer
-from mappings.profile import load_profiles
-
-NOW = datetime(2025, 11, 21, 1, 0, tzinfo=UTC)
-SIGN = "/cds-services/recognition-order-sign"
-RENAL = ["L0016", "L0018", "L0020"]
-BASE = "https://county.example/fhir"
+from tests.api.clinic import BASE, NOW, RENAL, SIGN, call, draft, ledger_rows, play
+from tests.recognition.county import County
 
 
 @pytest.fixture
-def county(database_url: str) -> Any:
-    spec = importlib.util.spec_from_file_location("county", Path(__file__).parents[1] / "recognition" / "county.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules.setdefault("county", importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    return module.County(database_url, rules_module.load())
-
-
-Scenario = Callable[[httpx.AsyncClient, Services], Awaitable[None]]
+def county(database_url: str) -> County:
+    return County(database_url, rules_module.load())
 
 
 @pytest.fixture
 def serve(database_url: str, tmp_path: Path) -> Callable[..., None]:
     """Plays a scenario against the application; the client has a clinician's token of the county hospital."""
-
-    def play(scenario: Scenario, facility: str = "county-hospital", scopes: str = "user/*.rs", **settings: Any) -> None:
-        rules, profiles = rules_module.load(), load_profiles()
-
-        async def run() -> None:
-            chosen = Settings(data_dir=tmp_path, **settings)
-            pool = await open_pool(database_url, 4)
-            writer = open_writer(database_url, 1)
-            with writer.connection() as conn:
-                codec = Codec.load(conn)
-            audit, ledger, keys = AuditLog(database_url), Ledger(pool, tmp_path / "spool"), Keys.load(tmp_path)
-            services = Services(chosen, pool, writer, codec, audit, keys, profiles, rules, ledger, lambda: NOW)
-            app = FastAPI(openapi_url=None)
-            app.state.services, app.state.base_url = services, BASE
-            responses.install(app)
-            app.include_router(cds_hooks.router)
-            app.include_router(recognition.router)
-            token = issue_token(keys, "D001", "clinician", facility, scopes.split(), ttl=timedelta(hours=1), now=NOW)
-            transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-            try:
-                async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
-                    client.headers["Authorization"] = f"Bearer {token}"
-                    await scenario(client, services)
-            finally:
-                await audit.close()
-                await ledger.close()
-                await pool.close()
-                writer.close()
-
-        asyncio.run(run())
-
-    return play
-
-
-def draft(code: str = "SGN", id: str = "draft-1", system: str = "", **changes: Any) -> dict[str, Any]:
-    system = system or systems.local_codes("county-hospital", "orders")
-    return {
-        "resourceType": "ServiceRequest",
-        "id": id,
-        "status": "draft",
-        "intent": "order",
-        "code": {"coding": [{"system": system, "code": code}]},
-        **changes,
-    }
-
-
-def call(patient: str, *drafts: dict[str, Any], hook: str = "order-sign", **context: Any) -> dict[str, Any]:
-    return {
-        "hook": hook,
-        "hookInstance": str(uuid.uuid5(uuid.NAMESPACE_URL, patient)),
-        "fhirServer": "https://his.example/fhir",
-        "context": {
-            "userId": "Practitioner/D001",
-            "patientId": patient,
-            "draftOrders": {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": d} for d in drafts]},
-            **context,
-        },
-        "prefetch": {"patient": {"resourceType": "Patient", "id": "somebody-else"}},
-    }
-
-
-def ledger_rows(url: str) -> list[dict[str, Any]]:
-    with psycopg.connect(url) as conn:
-        rows = conn.execute(
-            "SELECT kind, facility, person, orderable, outcome, entry FROM ledger ORDER BY number"
-        ).fetchall()
-    return [
-        dict(zip(("kind", "facility", "person", "orderable", "outcome"), r, strict=False)) | json.loads(r[5])
-        for r in rows
-    ]
+    return lambda scenario, **more: play(scenario, database_url, tmp_path, **more)
 
 
 @pytest.fixture
@@ -142,6 +52,7 @@ def test_discovery_needs_no_token_and_describes_each_service(serve: Any) -> None
         assert [(s["id"], s["hook"]) for s in found] == [
             ("recognition-order-sign", "order-sign"),
             ("recognition-order-select", "order-select"),
+            ("recognition-patient-view", "patient-view"),
         ]
         assert all(s["title"] and s["description"] for s in found)
 
@@ -172,8 +83,10 @@ def test_a_panel_tested_next_door_gives_a_card_with_reason_link_and_suggestion(
                 "type": "absolute",
             }
         ]
-        assert [r["code"] for r in card["overrideReasons"]] == ["1", "2", "3", "4", "5", "6"]
-        assert all(r["display"] and r["system"] == systems.REPEAT_REASONS for r in card["overrideReasons"])
+        lawful, local = card["overrideReasons"][:6], card["overrideReasons"][6:]
+        assert [r["code"] for r in lawful] == ["1", "2", "3", "4", "5", "6"]
+        assert all(r["display"] and r["system"] == systems.REPEAT_REASONS for r in lawful)
+        assert [(r["system"], r["code"]) for r in local] == [(reasons.LOCAL, "98"), (reasons.LOCAL, "99")]
         assert uuid.UUID(card["uuid"])
         assert uuid.UUID(suggestion["uuid"])
 
@@ -337,7 +250,7 @@ def test_without_an_audit_entry_there_is_no_answer(serve: Any, tested: str, coun
 
 
 def _without(body: dict[str, Any], *path: str) -> dict[str, Any]:
-    out = json.loads(json.dumps(body))
+    out: dict[str, Any] = json.loads(json.dumps(body))
     inner = out
     for key in path[:-1]:
         inner = inner[key]
@@ -346,7 +259,7 @@ def _without(body: dict[str, Any], *path: str) -> dict[str, Any]:
 
 
 def _with(body: dict[str, Any], value: Any, *path: str) -> dict[str, Any]:
-    out = json.loads(json.dumps(body))
+    out: dict[str, Any] = json.loads(json.dumps(body))
     inner = out
     for key in path[:-1]:
         inner = inner[key]
@@ -429,7 +342,7 @@ def test_feedback_goes_to_the_ledger(serve: Any, tested: str, county: Any) -> No
         assert (await client.post(f"{SIGN}/feedback", json=took)).status_code == 200
 
     serve(scenario)
-    reminder, declined, accepted = ledger_rows(county.url)
+    reminder, declined, accepted, *_ = ledger_rows(county.url)
     assert [r["kind"] for r in (declined, accepted)] == ["feedback", "feedback"]
     assert declined["card"] == accepted["card"] == reminder["card"]
     assert (declined["outcome"], declined["reason"]["code"], declined["comment"]) == ("overridden", "6", "术前复查")

@@ -112,6 +112,7 @@ class County:
             "resourceType": "DiagnosticReport",
             "id": logical,
             "status": status,
+            "identifier": [{"system": systems.facility_system(facility, "filler"), "value": number}],
             "code": {"text": number},
             "subject": subject,
             "result": [{"reference": f"Observation/{e.resource['id']}"} for e in entries],
