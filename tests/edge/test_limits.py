@@ -79,9 +79,11 @@ def test_200_slow_connections_keep_nobody_from_mllp(serve: Serve) -> None:
             for connection in slow:
                 connection.sendall(b"x")
             assert b"MSA|AA|C2" in exchange(normal, oru("C2"))
-            assert all(closed(connection, 15) for connection in slow)
+            # What they sent is kept at five a second from one address, and then they are closed: the first ones here.
+            name = 'tongjian_connections_closed_total{reason="slow-frame",server="mllp"}'
+            assert eventually(lambda: metric(served, name) == 200, 20)
+            assert sum(closed(connection, 5) for connection in slow[:5]) == 5
             assert b"MSA|AA|C3" in exchange(normal, oru("C3"))
-        assert metric(served, 'tongjian_connections_closed_total{reason="slow-frame",server="mllp"}') == 200
 
 
 def test_at_the_limit_of_http_connections_the_idle_ones_make_room(serve: Serve, http_get: Any) -> None:
