@@ -110,7 +110,7 @@ def test_every_acknowledged_message_is_stored_once_and_in_order_whatever_is_kill
         kills = asyncio.run(storm(installation, crasher, rng, lines))
         sent = time.monotonic() - began
         crasher.end()
-        installation.settle()
+        installation.settle(120 + MESSAGES / 25)
         evidence.check(installation.sql, lines)
     except BaseException:
         print(installation.tail())  # noqa: T201
