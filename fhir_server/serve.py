@@ -110,6 +110,8 @@ class Workers:
         self._settings = settings
         self._environment = dict(os.environ, TONGJIAN_DATABASE_URL=url, TONGJIAN_LOG_LEVEL=settings.log_level)
         self._environment.pop("DATABASE_URL", None)
+        # However this process ends, its end of the pipe closes with it, and then the attached workers end.
+        self._life = os.pipe()
         self._running: list[subprocess.Popen[bytes]] = []
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -124,8 +126,7 @@ class Workers:
         ]
         if self._settings.profiles_dir:
             command += ["--profiles", str(self._settings.profiles_dir)]
-        # However this process ends, the pipe closes with it, and an attached worker ends when it does.
-        return subprocess.Popen(command, env=self._environment, stdin=subprocess.PIPE)  # noqa: S603 - our own program
+        return subprocess.Popen(command, env=self._environment, stdin=self._life[0])  # noqa: S603 - our own program
 
     async def supervise(self) -> None:
         """Runs until cancelled; then every worker finishes its batch and ends."""
@@ -152,6 +153,8 @@ class Workers:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
+        for end in self._life:
+            os.close(end)
 
 
 class _Http(uvicorn.Server):
