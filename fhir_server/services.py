@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncpg
     import psycopg_pool
-    from mappings.profile import Profile
 
     from fhir_server.access import Keys
     from fhir_server.audit_event import AuditLog
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from fhir_server.recognition.rules import Rules
     from fhir_server.settings import Settings
     from fhir_server.store.body import Codec
+    from mappings.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,9 @@ class Settings(BaseSettings):
     def _tls_is_whole(self) -> Settings:
         # A key or an authority without a certificate would leave the port unencrypted in silence.
         for name in ("https", "mllp"):
-            certificate, key, authority = (getattr(self, f"{name}_{part}") for part in ("certificate", "key", "client_ca"))
+            certificate, key, authority = (
+                getattr(self, f"{name}_{part}") for part in ("certificate", "key", "client_ca")
+            )
             if (key or authority) and not certificate:
                 raise ValueError(f"{name}_certificate is missing beside {name}_key or {name}_client_ca")
         return self

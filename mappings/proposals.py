@@ -49,8 +49,8 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An item with its score (0 to 1) and what speaks for it: ``name``, ``alias``, ``spelling``, ``sound``, ``abbreviation``, ``pinyin``,
-    ``examination``, ``unit``, ``specimen``, ``range``; a word that speaks against it begins with ``-``."""
+    """An item with its score (0 to 1) and what speaks for it: ``name``, ``alias``, ``spelling``, ``sound``, ``abbreviation``,
+    ``pinyin``, ``examination``, ``unit``, ``specimen``, ``range``; a word that speaks against it begins with ``-``."""
 
     item: str
     name: str

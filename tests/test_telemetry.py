@@ -105,7 +105,11 @@ def test_a_library_is_quoted_without_its_values(lines: Any) -> None:
     logging.getLogger("asyncio").error(f"Exception in callback receive('{SECRET}')\nhandle: <{SECRET}>")
     logging.getLogger("py.warnings").warning("%s", f"/lib/x.py:7: UserWarning: {SECRET}\n  code")
     shown = lines()
-    assert [line["text"] for line in shown] == ["row %s is odd", "Exception in callback receive", "/lib/x.py:7: UserWarning"]
+    assert [line["text"] for line in shown] == [
+        "row %s is odd",
+        "Exception in callback receive",
+        "/lib/x.py:7: UserWarning",
+    ]
     assert SECRET not in json.dumps(shown, ensure_ascii=False)
 
 

@@ -43,7 +43,9 @@ async def visit(request: Request, asker: Asker) -> Response:
     """What could be recognized if it were ordered now: ``answers`` as ``/check`` gives them; ``id`` is that of the whole list."""
     await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
     body = await cds_hooks.read_json(request)
-    return await _asked(request, asker, Question(VISIT, *_who(body), requests=[], department=_department(body), visit=True))
+    return await _asked(
+        request, asker, Question(VISIT, *_who(body), requests=[], department=_department(body), visit=True)
+    )
 
 
 async def _asked(request: Request, asker: Principal, question: Question) -> Response:

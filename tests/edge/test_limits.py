@@ -73,17 +73,20 @@ def test_200_slow_connections_keep_nobody_from_http(serve: Serve, http_get: Any)
 
 
 def test_200_slow_connections_keep_nobody_from_mllp(serve: Serve) -> None:
-    with serve(mllp_frame_seconds=4) as served, opened(200, served.mllp_port, b"\x0bMSH|^~\\&|LIS|") as slow:
-        with opened(1, served.mllp_port) as (normal,):
-            assert b"MSA|AA|C1" in exchange(normal, oru("C1"))
-            for connection in slow:
-                connection.sendall(b"x")
-            assert b"MSA|AA|C2" in exchange(normal, oru("C2"))
-            # What they sent is kept at five a second from one address, and then they are closed: the first ones here.
-            name = 'tongjian_connections_closed_total{reason="slow-frame",server="mllp"}'
-            assert eventually(lambda: metric(served, name) == 200, 20)
-            assert sum(closed(connection, 5) for connection in slow[:5]) == 5
-            assert b"MSA|AA|C3" in exchange(normal, oru("C3"))
+    with (
+        serve(mllp_frame_seconds=4) as served,
+        opened(200, served.mllp_port, b"\x0bMSH|^~\\&|LIS|") as slow,
+        opened(1, served.mllp_port) as (normal,),
+    ):
+        assert b"MSA|AA|C1" in exchange(normal, oru("C1"))
+        for connection in slow:
+            connection.sendall(b"x")
+        assert b"MSA|AA|C2" in exchange(normal, oru("C2"))
+        # What they sent is kept at five a second from one address, and then they are closed: the first ones here.
+        name = 'tongjian_connections_closed_total{reason="slow-frame",server="mllp"}'
+        assert eventually(lambda: metric(served, name) == 200, 20)
+        assert sum(closed(connection, 5) for connection in slow[:5]) == 5
+        assert b"MSA|AA|C3" in exchange(normal, oru("C3"))
 
 
 def test_at_the_limit_of_http_connections_the_idle_ones_make_room(serve: Serve, http_get: Any) -> None:

@@ -109,7 +109,9 @@ def test_a_label_ln_is_believed_only_where_the_profile_says_so(tmp_path: Path) -
 
 
 def test_inherits_from_a_shipped_profile_key_by_key(tmp_path: Path) -> None:
-    text = "id: branch\nbase: county-hospital\norganization: {name: 云溪县人民医院东院}\nsenders:\n  - {facility: YXDY}\n"
+    text = (
+        "id: branch\nbase: county-hospital\norganization: {name: 云溪县人民医院东院}\nsenders:\n  - {facility: YXDY}\n"
+    )
     (tmp_path / "branch.yaml").write_text(text + "flags: {M: N}\n", encoding="utf-8")
     # The county hospital itself is not of this folder, so its name as performer would lead nowhere.
     (tmp_path / "county.yaml").write_text(
