@@ -14,8 +14,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import pytest
 
+from fhir_server.evidence import verify
 from tests.journeys import evidence
 from tests.journeys.feeds import FACILITIES, Line, write_profiles
 from tests.journeys.installation import Installation
@@ -65,7 +67,47 @@ class Crasher:
             process.communicate()
 
 
-async def storm(installation: Installation, crasher: Crasher, rng: random.Random, lines: list[Line]) -> Counter[str]:
+class Reader:
+    """Somebody who reads results all the while. What was seen once is never taken back, and every answer is in the audit log."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._seen: dict[str, int] = {}
+        self.answers = 0
+
+    async def read(self, rng: random.Random) -> None:
+        """Until cancelled."""
+        headers = {"Authorization": f"Bearer {self._installation.token()}"}
+        base = f"http://127.0.0.1:{self._installation.port}/fhir/Observation"
+        open_results = "SELECT id FROM result WHERE code = 'SERIAL' AND until IS NULL"
+        async with httpx.AsyncClient(headers=headers, timeout=30) as client:
+            while True:
+                rows = await asyncio.to_thread(self._installation.sql, open_results)
+                for (logical,) in rng.sample(rows, min(20, len(rows))):
+                    await asyncio.sleep(0.05)
+                    try:
+                        answer = await client.get(f"{base}/{logical}")
+                    except httpx.HTTPError:
+                        continue
+                    if answer.status_code != 503:
+                        assert answer.status_code == 200, answer.text
+                        version = int(answer.json()["meta"]["versionId"])
+                        assert version >= self._seen.get(logical, 0), f"version {version} of {logical} was taken back"
+                        self._seen[logical] = version
+                        self.answers += 1
+                await asyncio.sleep(0.2)
+
+    def check(self) -> None:
+        """The audit log holds every answer, and its chains hold."""
+        read = '%"action":"R"%"interaction":"read"%"outcome":"0"%'
+        ((entries,),) = self._installation.sql("SELECT count(*) FROM audit_entry WHERE entry LIKE %s", read)
+        assert entries >= self.answers > 0
+        assert asyncio.run(verify(self._installation.url)) == []
+
+
+async def storm(
+    installation: Installation, crasher: Crasher, reader: Reader, rng: random.Random, lines: list[Line]
+) -> Counter[str]:
     """Sends and kills at the same time; returns the kills by target."""
     kills: Counter[str] = Counter()
     share = MESSAGES // len(lines)
@@ -74,20 +116,21 @@ async def storm(installation: Installation, crasher: Crasher, rng: random.Random
     senders = [
         asyncio.create_task(line.send(installation.mllp_port, share, pause=length * 0.5 / share)) for line in lines
     ]
+    reading = asyncio.create_task(reader.read(random.Random(rng.random())))
     try:
         while kills.total() + crasher.deaths.total() < KILLS or not all(s.done() for s in senders):
             await asyncio.sleep(rng.uniform(0.1, 3.0))
-            for s in senders:
-                if s.done():
-                    s.result()
+            for task in (*senders, reading):
+                if task.done():
+                    task.result()
             await asyncio.to_thread(crasher.tend)
             what = rng.choice(_TARGETS)
             if kills.total() + crasher.deaths.total() < KILLS and await asyncio.to_thread(installation.kill, what, rng):
                 kills[what] += 1
         await asyncio.gather(*senders)
     finally:
-        for s in senders:
-            s.cancel()
+        for task in (*senders, reading):
+            task.cancel()
     return kills
 
 
@@ -103,15 +146,17 @@ def test_every_acknowledged_message_is_stored_once_and_in_order_whatever_is_kill
     installation = Installation(tmp_path / "data", profiles, lease_seconds=3, workers=1)
     lines = [Line(list(FACILITIES)[n % 3], n, seed + n) for n in range(LINES)]
     crasher = Crasher(installation, profiles, seed)
+    reader = Reader(installation)
     began = time.monotonic()
     installation.start()
     try:
         installation.keep_running()
-        kills = asyncio.run(storm(installation, crasher, rng, lines))
+        kills = asyncio.run(storm(installation, crasher, reader, rng, lines))
         sent = time.monotonic() - began
         crasher.end()
         installation.settle(120 + MESSAGES / 25)
         evidence.check(installation.sql, lines)
+        reader.check()
     except BaseException:
         print(installation.tail())  # noqa: T201
         raise
@@ -123,5 +168,6 @@ def test_every_acknowledged_message_is_stored_once_and_in_order_whatever_is_kill
         print(  # noqa: T201 - docs/resilience.md quotes it
             f"\nseed {seed}: {kills.total() + crasher.deaths.total()} kills {dict(kills)}, of itself {dict(crasher.deaths)};"
             f" {sum(len(line.acknowledged) for line in lines)} messages acknowledged, answers {dict(answers)};"
+            f" {reader.answers} reads answered;"
             f" {sent:.0f} s to send, {time.monotonic() - began - sent:.0f} s to settle and check"
         )
