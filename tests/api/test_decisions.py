@@ -117,13 +117,13 @@ def test_a_mark_of_the_register_stands_in_the_citation(
     from fhir_server.recognition.marks import Mark, Register
 
     here = county.patient("county-hospital", "1", "p-1", NOW - timedelta(days=60))
-    county.report("county-hospital", here, "r1", RENAL, NOW - timedelta(days=1))
+    laboratory = {"identifier": {"system": systems.FACILITY, "value": "county-hospital"}}
+    changes = {"performer": [laboratory | {"type": "Organization"}]}
+    county.report("county-hospital", here, "r1", RENAL, NOW - timedelta(days=1), changes=changes)
     register = Register(marks=[Mark("county-hospital", "*", "national")])
     monkeypatch.setattr("fhir_server.recognition.rules.marks_csv.load", lambda *_: register)
 
     async def scenario(client: httpx.AsyncClient, services: Services) -> None:
-        with psycopg.connect(county.url) as conn:
-            conn.execute("UPDATE result_kind SET performer = 'county-hospital'")
         found = (await client.post(DECISIONS, json=adopt(await remind(client, here)))).json()
         assert "互认标识:全国HR" in found["citation"]["text"]["zh"]
         assert "mark: 全国HR" in found["citation"]["text"]["en"]
