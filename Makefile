@@ -31,7 +31,7 @@ lock: ## renew requirements.lock: names, versions and hashes, no addresses (need
 kills: $(VENV)/ready  ## long journeys (half an hour): kills, outages, arrival orders, a flood; ARGS="-k word"; figures in docs/resilience.md
 	TONGJIAN_KILLS=200 TONGJIAN_KILL_MESSAGES=50000 TONGJIAN_OUTAGE_SECONDS=60 TONGJIAN_STORIES=1000 \
 	TONGJIAN_FLOOD_CONNECTIONS=64 TONGJIAN_FLOOD_MESSAGES=100 TONGJIAN_QUIET_MESSAGES=100 \
-	$(BIN)/pytest -s tests/journeys tests/long/test_kills.py tests/journeys/test_outages.py tests/journeys/test_order.py tests/journeys/test_fairness.py $(ARGS)
+	$(BIN)/pytest -s tests/long/test_kills.py tests/journeys/test_outages.py tests/journeys/test_order.py tests/journeys/test_fairness.py $(ARGS)
 
 sbom: $(VENV)/ready  ## software bill of materials: build/sbom.cdx.json (CycloneDX)
 	$(BIN)/python deploy/sbom.py build/sbom.cdx.json
