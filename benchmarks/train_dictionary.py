@@ -36,7 +36,7 @@ def bodies(seed: int) -> Iterator[tuple[str, bytes]]:
     rng = random.Random(seed)
     profiles = load_profiles()
     now = datetime(2026, 11, 20, 10, tzinfo=ZoneInfo("Asia/Shanghai"))
-    told = story.tell(run._panels(profiles), now, seed)
+    told = story.tell(run.example_panels(profiles), now, seed)
     for outgoing in told.history:
         for message in outgoing.messages:
             for entry in convert(message, profiles[outgoing.dialect.facility]).entries:

@@ -29,7 +29,7 @@ def test_converted_messages_end_in_the_same_state_in_any_order(
     monkeypatch.setattr(story, "PEOPLE", 30)
     profiles = load_profiles()
     now = datetime(2026, 11, 20, 10, tzinfo=ZoneInfo("Asia/Shanghai"))
-    told = story.tell(run._panels(profiles), now, seed)
+    told = story.tell(run.example_panels(profiles), now, seed)
     sent = next(o for o in told.history if o.dialect is story.SOUTH)
     messages = [convert(m, profiles[sent.dialect.facility]).entries for m in sent.messages]
     rng = random.Random(seed)
