@@ -234,8 +234,10 @@ def result_range(record: Record, x: Context, out: dict[str, Any]) -> bool:
     text = "~".join(values.joined(e) for e in elements)
     if not text or text == NULL:
         return False
-    out["referenceRange"] = x.memo.get(("obx7", text, unit), lambda: values.reference_range(text, unit))
-    return True
+    # Only spaces or an escaped "" is no range; an empty list would not be valid JSON in FHIR.
+    if ranges := x.memo.get(("obx7", text, unit), lambda: values.reference_range(text, unit)):
+        out["referenceRange"] = ranges
+    return bool(ranges)
 
 
 def finish_value(record: Record, x: Context, out: dict[str, Any]) -> None:

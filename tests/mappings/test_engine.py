@@ -264,6 +264,12 @@ def test_a_field_whose_rule_did_not_fire_is_listed_as_unread() -> None:
     assert {"OBX[1]-12", "OBX[1]-13", "OBX[1]-32"} <= {u.where for u in found.unread}
 
 
+@pytest.mark.parametrize("blank", [" ", "   ", "\\X20\\"])
+def test_a_range_of_nothing_but_spaces_is_no_range(blank: str) -> None:
+    found = _report(f"OBX|1|NM|WBC^白细胞^L||6.1|10*9/L|{blank}||||F")
+    assert "referenceRange" not in _of(found, "Observation")[0].resource
+
+
 def test_a_component_the_datatype_does_not_know_is_listed_with_its_text() -> None:
     found = _convert("PID|1||P1^^^HIS^PI^^^^CN||张^三", kind="ADT^A08")
     assert ("PID[1]-3.9", "CN") in {(u.where, u.value) for u in found.unread}
