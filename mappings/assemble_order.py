@@ -64,6 +64,9 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
     for timing in order.timings:
         for compiled in plan.maps("order", "Timing"):
             compiled.apply(timing, x, out)
+    for procedure in order.imaging:
+        for compiled in plan.maps("order", "Imaging"):
+            compiled.apply(procedure, x, out)
     if "occurrenceTiming" in out:
         out.pop("occurrenceDateTime", None)
         x.check_period(out["occurrenceTiming"].get("repeat", {}), "boundsPeriod")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from conformance import systems
-from mappings import ids
+from mappings import ids, microbiology
 from mappings.annotations import REPORT_NOTE, add_notes, participation
 from mappings.assemble_order import map_request, map_specimens, peers
 from mappings.code_table import table
@@ -19,14 +19,16 @@ from mappings.order_state import OrderState
 from mappings.orders import code_key, order_number
 from mappings.performers import default_performer
 from mappings.results import NO_CODE, data_absent, finish_value, missing_status
-from mappings.source import text
+from mappings.source import Record, text
 from mappings.statements import STATUS_RANK, Plan, tier_of
 
 LABORATORY = [{"coding": [{"system": systems.OBSERVATION_CATEGORY, "code": "laboratory", "display": "Laboratory"}]}]
 _CONCLUSIONS = frozenset(
     {
         "检查结论", "检查提示", "诊断意见", "诊断结论", "诊断提示", "影像诊断", "超声提示", "印象", "结论", "主观提示", "检查诊断",
-        "impression", "conclusion", "diagnosis", "19005-8", "de04.50.132",
+        "病理诊断", "超声诊断", "超声印象", "心电图诊断", "内镜诊断", "镜检诊断", "放射诊断", "影像学诊断", "诊断结果",
+        "检验结论", "诊断",
+        "impression", "conclusion", "diagnosis", "final diagnosis", "imp", "19005-8", "22637-3", "de04.50.132",
     }
 )  # fmt: skip
 """Names and codes of the result that is the doctor's conclusion, not the finding."""
@@ -98,11 +100,15 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     add_notes(order.notes, x, out, REPORT_NOTE)
     kinds: set[str] = set()
     results = out.setdefault("result", [])
+    made: list[tuple[Record, dict[str, Any]]] = []
+    entries = x.conversion.entries
     for result in order.results:
         observation = map_observation(result, x, plan, out)
         if observation is not None:
             results.append(observation)
             kinds.add(result.record.first(2))
+            made.append((result.record, entries[-1].resource))
+    microbiology.link(order, made, x)
     if not results:
         del out["result"]
     _conclude(order, kinds, out)
@@ -346,7 +352,8 @@ def _conclude(order: Order, kinds: set[str], out: dict[str, Any]) -> None:
         record = result.record
         if not record.get(3) or record.first(2).upper() not in ("TX", "FT", "ST"):
             continue
-        names = {plain(record.get(3)[0], n).casefold() for n in (1, 2, 4, 5)}
+        # A suffix of the code (``PATH&IMP``, HL7 v2.5.1 section 7.2.4) names the part of the report.
+        names = {word for n in (1, 2, 4, 5) for word in _names(plain(record.get(3)[0], n))}
         if names & _CONCLUSIONS:
             said += ["^".join(text(c) for c in element) for element in record.get(5)]
     if not said and kinds and kinds <= {"TX", "FT"}:
@@ -354,3 +361,7 @@ def _conclude(order: Order, kinds: set[str], out: dict[str, Any]) -> None:
     words = "\n".join(line for line in said if line != '""').strip()
     if words:
         out["conclusion"] = words
+
+
+def _names(written: str) -> tuple[str, ...]:
+    return (written.casefold(), written.rpartition("&")[2].casefold())

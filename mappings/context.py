@@ -58,6 +58,7 @@ class Context:
     reading         which fields of a record (by its identity) some rule has read; None: all of them
     peers           other records of the same group by segment id (conditions of rules look there)
     seen            how often a result of one patient, report, code and sub-id was met: the ordinal of repeated ones
+    made            the results of each order so far (mappings.microbiology.Made): susceptibilities look for their organism there
     order           what the results being mapped share
     subject         reference to the Patient of the group being mapped; patient its logical id; shard its shard
     """
@@ -72,6 +73,7 @@ class Context:
         "encounter",
         "facility",
         "field",
+        "made",
         "memo",
         "order",
         "patient",
@@ -111,6 +113,7 @@ class Context:
         self.zone = ZoneInfo(profile.facility.time_zone)
         self.zone_noted = False
         self.seen: dict[tuple[str, ...], int] = {}
+        self.made: list[Any] = []
         self._noted: set[tuple[str, str]] = set()
         self._places: dict[str, int] = {}
         self._heard: list[Event] | None = None

@@ -17,7 +17,7 @@ from mappings.context import Context, Memo
 from mappings.directory import facility_organization, facility_organization_id
 from mappings.documents import map_document
 from mappings.grouping import Groups, Order, Patient, group
-from mappings.model import Conversion, Entry, Recency, Tier, Unread
+from mappings.model import Conversion, Entry, Merge, Recency, Tier, Unread
 from mappings.order_state import OrderState
 from mappings.patient_key import patient_key
 from mappings.profile import Profile
@@ -73,8 +73,12 @@ def convert(source: Source, profile: Profile, digest: str = "") -> Conversion:
     provenance = map_header(groups, x, found)
     _hold(groups, x, found)
     reports: Reports = {}
+    named: list[str] = []
     for patient in groups.patients:
         _map_group(patient, reports, x, found, provenance)
+        named.append(x.patient)
+    if x.trigger in found.map.links:
+        _link(named, x)
     finish(provenance, header, digest, x)
     _directory(x)
     _list_unread(records, x)
@@ -97,6 +101,16 @@ def _hold(groups: Groups, x: Context, found: Plan) -> None:
             words = "There are results (OBX) without an order (OBR); it is not known what was reported."
             x.issue("obx-without-obr", "error", words, where=patient.results[0].record.where)
             return
+
+
+def _link(named: list[str], x: Context) -> None:
+    """A24 and A37: the patients of two PIDs are, or are not, one person (HL7 v2.5.1 sections 3.3.24 and 3.3.37)."""
+    patients = list(dict.fromkeys(named))
+    if len(patients) != 2:
+        words = "A link needs two different patients (two PID segments); there is nothing to link."
+        x.issue("no-link", "error", words, where="PID[2]")
+        return
+    x.conversion.merges.append(Merge(patients[0], patients[1], x.trigger))
 
 
 def _map_group(patient: Patient, reports: Reports, x: Context, found: Plan, provenance: dict[str, Any]) -> None:

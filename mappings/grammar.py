@@ -113,6 +113,7 @@ class MessageMap(_Part):
     tiers      resource type -> tier of its statements (mappings.model.Tier); types not named are told by their status
     groups     group -> resource type -> segment maps that fill it, in order
     merges     trigger events that merge two patients
+    links      trigger events that link the patients of two PIDs, or take such a link back
     cancels    trigger events that make what they name entered-in-error
     """
 
@@ -122,6 +123,7 @@ class MessageMap(_Part):
     tiers: dict[str, Literal["MENTION", "PRELIMINARY", "FINAL"]]
     groups: dict[str, dict[str, list[str]]]
     merges: list[str] = Field(default_factory=list)
+    links: list[str] = Field(default_factory=list)
     cancels: list[str] = Field(default_factory=list)
 
 

@@ -43,6 +43,7 @@ class Order:
     notes: list[Record] = field(default_factory=list)
     participations: list[Record] = field(default_factory=list)
     timings: list[Record] = field(default_factory=list)
+    imaging: list[Record] = field(default_factory=list)
     diagnoses: list[Described] = field(default_factory=list)
     specimens: list[Described] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
@@ -245,6 +246,12 @@ class _Builder:
         else:
             self.order.timings.append(record)
 
+    def ipc(self, record: Record) -> None:
+        if self.order is None:
+            self.groups.rest.append(record)
+        else:
+            self.order.imaging.append(record)
+
     def spm(self, record: Record) -> None:
         self.specimen = self.last = Described(record)
         if self.specimen_first:
@@ -308,6 +315,7 @@ _TAKE = {
         "orc",
         "obr",
         "tq1",
+        "ipc",
         "spm",
         "obx",
         "nte",

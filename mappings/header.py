@@ -8,7 +8,8 @@ from typing import Any
 from conformance import systems
 from mappings.code_table import table
 from mappings.context import Context
-from mappings.datatypes import plain
+from mappings.datatypes import ei_identifier, plain
+from mappings.grammar import rule_for
 from mappings.registry import call
 from mappings.source import NULL, Record, text
 from mappings.trigger import trigger
@@ -91,6 +92,23 @@ def document_date(record: Record, x: Context, out: dict[str, Any]) -> bool:
         url = "http://hl7.org/fhir/6.0/StructureDefinition/extension-date"
         out.setdefault("extension", []).append({"url": url, "valueDateTime": moment.fhir})
     return True
+
+
+_RELATION = {"T05": "appends", "T06": "appends", "T09": "replaces", "T10": "replaces"}
+"""Trigger event -> how the document relates to its parent (HL7 v2.5.1 section 9.6: addendum, replacement)."""
+_PARENT = rule_for("TXA-13", kind="document")
+
+
+@call("parent_document")
+def parent_document(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """TXA-13 -> relatesTo by identifier: an addendum (T05, T06) appends, a replacement (T09, T10) replaces its parent document."""
+    code = _RELATION.get(x.trigger)
+    for element in record.get(13) if code else ():
+        found = ei_identifier(element, x, _PARENT)
+        if found:
+            target = {"type": "DocumentReference", "identifier": found}
+            out.setdefault("relatesTo", []).append({"code": code, "target": target})
+    return "relatesTo" in out
 
 
 @call("completion")

@@ -206,10 +206,10 @@ def cwe_device(element: Element, x: Context, rule: Rule) -> dict[str, Any] | Non
 
 @call("parent_order")
 def parent_order(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """OBR-29 -> basedOn by identifier (guide: IF OBR-50 NOT VALUED)."""
+    """OBR-29, else ORC-8 -> basedOn by identifier (guide: IF OBR-50 NOT VALUED)."""
     if record.get(50):
         return False
-    element = record.get(29)[0]
+    element = record.get(x.field)[0]
     for component, kind, code in ((1, "placer", "PLAC"), (2, "filler", "FILL")):
         found = eip_part(element, component, x, kind)
         if found:
