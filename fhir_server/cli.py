@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fhir_server import settings as settings_module
 from fhir_server.bench.commands import bench
+from fhir_server.deliveries_cli import deliveries
 from fhir_server.map_cli import worklist
 from fhir_server.rules_cli import rules
 from fhir_server.settings import Settings, SettingsError
@@ -34,6 +35,7 @@ cli = typer.Typer(
 send = typer.Typer(no_args_is_help=True, help="Send files to a server, as a HIS or LIS would.")
 cli.add_typer(send, name="send")
 cli.add_typer(bench, name="bench")
+cli.add_typer(deliveries, name="deliveries")
 cli.add_typer(rules, name="rules")
 cli.add_typer(worklist, name="map")
 audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")

@@ -26,6 +26,7 @@ from fhir_server.app import create_app, open_services
 from fhir_server.code_mappings import LiveProfiles
 from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.receive import Receiver
+from fhir_server.publish import deliver
 from fhir_server.scrape import Scrape
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
@@ -227,6 +228,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     app.state.intake_fault = lambda: receiver.fault
     workers = asyncio.create_task(Workers(settings, url).supervise())
     following = asyncio.create_task(live.follow(services.pool))
+    delivering = await deliver.start(url, live, services.codec, services.clock)
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     receiving = asyncio.create_task(receiver.ended())
     waiting = asyncio.create_task(stop.wait())
@@ -234,10 +236,11 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         await http.answers.wait()
         print(f"FHIR   {settings.fhir_base(port)}", flush=True)  # noqa: T201 - the one line a script waits for
         print(f"MLLP   {settings.mllp_host}:{mllp_socket.getsockname()[1]}", flush=True)  # noqa: T201
-        await asyncio.wait((waiting, serving, receiving, workers), return_when=asyncio.FIRST_COMPLETED)
+        parts = (serving, receiving, workers, delivering.task)
+        await asyncio.wait((waiting, *parts), return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             # A part that ended by itself would leave a server that looks well and does half its work.
-            raise CannotServe(f"The server ends because a part of it did: {_fault_of(serving, receiving, workers)}.")
+            raise CannotServe(f"The server ends because a part of it did: {_fault_of(*parts)}.")
     finally:
         await server.stop()
         http.should_exit = True
@@ -245,6 +248,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         for task in (workers, following, receiving, waiting):
             task.cancel()
         await asyncio.wait([workers, following])
+        await delivering.stop(STOP_WITHIN)
         await receiver.close()
         await services.audit.close()
         await services.ledger.close()

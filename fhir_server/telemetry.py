@@ -98,6 +98,11 @@ HOOK_SECONDS = Histogram(
     "tongjian_hook_seconds", "Time to answer a CDS Hooks call, by outcome.", ["outcome"], buckets=_BUCKETS
 )
 AUDIT_SECONDS = Histogram("tongjian_audit_seconds", "Time until an audit entry is durable.", buckets=_BUCKETS)
+DELIVERIES = Counter(
+    "tongjian_deliveries",
+    "Attempts to send a result on, by receiving facility, destination and outcome (delivered, again, silent, away, refused).",
+    ["facility", "destination", "outcome"],
+)
 CONNECTIONS = Gauge("tongjian_connections", "Network connections open now, by server (http, mllp).", ["server"])
 CONNECTIONS_CLOSED = Counter(
     "tongjian_connections_closed",
@@ -134,6 +139,7 @@ METRICS: Final[dict[str, Metric]] = {
     "tongjian_decisions_total": DECISIONS,
     "tongjian_hook_seconds": HOOK_SECONDS,
     "tongjian_audit_seconds": AUDIT_SECONDS,
+    "tongjian_deliveries_total": DELIVERIES,
     "tongjian_connections": CONNECTIONS,
     "tongjian_connections_closed_total": CONNECTIONS_CLOSED,
     "tongjian_pool_connections": POOL,

@@ -90,6 +90,45 @@ class Codes(_Part):
     loinc: bool = False
 
 
+class Retry(_Part):
+    """When a delivery that failed is tried again: after ``first_seconds``, doubled each time up to ``longest_seconds``, each with a
+    random part. A message the receiver answers with an error is given up after ``most`` attempts; one that is away is waited for."""
+
+    first_seconds: float = Field(default=1.0, gt=0, le=3600)
+    longest_seconds: float = Field(default=300.0, gt=0, le=86400)
+    most: int = Field(default=50, ge=1)
+
+
+class Destination(_Part):
+    """Where results for the facility go: an MLLP server (``host``, ``port``) or an HTTP address (``url``); one of the two.
+
+    content      the message, or the same as FHIR Bundle (HTTP only)
+    application  MSH-5; facility: MSH-6, by default the first MSH-4 the facility itself writes
+    charset      of the message; separators: MSH-1 and MSH-2
+    tls          speak TLS over MLLP; ``ca`` verifies the server, ``certificate`` and ``key`` are shown to it. Files, relative to the
+                 profile. An ``https`` address uses them too
+    token_file   file whose text is sent as bearer token over HTTP, read before each connection
+    timeout      seconds for a connection and for an answer
+    """
+
+    name: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    host: str = ""
+    port: int = 0
+    url: str = ""
+    content: Literal["hl7v2", "fhir"] = "hl7v2"
+    application: str = ""
+    facility: str = ""
+    charset: Literal["utf-8", "gb18030"] = "utf-8"
+    separators: str = "|^~\\&"
+    tls: bool = False
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    token_file: str = ""
+    timeout: float = Field(default=30.0, gt=0, le=600)
+    retry: Retry = Field(default_factory=Retry)
+
+
 class Facility(_Part):
     """One facility profile. ``generic`` is the profile for a sender nobody has described yet."""
 
@@ -112,5 +151,7 @@ class Facility(_Part):
     """OBX-11 text -> Observation.status, before the shipped table."""
     report_status: dict[str, ReportStatus] = Field(default_factory=dict)
     """OBR-25 text -> DiagnosticReport.status, before the shipped table."""
+    destinations: list[Destination] = Field(default_factory=list)
+    """Where results that others made for this facility are sent to (docs/outbound.md)."""
     quality_control_patients: list[str] = Field(default_factory=list)
     """Regular expressions on the PID-3 value that mark a quality-control run."""

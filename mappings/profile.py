@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from conformance import systems
 from mappings import catalogue as catalogue_module
-from mappings import codes, profile_yaml, units
+from mappings import codes, destinations, profile_yaml, units
 from mappings.catalogue import Catalogue
 from mappings.codes import CodeTable, Found, LocalOrder, LocalTest, clean_name
 from mappings.csv_rows import Problem
@@ -183,7 +183,9 @@ def _profile(folder: Path, document: Document, catalogue: Catalogue, problems: l
         except re.error as fault:
             wrong(("quality_control_patients", index), f"is not a regular expression: {fault}")
 
-    digest = hashlib.sha256(facility.model_dump_json().encode())
+    facility = destinations.checked(facility, folder, wrong)
+    # Where results are sent to decides no mapping.
+    digest = hashlib.sha256(facility.model_dump_json(exclude={"destinations"}).encode())
     digest.update(catalogue.digest.encode())
     digest.update(units.TABLE.read_bytes().replace(b"\r\n", b"\n"))
 

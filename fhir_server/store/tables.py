@@ -306,6 +306,34 @@ outbox = Table(
     Index("outbox_open", "id", postgresql_where=text("published IS NULL")),
 )
 
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("shard", SmallInteger, primary_key=True),
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="the order in which they are sent"),
+    Column("outbox", BigInteger, nullable=False, comment="id of the outbox row that asked for it"),
+    Column("facility", Text, nullable=False, comment="facility that receives it"),
+    Column("destination", Text, nullable=False, comment="name in its profile; empty: no message could be made"),
+    Column("topic", Text, nullable=False, comment="as outbox.topic"),
+    Column("patient", Id, comment="logical id of the sender's Patient: one after the other for each destination"),
+    Column("resource", Id, nullable=False, comment="<type>/<id>: what later corrections of it follow"),
+    Column("control_id", Text, nullable=False, comment="MSH-10, or the request id of an HTTP delivery"),
+    Column(
+        "message", LargeBinary, comment="zstd of the bytes, the same at every attempt; null when none could be made"
+    ),
+    Column("status", Text, nullable=False, comment="waiting | delivered | dead"),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due", Time, nullable=False, comment="not to be tried before"),
+    Column("reason", Text, comment="why the last attempt failed; no patient data"),
+    Column("created", Time, nullable=False),
+    Column("delivered", Time),
+    Index("delivery_once", "shard", "outbox", "facility", "destination", unique=True),
+    Index("delivery_waiting", "facility", "destination", "id", postgresql_where=text("status = 'waiting'")),
+    Index("delivery_order", "facility", "destination", "patient", "id", postgresql_where=text("status = 'waiting'")),
+    Index("delivery_resource", "resource"),
+    Index("delivery_dead", "id", postgresql_where=text("status = 'dead'")),
+)
+
 unmapped = Table(
     "unmapped",
     metadata,

@@ -1,0 +1,147 @@
+"""From the outbox to the delivery queue: one transaction reads open rows, makes the messages, queues them and closes the rows.
+
+Exactly once: a crash leaves the rows open and nothing queued. The message is made here and kept, so every attempt sends the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import traceback
+from base64 import b32encode
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import asyncpg
+
+from adapters.hl7v2 import writer
+from adapters.hl7v2.delimiters import Separators
+from conformance import fhirjson
+from fhir_server.publish import queue
+from fhir_server.publish.audience import Known, facilities
+from fhir_server.publish.gather import Gathered, gather
+from fhir_server.publish.queue import Parcel
+from fhir_server.store.body import Codec
+from mappings.facility import Destination
+from mappings.outbound.message import Letter
+from mappings.profile import Profile
+
+log = logging.getLogger(__name__)
+
+BATCH = 50
+"""Outbox rows in one transaction."""
+_MANY = 5000
+"""The same while no profile has a destination: rows are only closed, so that a first destination is not sent a history."""
+_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a fault of our own in making one message raises: that message becomes a dead letter, the queue goes on."""
+
+_OPEN = """
+SELECT shard, id, topic, facility, patient, resource FROM outbox WHERE published IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
+_CLOSE = """
+UPDATE outbox o SET published = $3 FROM unnest($1::smallint[], $2::bigint[]) AS k(shard, id)
+WHERE o.shard = k.shard AND o.id = k.id
+"""
+
+
+class Publisher:
+    """Empties the outbox into the queue."""
+
+    def __init__(self, profiles: Mapping[str, Profile], codec: Codec, clock: Callable[[], datetime]) -> None:
+        self._profiles = profiles
+        self._codec = codec
+        self._clock = clock
+
+    async def publish(self, conn: asyncpg.Connection) -> int:
+        """One batch; how many outbox rows were closed."""
+        async with conn.transaction():
+            reachable = any(p.facility.destinations for p in self._profiles.values())
+            rows = await conn.fetch(_OPEN, BATCH if reachable else _MANY)
+            at = self._clock()
+            parcels = [
+                p for row in rows if row["topic"].startswith("result-") for p in await self._parcels(conn, row, at)
+            ]
+            if parcels:
+                await queue.add(conn, parcels, at)
+            if rows:
+                await conn.execute(_CLOSE, [r["shard"] for r in rows], [r["id"] for r in rows], at)
+        return len(rows)
+
+    async def _parcels(self, conn: asyncpg.Connection, row: asyncpg.Record, at: datetime) -> list[Parcel]:
+        sender = self._profiles.get(row["facility"])
+        if sender is None or not any(p.facility.destinations for p in self._profiles.values() if p is not sender):
+            return []
+        try:
+            found = await gather(conn, self._codec, row["shard"], row["resource"])
+            if found is None:
+                return []
+            told = await facilities(
+                conn, self._codec, found, topic=row["topic"], sender=sender, shard=row["shard"], patient=row["patient"],
+                profiles=self._profiles,
+            )  # fmt: skip
+        except _BUGS as bug:
+            log.error("publish_failed outbox=%d", row["id"], exc_info=bug)
+            return [_parcel(row, row["facility"], "", row["resource"].partition("/_history")[0], None, _place(bug))]
+        return [
+            self._made(row, found, sender, self._profiles[facility], destination, known, at)
+            for facility, known in told.items()
+            for destination in self._profiles[facility].facility.destinations
+        ]
+
+    def _made(
+        self,
+        row: asyncpg.Record,
+        found: Gathered,
+        sender: Profile,
+        receiver: Profile,
+        destination: Destination,
+        known: Known,
+        at: datetime,
+    ) -> Parcel:
+        number = control_id(row["shard"], row["id"], receiver.id, destination.name)
+        try:
+            message, reason = made(found, sender, receiver, destination, known, number, at), None
+        except _BUGS as bug:
+            log.error("message_not_made outbox=%d facility=%s", row["id"], receiver.id, exc_info=bug)
+            message, reason = None, _place(bug)
+        return _parcel(row, receiver.id, destination.name, found.reference, message, reason)
+
+
+def made(
+    found: Gathered,
+    sender: Profile,
+    receiver: Profile,
+    destination: Destination,
+    known: Known,
+    number: str,
+    at: datetime,
+) -> bytes:
+    """The bytes for one destination: ORU^R01 in the receiver's dialect, or the Bundle."""
+    if destination.content == "fhir":
+        return fhirjson.dumps({**found.bundle(), "identifier": {"system": "urn:tongjian:delivery", "value": number}})
+    letter = Letter(
+        receiver, sender, number, at, destination.application, destination.facility, writer.CHARSETS[destination.charset],
+        known.patients, known.orders, known.visit,
+    )  # fmt: skip
+    return writer.oru(found.bundle(), letter, Separators(*destination.separators), destination.charset)
+
+
+def control_id(shard: int, outbox: int, facility: str, destination: str) -> str:
+    """MSH-10, 18 characters: the same for the same outbox row and destination, whenever the message is made."""
+    key = f"{shard}\x1f{outbox}\x1f{facility}\x1f{destination}".encode()
+    return "TJ" + b32encode(hashlib.blake2b(key, digest_size=10).digest()).decode()
+
+
+def _parcel(
+    row: asyncpg.Record, facility: str, destination: str, resource: str, message: bytes | None, reason: str | None
+) -> Parcel:
+    return Parcel(
+        row["shard"], row["id"], facility, destination, row["topic"], row["patient"], resource,
+        control_id(row["shard"], row["id"], facility, destination), message, reason,
+    )  # fmt: skip
+
+
+def _place(bug: BaseException) -> str:
+    """Type and place of a fault of our own; its text may quote patient data."""
+    frames = traceback.extract_tb(bug.__traceback__)
+    return f"not-made: {type(bug).__name__} at {frames[-1].name}:{frames[-1].lineno}" if frames else "not-made"
