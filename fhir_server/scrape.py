@@ -75,6 +75,7 @@ class Scrape:
                 held = await conn.fetch(backlog.HELD)
                 feeds = await conn.fetch(backlog.FEEDS)
                 workers = await conn.fetch(backlog.WORKERS)
+                sent_on = await conn.fetch(backlog.DELIVERIES)
                 size, server, schema = await conn.fetchrow(backlog.DATABASE)
         except _AWAY:
             telemetry.DATABASE_UP.set(0)
@@ -84,6 +85,8 @@ class Scrape:
         _show(telemetry.QUEUE_AGE, [((f, c, lane), age) for f, c, lane, _, age in queue])
         _show(telemetry.ON_HOLD, [((facility, reason), number) for facility, reason, number in held])
         _show(telemetry.LAST_MESSAGE, [((facility, channel), at) for facility, channel, at, _ in feeds])
+        _show(telemetry.DELIVERY_MESSAGES, [((f, d, status), number) for f, d, status, number, _ in sent_on])
+        _show(telemetry.DELIVERY_AGE, [((f, d), age) for f, d, status, _, age in sent_on if status == "waiting"])
         telemetry.WORKERS.set(backlog.alive(workers))
         telemetry.DATABASE_BYTES.set(size)
         _show(telemetry.BUILD, [((version("tongjian"), platform.python_version(), server, schema), 1)])

@@ -66,6 +66,17 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Outbound:
+    """Results on their way to one destination of a facility (empty: it has none). status: waiting, or dead (given up)."""
+
+    facility: str
+    destination: str
+    status: str
+    messages: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All of it.
 
@@ -80,6 +91,7 @@ class Status:
     lag_max_seconds: float | None
     held: tuple[Held, ...]
     feeds: tuple[Feed, ...]
+    outbound: tuple[Outbound, ...]
     workers: tuple[Worker, ...]
     converted: int
     stored: int
@@ -103,6 +115,7 @@ def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_di
         lag_max_seconds=lags[-1] if lags else None,
         held=tuple(Held(*h) for h in conn.execute(backlog.HELD)),
         feeds=_feeds(queue, heard, profiles),
+        outbound=tuple(Outbound(*d) for d in conn.execute(backlog.DELIVERIES)),
         workers=tuple(
             Worker(name, program, running, silent, silent <= backlog.ALIVE_WITHIN)
             for name, program, running, silent, _ in workers
@@ -175,6 +188,15 @@ def show(console: Console, status: Status) -> None:
             for f in status.feeds
         ],
     )
+    if status.outbound:
+        _table(
+            console,
+            ("sent on to", "destination", "status", "messages", "oldest"),
+            [
+                (o.facility, o.destination or "none", o.status, str(o.messages), _time(o.oldest_seconds))
+                for o in status.outbound
+            ],
+        )
     if status.held:
         _table(console, ("held", "reason", "messages"), [(h.facility, h.reason, str(h.messages)) for h in status.held])
 

@@ -103,6 +103,16 @@ DELIVERIES = Counter(
     "Attempts to send a result on, by receiving facility, destination and outcome (delivered, again, silent, away, refused).",
     ["facility", "destination", "outcome"],
 )
+DELIVERY_MESSAGES = Gauge(
+    "tongjian_delivery_messages",
+    "Results to be sent on now, by receiving facility, destination and status (waiting, dead: given up).",
+    ["facility", "destination", "status"],
+)
+DELIVERY_AGE = Gauge(
+    "tongjian_delivery_age_seconds",
+    "Age of the oldest result waiting to be sent on, by receiving facility and destination.",
+    ["facility", "destination"],
+)
 CONNECTIONS = Gauge("tongjian_connections", "Network connections open now, by server (http, mllp).", ["server"])
 CONNECTIONS_CLOSED = Counter(
     "tongjian_connections_closed",
@@ -140,6 +150,8 @@ METRICS: Final[dict[str, Metric]] = {
     "tongjian_hook_seconds": HOOK_SECONDS,
     "tongjian_audit_seconds": AUDIT_SECONDS,
     "tongjian_deliveries_total": DELIVERIES,
+    "tongjian_delivery_messages": DELIVERY_MESSAGES,
+    "tongjian_delivery_age_seconds": DELIVERY_AGE,
     "tongjian_connections": CONNECTIONS,
     "tongjian_connections_closed_total": CONNECTIONS_CLOSED,
     "tongjian_pool_connections": POOL,

@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "serve", "work", "migrate", "send", "convert", "replay", "token", "audit", "status", "audit-log"]
+COMMANDS = [
+    "demo",
+    "serve",
+    "work",
+    "migrate",
+    "send",
+    "convert",
+    "replay",
+    "token",
+    "audit",
+    "status",
+    "audit-log",
+    "deliveries",
+]
 
 ORU = (
     "MSH|^~\\&|LIS|LAB|||20260301093000+0800||ORU^R01^ORU_R01|C1|P|2.5.1||||||UNICODE UTF-8\r"

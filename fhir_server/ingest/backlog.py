@@ -52,6 +52,15 @@ FROM feed ORDER BY facility, channel
 """
 """facility, channel, Unix time of its last message, its age in seconds."""
 
+DELIVERIES: Final = """
+SELECT facility, destination, status, count(*),
+       greatest(0, extract(epoch FROM clock_timestamp() - min(created)))::double precision
+FROM (SELECT facility, destination, status, created FROM delivery WHERE status = 'waiting'
+      UNION ALL SELECT facility, destination, status, created FROM delivery WHERE status = 'dead') d
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""
+"""receiving facility, destination, status (waiting, dead), messages, age of the oldest in seconds."""
+
 WORKERS: Final = """
 SELECT name, version, extract(epoch FROM clock_timestamp() - started)::double precision,
        greatest(0, extract(epoch FROM clock_timestamp() - seen))::double precision, counts::text

@@ -1,8 +1,9 @@
 """Who is told of a report (docs/outbound.md).
 
 A new report goes to the facilities that ordered it or drew the specimen: those its request or specimen names (pure), and those that
-have an order of their own with the same placer number for the same person. A correction or withdrawal also goes to everybody who was
-sent the report before, and to everybody the ledger names as its user. The facility that reported it itself is not told.
+have an order of their own with the same placer number for the same person; the facility that reported it is not told. A correction or
+withdrawal also goes to everybody who was sent the report before, and to everybody the ledger names as its user: who was shown it at a
+visit's start, opened, cited or adopted it. A user without a destination is named as well: that it cannot be told may not go unseen.
 """
 
 from __future__ import annotations
@@ -71,17 +72,18 @@ async def facilities(
     patient: str | None,
     profiles: Mapping[str, Profile],
 ) -> dict[str, Known]:
-    """Facilities with a destination that are told, and what each has of its own."""
-    reachable = {p.id for p in profiles.values() if p.facility.destinations} - {sender.id}
-    if not reachable:
-        return {}
-    known = await _known(conn, codec, found, shard, patient, reachable)
-    told = named(found, sender, profiles) | {facility for facility, own in known.items() if own.orders}
+    """Facilities that are told, and what each has of its own: all of them have a destination, but for users of what was corrected."""
+    reachable = {p.id for p in profiles.values() if p.facility.destinations}
+    used: set[str] = set()
+    told: set[str] = set()
     if topic != "result-new":
-        logical = str(found.main["id"])
-        told |= {r[0] for r in await conn.fetch(_TOLD, found.reference)}
-        told |= {r[0] for r in await conn.fetch(_USED, logical)}
-    return {facility: known.get(facility, Known()) for facility in sorted(told & reachable)}
+        used = {r[0] for r in await conn.fetch(_USED, str(found.main["id"]))}
+        told = {r[0] for r in await conn.fetch(_TOLD, found.reference)}
+    # Its own doctors' use is told to the reporting facility only where it takes results from us.
+    used -= {sender.id} - reachable
+    known = await _known(conn, codec, found, shard, patient, reachable | used)
+    told |= named(found, sender, profiles) | {facility for facility, own in known.items() if own.orders} - {sender.id}
+    return {facility: known.get(facility, Known()) for facility in sorted(told & reachable | used)}
 
 
 async def _known(

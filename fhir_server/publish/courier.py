@@ -22,6 +22,7 @@ Verdict = Literal["delivered", "again", "silent", "away", "refused"]
 
 AWAY = "away"
 """Begins the reason of an attempt that did not reach the receiver."""
+_OTHER = "silent: the acknowledgement does not name this control id (MSA-2)"
 _ANSWER = 64 * 1024
 _NOT_NOW = frozenset({429, 502, 503, 504})
 """HTTP statuses of a receiver that is not there or wants nothing now (RFC 9110, RFC 6585)."""
@@ -70,8 +71,11 @@ def _tls(destination: Destination) -> ssl.SSLContext:
     return context
 
 
-def judged(answer: ack.Acknowledgement) -> Outcome:
-    """An acknowledgement -> what became of the message (table 0008). Texts of the receiver may name a patient and are left out."""
+def judged(answer: ack.Acknowledgement, control_id: str) -> Outcome:
+    """An acknowledgement -> what became of the message (table 0008). One whose MSA-2 is not our MSH-10 says nothing about it.
+    Texts of the receiver may name a patient and are left out."""
+    if answer.control_id != control_id:
+        return Outcome("silent", _OTHER)
     reason = " ".join((answer.code, *(e.code for e in answer.errors if e.code.isalnum())))[:80]
     if answer.accepted:
         return Outcome("delivered", reason)
@@ -84,15 +88,17 @@ class _Mllp:
         self._sender = mllp.Sender(destination.host, destination.port, tls=tls, timeout=destination.timeout)
 
     async def carry(self, message: bytes, control_id: str) -> Outcome:
-        del control_id  # it is MSH-10
         try:
             await self._sender.connect()
         except mllp.SendError as fault:
             return Outcome("away", f"{AWAY}: {fault}")
         try:
-            return judged(await self._sender.send(message))
+            return judged(await self._sender.send(message), control_id)
         except mllp.SendError as fault:
-            return Outcome("silent", f"silent: {fault}")
+            return Outcome("silent", _OTHER if self._sender.late else f"silent: {fault}")
+        finally:
+            # Answers for other control ids: of an earlier attempt, or of the second step of enhanced mode, which nobody asked for.
+            self._sender.late.clear()
 
     async def close(self) -> None:
         await self._sender.close()
@@ -138,7 +144,7 @@ class _Http:
             return Outcome("silent", f"silent: {type(fault).__name__}")
         except OSError as fault:
             return Outcome("away", f"{AWAY}: token file ({fault.strerror})")
-        return _answered(response.status_code, body)
+        return _answered(response.status_code, body, control_id)
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -146,11 +152,11 @@ class _Http:
             await client.aclose()
 
 
-def _answered(status: int, body: bytes) -> Outcome:
+def _answered(status: int, body: bytes, control_id: str) -> Outcome:
     """HTTP status, and the acknowledgement when the body is one (HL7 over HTTP answers with it, whatever the status)."""
     if b"MSA" in body and body.lstrip(b"\x0b \r\n").startswith(b"MSH"):
         try:
-            return judged(ack.parse(body))
+            return judged(ack.parse(body), control_id)
         except Unreadable:
             return Outcome("again", f"HTTP {status}, unreadable acknowledgement")
     if 200 <= status < 300:

@@ -1,7 +1,7 @@
 """The delivering part of a server: fills the queue from the outbox and sends what is due, one task for each destination.
 
 Of several servers on one database one delivers; when it ends or dies, its advisory lock is free and another takes over. An outage of
-database is waited for. At least once: after a crash, or an answer that never came, the same bytes go again, with the same control id.
+the database is waited for. At least once: after a crash, or when no answer came, the same bytes go again under the same control id.
 """
 
 from __future__ import annotations
@@ -99,23 +99,31 @@ class Deliveries:
                 return
             await conn.add_listener(outbox.CHANNEL, self._heard)
             self._over.clear()
+            # The lock goes with its connection: from then on another server may deliver, and this one must not.
+            conn.add_termination_listener(self._lost)
             sending = [asyncio.create_task(self._serve(facility, place)) for facility, place in self._places]
             try:
                 await self._publish(conn)
             finally:
                 self._over.set()
                 self._rouse()
-                if sending:
-                    # What is under way is answered and written down first; only who hangs is cut off.
-                    await asyncio.wait(sending, timeout=None if self._stop.is_set() else _PAUSE)
+                if sending and self._stop.is_set() and not conn.is_closed():
+                    # What is under way is answered and written down first; Delivering.stop cuts off who hangs.
+                    await asyncio.wait(sending)
                 for task in sending:
                     task.cancel()
                 await asyncio.gather(*sending, return_exceptions=True)
                 if not conn.is_closed():
+                    conn.remove_termination_listener(self._lost)
                     await conn.remove_listener(outbox.CHANNEL, self._heard)
 
     def _heard(self, *_: object) -> None:
         self._news.set()
+
+    def _lost(self, _: object) -> None:
+        self._over.set()
+        self._news.set()
+        self._rouse()
 
     def _rouse(self) -> None:
         for event in self._wake.values():
@@ -167,7 +175,7 @@ class Deliveries:
                     return missed
                 outcome = await carrier.carry(one.message, one.control_id)
                 telemetry.DELIVERIES.labels(facility, place.name, outcome.verdict).inc()
-                await self._settle(one, outcome, place, missed)
+                await self._settle(one, outcome, facility, place, missed)
                 if outcome.verdict in ("away", "silent"):
                     log.info("destination_%s facility=%s destination=%s", outcome.verdict, facility, place.name)
                     await carrier.close()
@@ -177,7 +185,7 @@ class Deliveries:
                     await queue.back_again(self._pool, facility, place.name, AWAY, self._clock())
         return missed
 
-    async def _settle(self, one: queue.Due, outcome: Outcome, place: Destination, missed: int) -> None:
+    async def _settle(self, one: queue.Due, outcome: Outcome, facility: str, place: Destination, missed: int) -> None:
         """Write down what became of it, however long the database takes: a delivered message is not to go twice."""
         while True:
             try:
@@ -190,7 +198,7 @@ class Deliveries:
                 again = now + timedelta(seconds=pause_before(place.retry, one.attempts + 1 if counts else missed + 1))
                 await queue.failed(self._pool, one, outcome.reason, None if dead else again, counts=counts)
                 if dead:
-                    log.warning("delivery_dead id=%d facility=%s", one.id, place.name)
+                    log.warning("delivery_dead id=%d facility=%s destination=%s", one.id, facility, place.name)
                 return
             except _LOST:
                 if self._over.is_set():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -27,11 +27,25 @@ _DEEPEST: Final = 4
 _PARENT: Final = "SELECT parent FROM resource WHERE shard = $1 AND rtype = $2 AND id = $3"
 _AS_OF: Final = """
 SELECT version FROM resource_history
-WHERE shard = $1 AND rtype = $2 AND id = $3 AND updated <= $4 AND NOT stale AND NOT deleted ORDER BY version DESC LIMIT 1
+WHERE shard = $1 AND rtype = $2 AND id = $3 AND (updated < $4 OR updated = $4 AND ($5::bigint IS NULL OR inbox IS NULL OR inbox <= $5))
+  AND NOT stale AND NOT deleted ORDER BY version DESC LIMIT 1
 """
 _LAST: Final = """
 SELECT max(version) FROM resource_history WHERE shard = $1 AND rtype = $2 AND id = $3 AND version < $4 AND NOT stale AND NOT deleted
 """
+
+
+class _Moment(NamedTuple):
+    """When a version was stored, and by which message: those of one batch share the time, later messages have higher numbers."""
+
+    at: datetime
+    inbox: int | None
+
+    def before(self, stored: reader.Stored) -> bool:
+        """Was that version stored after this moment?"""
+        if self.inbox is None or stored.inbox is None:
+            return stored.updated > self.at
+        return (stored.updated, stored.inbox) > (self.at, self.inbox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,7 @@ async def gather(conn: asyncpg.Connection, codec: Codec, shard: int, versioned: 
     stored = await reader.vread(conn, codec, kind, logical, int(version))
     if stored is None:
         return None
-    at = stored.updated
+    at = _Moment(stored.updated, stored.inbox)
     withdrawn = stored.deleted
     if withdrawn:
         last = await conn.fetchval(_LAST, shard, RESOURCE_TYPES[kind], logical, int(version))
@@ -85,7 +99,7 @@ async def gather(conn: asyncpg.Connection, codec: Codec, shard: int, versioned: 
     return Gathered(main, resources)
 
 
-async def _reach(conn: asyncpg.Connection, codec: Codec, main: dict[str, Any], at: datetime) -> Resources:
+async def _reach(conn: asyncpg.Connection, codec: Codec, main: dict[str, Any], at: _Moment) -> Resources:
     found: Resources = {f"{main['resourceType']}/{main['id']}": main}
     front = [main]
     for _ in range(_DEEPEST):
@@ -96,7 +110,7 @@ async def _reach(conn: asyncpg.Connection, codec: Codec, main: dict[str, Any], a
         front = []
         for (kind, logical), one in stored.items():
             resource = None if one.deleted else loads(one.body)
-            if kind in _STATED and (one.deleted or one.updated > at):
+            if kind in _STATED and (one.deleted or at.before(one)):
                 resource = await _as_of(conn, codec, kind, logical, at) or resource
             if resource is not None:
                 found[f"{kind}/{logical}"] = resource
@@ -104,13 +118,11 @@ async def _reach(conn: asyncpg.Connection, codec: Codec, main: dict[str, Any], a
     return found
 
 
-async def _as_of(
-    conn: asyncpg.Connection, codec: Codec, kind: str, logical: str, at: datetime
-) -> dict[str, Any] | None:
+async def _as_of(conn: asyncpg.Connection, codec: Codec, kind: str, logical: str, at: _Moment) -> dict[str, Any] | None:
     """The version that was current at a time, else the current one; None when there is none."""
     stored = await reader.read(conn, codec, kind, logical)
-    if stored is not None and stored.updated > at:
-        version = await conn.fetchval(_AS_OF, stored.shard, RESOURCE_TYPES[kind], logical, at)
+    if stored is not None and at.before(stored):
+        version = await conn.fetchval(_AS_OF, stored.shard, RESOURCE_TYPES[kind], logical, *at)
         if version is not None:
             stored = await reader.vread(conn, codec, kind, logical, version)
     return None if stored is None or stored.deleted else loads(stored.body)

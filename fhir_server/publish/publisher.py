@@ -32,7 +32,17 @@ BATCH = 50
 """Outbox rows in one transaction."""
 _MANY = 5000
 """The same while no profile has a destination: rows are only closed, so that a first destination is not sent a history."""
-_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+NO_DESTINATION = "no-destination: a facility that used the report, and its profile says no way to tell it"
+_BUGS = (
+    asyncpg.DataError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 """What a fault of our own in making one message raises: that message becomes a dead letter, the queue goes on."""
 
 _OPEN = """
@@ -51,12 +61,12 @@ class Publisher:
         self._profiles = profiles
         self._codec = codec
         self._clock = clock
+        self._reachable = any(p.facility.destinations for p in profiles.values())
 
     async def publish(self, conn: asyncpg.Connection) -> int:
         """One batch; how many outbox rows were closed."""
         async with conn.transaction():
-            reachable = any(p.facility.destinations for p in self._profiles.values())
-            rows = await conn.fetch(_OPEN, BATCH if reachable else _MANY)
+            rows = await conn.fetch(_OPEN, BATCH if self._reachable else _MANY)
             at = self._clock()
             parcels = [
                 p for row in rows if row["topic"].startswith("result-") for p in await self._parcels(conn, row, at)
@@ -69,24 +79,29 @@ class Publisher:
 
     async def _parcels(self, conn: asyncpg.Connection, row: asyncpg.Record, at: datetime) -> list[Parcel]:
         sender = self._profiles.get(row["facility"])
-        if sender is None or not any(p.facility.destinations for p in self._profiles.values() if p is not sender):
+        if sender is None or (row["topic"] == "result-new" and not self._reachable):
             return []
         try:
-            found = await gather(conn, self._codec, row["shard"], row["resource"])
-            if found is None:
-                return []
-            told = await facilities(
-                conn, self._codec, found, topic=row["topic"], sender=sender, shard=row["shard"], patient=row["patient"],
-                profiles=self._profiles,
-            )  # fmt: skip
+            async with conn.transaction():
+                found = await gather(conn, self._codec, row["shard"], row["resource"])
+                if found is None:
+                    return []
+                told = await facilities(
+                    conn, self._codec, found, topic=row["topic"], sender=sender, shard=row["shard"], patient=row["patient"],
+                    profiles=self._profiles,
+                )  # fmt: skip
         except _BUGS as bug:
             log.error("publish_failed outbox=%d", row["id"], exc_info=bug)
             return [_parcel(row, row["facility"], "", row["resource"].partition("/_history")[0], None, _place(bug))]
-        return [
-            self._made(row, found, sender, self._profiles[facility], destination, known, at)
-            for facility, known in told.items()
-            for destination in self._profiles[facility].facility.destinations
-        ]
+        out = []
+        for facility, known in told.items():
+            receiver = self._profiles.get(facility)
+            places = receiver.facility.destinations if receiver else []
+            if receiver is None or not places:
+                out.append(_parcel(row, facility, "", found.reference, None, NO_DESTINATION))
+            else:
+                out += [self._made(row, found, sender, receiver, place, known, at) for place in places]
+        return out
 
     def _made(
         self,

@@ -16,7 +16,7 @@ import asyncpg
 import psycopg
 import zstandard
 
-Status = Literal["waiting", "delivered", "dead"]
+Status = Literal["waiting", "delivered", "dead", "closed"]
 
 _LARGEST = 256 * 1024 * 1024
 
@@ -173,16 +173,36 @@ def select(conn: psycopg.Connection[Any], chosen: Selection, most: int) -> list[
     return [Listed(*row) for row in rows]
 
 
-def replay(conn: psycopg.Connection[Any], chosen: Selection, now: datetime) -> int:
-    """Puts deliveries back into the queue, with the same bytes and control id; how many.
+def close(conn: psycopg.Connection[Any], ids: Sequence[int], why: str) -> int:
+    """Dead letters that need not be sent any more, with the operator's reason (no patient data); how many."""
+    return conn.execute(
+        "UPDATE delivery SET status = 'closed', reason = concat_ws('; ', reason, 'closed: ' || %s::text)"
+        " WHERE status = 'dead' AND id = ANY(%s)",
+        (why, list(ids)),
+    ).rowcount
 
-    What could not be made into a message is made again: its outbox row is open once more.
+
+_NEWER = """EXISTS (
+    SELECT FROM delivery n WHERE n.resource = d.resource AND n.facility = d.facility AND n.destination = d.destination
+      AND n.id > d.id AND n.status IN ('waiting', 'delivered'))"""
+
+
+def replay(conn: psycopg.Connection[Any], chosen: Selection, now: datetime) -> tuple[int, int]:
+    """Puts deliveries back into the queue, with the same bytes and control id; how many, and how many were left.
+
+    Left is what a newer message about the same report has overtaken: the receiver has the later state, or gets it without this. An id
+    sends it all the same. What could not be made into a message is made again: its outbox row is open once more.
     """
     where, values = chosen.where()
     values["now"] = now
+    overtaken = "false" if chosen.ids else _NEWER
+    left = conn.execute(
+        f"SELECT count(*) FROM delivery d WHERE message IS NOT NULL AND {where} AND {overtaken}",  # noqa: S608 - conditions of our own
+        values,
+    ).fetchall()[0][0]
     again = conn.execute(
-        "UPDATE delivery SET status = 'waiting', due = %(now)s, attempts = 0, delivered = NULL"  # noqa: S608 - conditions of our own
-        f" WHERE message IS NOT NULL AND {where}",
+        "UPDATE delivery d SET status = 'waiting', due = %(now)s, attempts = 0, delivered = NULL"  # noqa: S608 - conditions of our own
+        f" WHERE message IS NOT NULL AND {where} AND NOT {overtaken}",
         values,
     ).rowcount
     anew = conn.execute(
@@ -190,4 +210,4 @@ def replay(conn: psycopg.Connection[Any], chosen: Selection, now: datetime) -> i
         " UPDATE outbox o SET published = NULL FROM gone g WHERE o.shard = g.shard AND o.id = g.outbox",
         values,
     ).rowcount
-    return again + anew
+    return again + anew, left

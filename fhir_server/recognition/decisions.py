@@ -269,7 +269,9 @@ def _entry(
         "sensitive": _sensitive(decision["members"], services.rules.items),
         "revokes": revokes,
         "adopted": adopted if said.action == "adopt" else [],
-        "reports": sorted({a["report"] for a in adopted if a["report"]}) if said.action == "adopt" else [],
+        "reports": sorted({a["report"] or a["observation"].partition("/_history")[0] for a in adopted})
+        if said.action == "adopt"
+        else [],
     }
 
 
@@ -295,9 +297,7 @@ def _cite(
         "at": at.isoformat(),
         "cited": cited,
         "text": {"zh": citation.text(cited, names, "zh"), "en": citation.text(cited, names, "en")},
-        "reports": sorted(
-            {r["report"].partition("/_history")[0] for r in cited if r["report"].startswith("DiagnosticReport/")}
-        ),
+        "reports": sorted({r["report"].partition("/_history")[0] for r in cited}),
     }
 
 
@@ -337,7 +337,7 @@ async def view(services: Services, card: str, caller: Caller, names: Names) -> d
         standing = [m for m in found.members if m["result"] and m["result"]["observation"] not in changed]
         known = services.rules.among(services.profiles)
         results = citation.reports(standing, sources, known, names, found.facility, at)
-        reports = sorted({r["report"].partition("/_history")[0] for r in results if r["report"].startswith("Diag")})
+        reports = sorted({r["report"].partition("/_history")[0] for r in results})
         entry = {"card": card, "by": caller.subject, "user": caller.user, "reports": reports, "changed": changed}
         await services.ledger.record(Row("view", at, found.facility, entry, found.person, found.orderable))
     except _AWAY:

@@ -217,14 +217,16 @@ def _looked_up(text: str) -> tuple[str | None, str | None, str | None, str | Non
 
 
 def reports_of(entry: Mapping[str, Any]) -> list[str]:
-    """Logical ids of the DiagnosticReports an entry names: those it lists itself, and those of the results its decisions offered."""
+    """Logical ids of the DiagnosticReports an entry names: those it lists itself, and those of the results its decisions offered.
+    A result without a report stands for itself."""
     found = dict.fromkeys(entry.get("reports", ()))
     for decision in (entry.get("decision"), *entry.get("decisions", ())):
         for member in decision["members"] if isinstance(decision, dict) else ():
             result = member.get("result")
-            if result and result.get("report"):
-                found[result["report"]] = None
-    return [reference.removeprefix("DiagnosticReport/") for reference in found]
+            if result:
+                found[result.get("report") or result.get("observation", "")] = None
+    found.pop("", None)
+    return [reference.split("/")[1] if "/" in reference else reference for reference in found]
 
 
 class Spool:

@@ -321,7 +321,9 @@ delivery = Table(
     Column(
         "message", LargeBinary, comment="zstd of the bytes, the same at every attempt; null when none could be made"
     ),
-    Column("status", Text, nullable=False, comment="waiting | delivered | dead"),
+    Column(
+        "status", Text, nullable=False, comment="waiting | delivered | dead | closed (dead, and settled by a person)"
+    ),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("due", Time, nullable=False, comment="not to be tried before"),
     Column("reason", Text, comment="why the last attempt failed; no patient data"),

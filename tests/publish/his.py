@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def profiles_to(folder: Path, town: Sequence[str], village: Sequence[str] = ()) 
 
 class His:
     """An MLLP server. ``answers``: what it does with each message in turn, the last for all further ones: an MSA-1 code; ``cut``
-    (closes after receiving); ``hang`` (never answers)."""
+    (closes after receiving); ``hang`` (never answers); ``other`` (accepts another
+    control id); ``nameless`` (accepts without one); ``noise`` (answers with something else)."""
 
     def __init__(self, *answers: str, tls: ssl.SSLContext | None = None) -> None:
         self.answers = list(answers) or ["AA"]
@@ -118,6 +120,12 @@ class His:
                     if answer == "hang":
                         continue
                     known = ack.facts(item.data)
+                    if answer == "noise":
+                        writer.write(frame(b"OK"))
+                        continue
+                    if answer in ("other", "nameless"):
+                        known = replace(known, control_id="X1" if answer == "other" else "")
+                        answer = "AA"
                     writer.write(frame(ack.acknowledge(known, answer, None, "A1", datetime.now(UTC))))  # type: ignore[arg-type]
                     await writer.drain()
         except (ConnectionError, ssl.SSLError):

@@ -132,6 +132,57 @@ def test_corrections_and_withdrawals_follow_the_report_to_everybody_who_got_or_u
     run(story())
 
 
+USE = "INSERT INTO ledger (chain, number, at, kind, facility, entry, hash, reports) VALUES ('c', %s, now(), %s, %s, '{}', '', %s)"
+
+
+def test_who_used_a_report_and_cannot_be_told_is_a_dead_letter_until_its_profile_says_how(
+    database_url: str, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with His() as village:
+            county = County(database_url, profiles_to(tmp_path, []))
+            changes = county.store("lab", result("1"))
+            report = next(c.id for c in changes if c.resource_type == "DiagnosticReport")
+            # a reminder alone is no use; the laboratory's own doctor knows; of a removed facility nothing is known
+            for number, (kind, facility) in enumerate(
+                [("view", "village"), ("reminder", "town"), ("decision", "lab"), ("citation", "removed")], 1
+            ):
+                county.sql(USE, number, kind, facility, [report])
+            county.store("lab", result("2", status="X", sent="20260301090000"))
+            dead = "SELECT facility, destination, status, split_part(reason, ':', 1) FROM delivery ORDER BY facility"
+            async with county.delivering():
+                await county.until(
+                    dead, [("removed", "", "dead", "no-destination"), ("village", "", "dead", "no-destination")]
+                )
+            county.profiles = profiles_to(tmp_path, [], [to(village)])
+            with psycopg.connect(database_url) as conn:
+                (removed,) = queue.select(conn, queue.Selection(facility="removed"), 10)
+                assert queue.close(conn, [removed.id], "told by telephone") == 1
+                assert queue.replay(conn, queue.Selection(status="dead"), datetime.now(UTC)) == (1, 0)
+            async with county.delivering():
+                await county.until(
+                    "SELECT facility, status FROM delivery ORDER BY facility",
+                    [("removed", "closed"), ("village", "delivered")],
+                )
+            (message,) = village.received
+            lines = {line[:3]: line.split("|") for line in message.decode().split("\r") if line}
+            assert (lines["OBR"][25], lines["OBX"][11]) == ("X", "X")
+
+    run(story())
+
+
+def test_a_result_without_a_report_is_told_to_its_users_as_well(database_url: str, tmp_path: Path) -> None:
+    from fhir_server.recognition.ledger import reports_of
+
+    used = {
+        "decisions": [
+            {"members": [{"result": {"observation": "Observation/aa1/_history/1", "report": None}}, {"result": None}]}
+        ]
+    }
+    assert reports_of(used) == ["aa1"]
+    assert reports_of({"reports": ["DiagnosticReport/r1", "Observation/aa2"]}) == ["r1", "aa2"]
+
+
 # --- what the receiver does --------------------------------------------------------------------------------------------------
 
 
@@ -186,7 +237,12 @@ def test_a_refusal_is_a_dead_letter_that_holds_back_nothing_and_can_be_replayed(
                 with psycopg.connect(database_url) as conn:
                     (listed,) = queue.select(conn, queue.Selection(facility="town", status="dead"), 10)
                     assert (listed.reason, listed.control_id) == ("AR", his.numbers()[0])
-                    assert queue.replay(conn, queue.Selection(status="dead"), datetime.now(UTC)) == 1
+                    assert queue.replay(conn, queue.Selection(status="dead"), datetime.now(UTC)) == (0, 1)
+                    # a newer version of the report is there: the old one goes only when it is named
+                    assert queue.replay(conn, queue.Selection(status="dead", ids=(listed.id,)), datetime.now(UTC)) == (
+                        1,
+                        0,
+                    )
                 await county.until(STATES, [("delivered", 1)] * 2)
             assert his.values() == ["1.0", "2.0", "1.0"]
             assert his.received[0] == his.received[2]
@@ -202,6 +258,45 @@ def test_endless_error_answers_end_as_a_dead_letter(database_url: str, tmp_path:
             async with county.delivering():
                 await county.until(STATES, [("dead", 3)])
             assert len(set(his.received)) == 1 and len(his.received) == 3
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "reason"),
+    [
+        ("hang", "silent: no acknowledgement within 0.3 s"),
+        ("other", "silent: the acknowledgement does not name this control id (MSA-2)"),
+        ("nameless", "silent: the acknowledgement does not name this control id (MSA-2)"),
+        ("noise", "silent: the answer is not an acknowledgement"),
+    ],
+)
+def test_an_answer_that_is_none_is_never_taken_for_one(
+    misdeed: str, reason: str, database_url: str, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with His(misdeed) as his:
+            county = County(database_url, profiles_to(tmp_path, [to(his, QUICK.replace("timeout: 1", "timeout: 0.3"))]))
+            county.store("lab", result("1", ordered_by="乙镇卫生院"))
+            async with county.delivering():
+                await county.until(STATES, [("dead", 3)])
+            assert county.sql("SELECT starts_with(reason, %s) FROM delivery", reason) == [(True,)]
+            assert len(his.received) == 3
+
+    run(story())
+
+
+@pytest.mark.parametrize("code", ["CA", "CE", "CR"])
+def test_accept_acknowledgements_count_like_those_of_the_application(
+    code: str, database_url: str, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with His(code) as his:
+            county = County(database_url, profiles_to(tmp_path, [to(his)]))
+            county.store("lab", result("1", ordered_by="乙镇卫生院"))
+            expected = {"CA": ("delivered", 1, "CA"), "CE": ("dead", 3, "CE"), "CR": ("dead", 1, "CR")}[code]
+            async with county.delivering():
+                await county.until("SELECT status, attempts, reason FROM delivery", [expected])
 
     run(story())
 
@@ -295,7 +390,8 @@ class Web:
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         headers = [(b"location", f"http://127.0.0.1:{self.port}/other".encode())] if status in (302, 307) else []
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        number = next((v for k, v in scope["headers"] if k == b"x-request-id"), b"")
+        await send({"type": "http.response.body", "body": self.body.replace(b"{}", number)})
 
     @contextlib.asynccontextmanager
     async def serving(self) -> Any:
@@ -340,7 +436,7 @@ def test_http_posts_the_message_or_the_bundle_until_it_is_taken(database_url: st
     [
         (400, b"", "HTTP 400"),
         (307, b"", "HTTP 307"),
-        (200, b"MSH|^~\\&|H|T|||20260301||ACK|1|P|2.5.1\rMSA|AR|x\r", "AR"),
+        (200, b"MSH|^~\\&|H|T|||20260301||ACK|1|P|2.5.1\rMSA|AR|{}\r", "AR"),
     ],
 )
 def test_http_refusals_and_redirects_are_dead_letters(
@@ -419,7 +515,7 @@ def test_a_message_that_cannot_be_made_is_a_dead_letter_and_the_queue_goes_on(
                 # mended: replay makes the message anew
                 monkeypatch.setattr(writer, "oru", real)
                 with psycopg.connect(database_url) as conn:
-                    assert queue.replay(conn, queue.Selection(status="dead"), datetime.now(UTC)) == 1
+                    assert queue.replay(conn, queue.Selection(status="dead"), datetime.now(UTC)) == (1, 0)
                 await county.until("SELECT count(*) FROM delivery WHERE status = 'delivered'", [(2,)])
             assert len(his.received) == 2
 

@@ -15,7 +15,7 @@ _COMMENTS = {
     "resource": "<type>/<id>: what later corrections of it follow",
     "control_id": "MSH-10, or the request id of an HTTP delivery",
     "message": "zstd of the bytes, the same at every attempt; null when none could be made",
-    "status": "waiting | delivered | dead",
+    "status": "waiting | delivered | dead | closed (dead, and settled by a person)",
     "due": "not to be tried before",
     "reason": "why the last attempt failed; no patient data",
 }
