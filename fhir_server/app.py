@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from fastapi import FastAPI, Response
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from fhir_server import clock
 from fhir_server.access import Keys
 from fhir_server.api import cds_hooks, decisions, recognition, responses, rest
 from fhir_server.api.security import Asker
@@ -31,11 +31,6 @@ _AWAY: tuple[type[Exception], ...] = (OSError, TimeoutError, *responses.DATABASE
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
-def now() -> datetime:
-    """The server's clock: aware, UTC."""
-    return datetime.now(UTC)
-
-
 async def open_services(settings: Settings, profiles: Mapping[str, Profile], url: str) -> Services:
     """Connections, keys, rules and evidence writers for one migrated database."""
     pool = await open_pool(url, settings.read_connections, statement_timeout=settings.statement_timeout_ms / 1000)
@@ -52,9 +47,9 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
         audit=audit,
         keys=Keys.load(settings.data_dir),
         profiles=profiles,
-        rules=rules.load(),
+        rules=rules.load(settings.rules_dir),
         ledger=ledger,
-        clock=now,
+        clock=clock.of(settings),
     )
 
 

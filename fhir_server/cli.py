@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from fhir_server import clock
 from fhir_server import settings as settings_module
 from fhir_server.bench.commands import bench
 from fhir_server.deliveries_cli import deliveries
@@ -62,12 +63,13 @@ def _settings(**given: object) -> Settings:
         raise _fail(str(fault)) from None
 
 
-def _profiles(directory: Path | None) -> Mapping[str, Profile]:
-    from mappings.profile import ProfileError, load_profiles  # noqa: PLC0415 - keeps `--help` fast
+def _profiles(chosen: Settings) -> Mapping[str, Profile]:
+    from mappings import catalogue  # noqa: PLC0415 - keeps `--help` fast
+    from mappings.profile import ProfileError, load_profiles  # noqa: PLC0415
 
     try:
-        return load_profiles(directory)
-    except ProfileError as fault:
+        return load_profiles(chosen.profiles_dir, catalogue=catalogue.of(chosen.rules_dir))
+    except (ProfileError, catalogue.CatalogueError) as fault:
         raise _fail(str(fault)) from None
 
 
@@ -114,7 +116,7 @@ def serve(
         port=port, mllp_port=mllp_port, host=host, mllp_host=host, workers=workers, data_dir=data, profiles_dir=profiles
     )
     try:
-        run(chosen, _profiles(chosen.profiles_dir))
+        run(chosen, _profiles(chosen))
     except CannotServe as fault:
         raise _fail(str(fault)) from None
 
@@ -137,13 +139,14 @@ def work(
     with _database(chosen, as_it_is=attached) as url:
         worker.run(
             url,
-            _profiles(chosen.profiles_dir),
+            _profiles(chosen),
             batch=chosen.claim_batch,
             lease=chosen.lease_seconds,
             log_level=chosen.log_level,
             otlp_endpoint=chosen.otlp_endpoint,
             trace_ratio=chosen.trace_ratio,
             attached=attached,
+            clock=clock.of(chosen),
         )
 
 
@@ -194,7 +197,7 @@ def convert(
     """
     from fhir_server.convert_file import convert_file  # noqa: PLC0415
 
-    known = _profiles(_settings(profiles_dir=profiles).profiles_dir)
+    known = _profiles(_settings(profiles_dir=profiles))
     if facility not in known:
         raise _fail(f"There is no facility profile '{facility}'. Known: {', '.join(sorted(known))}.", 2)
     try:
@@ -320,7 +323,7 @@ def status(
     from fhir_server.serve import CannotServe, database  # noqa: PLC0415
 
     chosen = _settings(data_dir=data, profiles_dir=profiles)
-    known = _profiles(chosen.profiles_dir)
+    known = _profiles(chosen)
     try:
         with database(chosen, as_it_is=True) as url, psycopg.connect(url, connect_timeout=10) as conn:
             found = state.read(conn, known, chosen.data_dir)
@@ -367,10 +370,10 @@ def audit(
     from fhir_server.recognition import rules  # noqa: PLC0415
 
     chosen = _settings(data_dir=data, profiles_dir=profiles)
-    known = _profiles(chosen.profiles_dir)
+    known = _profiles(chosen)
     period = tuple(t if t.tzinfo else t.replace(tzinfo=chosen.zone) for t in (start, end))
     with _database(chosen) as url, psycopg.connect(url) as conn:
-        found = detect.audit(conn, rules.load(), known, period[0], period[1])
+        found = detect.audit(conn, rules.load(chosen.rules_dir), known, period[0], period[1])
     if form == "table":
         Console().print(report.table(found))
     elif form in ("csv", "json"):

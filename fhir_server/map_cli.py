@@ -21,6 +21,7 @@ from fhir_server.rules_cli import fail
 if TYPE_CHECKING:
     from fhir_server.code_decisions import Decision
     from fhir_server.worklist import Entry
+    from mappings.catalogue import Catalogue
     from mappings.profile import Profile
 
 worklist = typer.Typer(no_args_is_help=True, help="Unmapped local codes: proposals, decisions, spreadsheets.")
@@ -37,17 +38,23 @@ Note = Annotated[str, typer.Option(help="Why, for those who read it later.")]
 def _open(data: Path | None, profiles: Path | None) -> Iterator[tuple[psycopg.Connection[Any], Mapping[str, Profile]]]:
     from fhir_server import settings as settings_module  # noqa: PLC0415 - keeps `--help` fast
     from fhir_server.serve import CannotServe, database  # noqa: PLC0415
+    from mappings import catalogue  # noqa: PLC0415
     from mappings.profile import ProfileError, load_profiles  # noqa: PLC0415
 
     try:
         chosen = settings_module.load(data_dir=data, profiles_dir=profiles)
-        known = load_profiles(chosen.profiles_dir)
+        known = load_profiles(chosen.profiles_dir, catalogue=catalogue.of(chosen.rules_dir))
         with database(chosen) as url, psycopg.connect(url) as conn:
             yield conn, known
-    except (settings_module.SettingsError, ProfileError, CannotServe) as fault:
+    except (settings_module.SettingsError, ProfileError, catalogue.CatalogueError, CannotServe) as fault:
         raise fail(str(fault)) from None
     except psycopg.OperationalError as fault:
         raise fail(f"The database cannot be used: {type(fault).__name__}.") from None
+
+
+def _catalogue_of(known: Mapping[str, Profile]) -> Catalogue:
+    # All profiles stand on one catalogue, and the generic one is always there.
+    return next(iter(known.values())).catalogue
 
 
 @worklist.command("propose")
@@ -150,11 +157,10 @@ def import_(
 ) -> None:
     """Record the decisions of a filled-in file, all or none of them."""
     from fhir_server import worklist_csv  # noqa: PLC0415
-    from mappings.catalogue import shipped  # noqa: PLC0415
 
     with _open(data, profiles) as (conn, known):
         try:
-            wanted = worklist_csv.read(file.read_bytes(), known, shipped())
+            wanted = worklist_csv.read(file.read_bytes(), known, _catalogue_of(known))
         except worklist_csv.CannotImport as fault:
             raise fail(f"{fault}\nNothing was recorded.") from None
         _record(conn, wanted, who)
@@ -162,13 +168,12 @@ def import_(
 
 def _decide(data: Path | None, profiles: Path | None, decisions: list[Decision], who: str) -> None:
     from fhir_server.code_decisions import check  # noqa: PLC0415
-    from mappings.catalogue import shipped  # noqa: PLC0415
 
     for decision in decisions:
         _check_kind(decision.kind)
     with _open(data, profiles) as (conn, known):
         for decision in decisions:
-            if wrong := check(decision, known, shipped()):
+            if wrong := check(decision, known, _catalogue_of(known)):
                 raise fail(wrong)
         _record(conn, decisions, who)
 

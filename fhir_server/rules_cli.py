@@ -14,7 +14,7 @@ rules = typer.Typer(no_args_is_help=True, help="Test, exchange and try out the r
 err = Console(stderr=True, soft_wrap=True)
 
 Folder = Annotated[
-    Path | None, typer.Option("--rules", help="Rules folder (default: the shipped one).", file_okay=False)
+    Path | None, typer.Option("--rules", help="Rules folder, laid over the shipped rules.", file_okay=False)
 ]
 
 
@@ -129,15 +129,16 @@ def simulate(
     from fhir_server.recognition import rules as rules_module  # noqa: PLC0415
     from fhir_server.recognition import simulate as dry_run  # noqa: PLC0415
     from fhir_server.serve import database  # noqa: PLC0415
-    from mappings.catalogue import CatalogueError  # noqa: PLC0415
+    from mappings import catalogue  # noqa: PLC0415
     from mappings.profile import ProfileError, load_profiles  # noqa: PLC0415
 
     if form not in ("table", "csv"):
         raise fail("--format is table or csv.", 2)
     try:
         chosen = settings_module.load(data_dir=data, profiles_dir=profiles)
-        known, old, wanted = load_profiles(chosen.profiles_dir), rules_module.load(), rules_module.load(new)
-    except (settings_module.SettingsError, ProfileError, CatalogueError, rules_module.RulesError) as fault:
+        known = load_profiles(chosen.profiles_dir, catalogue=catalogue.of(chosen.rules_dir))
+        old, wanted = rules_module.load(chosen.rules_dir), rules_module.load(new)
+    except (settings_module.SettingsError, ProfileError, catalogue.CatalogueError, rules_module.RulesError) as fault:
         raise fail(str(fault)) from None
     period = [t if t.tzinfo else t.replace(tzinfo=chosen.zone) for t in (start, end)]
     with database(chosen) as url:

@@ -19,16 +19,17 @@ def export_files(source: Path, target: Path) -> list[str]:
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty")
-    names = sorted({p.name for pattern in FILES for p in source.glob(pattern)})
+    folders = (catalogue.DIRECTORY, source)
+    names = sorted({p.name for pattern in FILES for folder in folders for p in folder.glob(pattern)})
     for name in names:
-        shutil.copyfile(source / name, target / name)
+        shutil.copyfile(catalogue.path_of(source, name), target / name)
     return names
 
 
 def export_fhir(source: Path, target: Path) -> list[str]:
     """Writes the catalogue as FHIR R4 resources, one JSON file each; the names that were written."""
     target.mkdir(parents=True, exist_ok=True)
-    known = catalogue.shipped() if source == catalogue.DIRECTORY else catalogue.load(source)
+    known = catalogue.of(source)
     names = []
     for resource in catalogue_fhir.resources(known):
         name = f"{resource['resourceType']}-{resource['id']}.json"
@@ -44,7 +45,8 @@ def import_files(source: Path, target: Path, base: Path) -> str:
     """
     with tempfile.TemporaryDirectory() as name:
         merged = Path(name) / "rules"
-        shutil.copytree(base, merged)
+        shutil.copytree(catalogue.DIRECTORY, merged)
+        shutil.copytree(base, merged, dirs_exist_ok=True)
         for pattern in FILES:
             for path in source.glob(pattern):
                 shutil.copyfile(path, merged / path.name)

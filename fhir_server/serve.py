@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from adapters.transports import mllp
-from fhir_server import telemetry, tracing
+from fhir_server import clock, telemetry, tracing
 from fhir_server.api.connection import Limits, limited
 from fhir_server.api.edge import Edge
 from fhir_server.app import create_app, open_services
@@ -28,14 +28,13 @@ from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.receive import Receiver
 from fhir_server.publish import deliver
 from fhir_server.scrape import Scrape
-from fhir_server.settings import Settings
+from fhir_server.settings import OWN_MACHINE, Settings
 from fhir_server.store import embedded
 from fhir_server.store.database import database_url, migrate, open_pool
 from fhir_server.store.revival import kept_alive
 from mappings.profile import Profile
 
 log = logging.getLogger(__name__)
-_OWN_MACHINE = ("127.0.0.1", "::1", "localhost")
 STOP_WITHIN = 20.0
 """Seconds a graceful stop may take before a child is killed."""
 
@@ -176,7 +175,7 @@ class _Http(uvicorn.Server):
 
 def _http_configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
     tls = _server_tls(settings.https_certificate, settings.https_key, settings.https_client_ca)
-    if tls is None and settings.host not in _OWN_MACHINE:
+    if tls is None and settings.host not in OWN_MACHINE:
         log.warning("http_not_encrypted host=%s", settings.host)
     limits = Limits(settings.http_max_connections, settings.http_read_seconds, settings.http_read_seconds)
     return uvicorn.Config(
@@ -200,6 +199,8 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     mllp_socket = _bind(settings.mllp_host, settings.mllp_port, "MLLP")
     tls = _server_tls(settings.mllp_certificate, settings.mllp_key, settings.mllp_client_ca)
     own_ports = [_bind(settings.mllp_host, p, "MLLP") for p in listeners(profiles)]
+    if settings.sandbox_clock:
+        log.warning("sandbox_clock at=%s", clock.of(settings)().isoformat())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

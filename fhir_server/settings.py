@@ -14,6 +14,10 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from fhir_server import clock
+
+OWN_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
+
 
 def _zone(name: str) -> str:
     try:
@@ -40,6 +44,11 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="Folder of the embedded database, the signing keys and the spool.")
     profiles_dir: Path | None = Field(
         None, description="Folder of facility profiles (*.yaml). Empty: the shipped example county."
+    )
+    rules_dir: Path | None = Field(
+        None,
+        description="Folder of the consortium's own rules (items, orderables, members, marks, eqa: CSV; policy: YAML), laid file by "
+        "file over the shipped ones. Empty: the shipped ones.",
     )
     host: str = Field("127.0.0.1", description="Address the HTTP server listens on.")
     port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
@@ -102,6 +111,15 @@ class Settings(BaseSettings):
     time_zone: Annotated[str, AfterValidator(_zone)] = Field(
         "Asia/Shanghai", description="Zone of search values and of messages that state none."
     )
+    sandbox: bool = Field(
+        False,
+        description="A server to try things out on, never one with real patients: only then may a clock be given.",
+    )
+    sandbox_clock: str = Field(
+        "",
+        description="Time the server takes for now (2025-11-21T17:00:00+08:00), or a file that holds it and may change while it runs. "
+        "Needs sandbox, and addresses of this machine alone.",
+    )
     otlp_endpoint: str = Field(
         "", description="OpenTelemetry collector for traces (OTLP/HTTP), e.g. http://collector:4318. Empty: no traces."
     )
@@ -117,6 +135,20 @@ class Settings(BaseSettings):
             )
             if (key or authority) and not certificate:
                 raise ValueError(f"{name}_certificate is missing beside {name}_key or {name}_client_ca")
+        return self
+
+    @model_validator(mode="after")
+    def _clock_only_in_a_sandbox(self) -> Settings:
+        if not self.sandbox_clock:
+            return self
+        if not self.sandbox:
+            raise ValueError(
+                "sandbox_clock is for a sandbox only: set sandbox too, never on a server with real patients"
+            )
+        if not {self.host, self.mllp_host} <= OWN_MACHINE:
+            raise ValueError("sandbox_clock needs host and mllp_host to be addresses of this machine (127.0.0.1)")
+        if clock.instant(self.sandbox_clock) is None and not Path(self.sandbox_clock).is_file():
+            raise ValueError("sandbox_clock is neither an RFC 3339 time with zone nor a file that holds one")
         return self
 
     @classmethod

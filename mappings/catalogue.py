@@ -90,8 +90,9 @@ class Item:
         return (self.valid_from or "0000") <= day <= (self.valid_to or "9999")
 
     def accepts(self, unit: str) -> bool:
-        """True when a result in UCUM unit ``unit`` stands in the item's unit as it is, without any conversion."""
-        return any(ucum.same_unit(unit, own) for own in (self.unit, *self.unit_aliases) if own)
+        """True when a result in UCUM unit ``unit`` measures the item's property: its unit in any size (``g/dL`` for ``g/L``), never a
+        mass for an amount of substance, one arbitrary unit for another, or another annotation (FEU, DDU)."""
+        return any(ucum.same_property(unit, own) for own in (self.unit, *self.unit_aliases) if own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +131,14 @@ class CatalogueError(Exception):
 def load(directory: Path = DIRECTORY) -> Catalogue:
     """Read and check the catalogue. Raises CatalogueError with all faults at once."""
     problems: list[Problem] = []
-    history = _items(directory / "items.csv", problems)
+    history = _items(path_of(directory, "items.csv"), problems)
     items = {code: rows[-1] for code, rows in history.items()}
     orderables = _orderables(directory, items, problems)
     if problems:
         raise CatalogueError(problems)
     digest = hashlib.sha256()
     for name in ("items.csv", "orderables.csv", "members.csv"):
-        digest.update((directory / name).read_bytes().replace(b"\r\n", b"\n"))
+        digest.update(path_of(directory, name).read_bytes().replace(b"\r\n", b"\n"))
     by_loinc = {i.loinc: i for i in items.values() if i.loinc}
     several = {code: rows for code, rows in history.items() if len(rows) > 1}
     return Catalogue(
@@ -149,6 +150,17 @@ def load(directory: Path = DIRECTORY) -> Catalogue:
 def shipped() -> Catalogue:
     """The shipped catalogue, read once."""
     return load()
+
+
+def of(directory: Path | None) -> Catalogue:
+    """The catalogue of a rules folder; None: the shipped one. Raises CatalogueError."""
+    return shipped() if directory in (None, DIRECTORY) else load(directory or DIRECTORY)
+
+
+def path_of(directory: Path, name: str) -> Path:
+    """A file of a rules folder; one that the folder does not have is the shipped one."""
+    own = directory / name
+    return own if own.is_file() else DIRECTORY / name
 
 
 # --- rows ----------------------------------------------------------------------------------------------------------------
@@ -272,7 +284,7 @@ def check_period(row: Row, file: str, problems: list[Problem]) -> tuple[str, str
 
 
 def _orderables(directory: Path, items: Mapping[str, Item], problems: list[Problem]) -> dict[str, Orderable]:
-    path, members_path = directory / "orderables.csv", directory / "members.csv"
+    path, members_path = path_of(directory, "orderables.csv"), path_of(directory, "members.csv")
     rows = read_rows(path, ("code", "category", "name_zh", "name_en", "price_fen"), ("note",), problems)
     codes = {row["code"] for row in rows}
     members: dict[str, dict[str, list[str]]] = {}

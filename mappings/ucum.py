@@ -175,6 +175,25 @@ def same_unit(a: str, b: str) -> bool:
     return a == b or factor(a, b) == 1
 
 
+def same_property(a: str, b: str) -> bool:
+    """True when both codes measure one property and differ at most by a factor (``g/L`` and ``g/dL``, ``L/L`` and ``%``).
+
+    Where everything cancels, amounts of substance and masses are still told apart: ``mmol/mol`` and ``%`` are two properties (HbA1c).
+    """
+    one = read(a)
+    if a == b or one is None or factor(a, b) is None:
+        return a == b
+    return bool(one.dimension) or _cancelled(a) == _cancelled(b)
+
+
+_PARTS_OF_WHOLE = re.compile(r"mol|eq|osm|(?<![A-Za-z])[munpkf]?g(?![A-Za-z])")
+
+
+def _cancelled(code: str) -> frozenset[str]:
+    """What a number without dimension was a share of, as far as it is no mere volume or count."""
+    return frozenset(found[-1] if found[-1] == "g" else found for found in _PARTS_OF_WHOLE.findall(code))
+
+
 def factor(source: str, target: str) -> Fraction | None:
     """What a number in ``source`` is multiplied by to stand in ``target``; None when they do not convert by a factor alone."""
     if source == target:

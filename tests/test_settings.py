@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from fhir_server import clock
 from fhir_server.settings import Settings, SettingsError, load
 
 DOCS = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -89,3 +91,30 @@ def test_a_broken_settings_file_is_an_error(tmp_path: Path, monkeypatch: pytest.
 def test_the_address_of_the_api_follows_the_bound_port_unless_given() -> None:
     assert load(port=0).fhir_base(8765) == "http://127.0.0.1:8765/fhir"
     assert load(base_url="https://fhir.example/fhir/").fhir_base(1) == "https://fhir.example/fhir"
+
+
+def test_a_clock_can_be_given_in_a_sandbox_alone(tmp_path: Path) -> None:
+    at = "2025-11-21T17:00:00+08:00"
+    with pytest.raises(SettingsError, match="sandbox only"):
+        load(sandbox_clock=at)
+    with pytest.raises(SettingsError, match="this machine"):
+        load(sandbox_clock=at, sandbox=True, host="0.0.0.0")
+    with pytest.raises(SettingsError, match="RFC 3339"):
+        load(sandbox_clock="yesterday", sandbox=True)
+    assert clock.of(load(sandbox_clock=at, sandbox=True))().isoformat() == "2025-11-21T09:00:00+00:00"
+
+
+def test_a_sandbox_clock_in_a_file_moves_with_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "now"
+    file.write_text("2025-11-21T17:00:00+08:00\n", encoding="utf-8")
+    read = clock.of(load(sandbox_clock=str(file), sandbox=True))
+    assert read() == datetime(2025, 11, 21, 9, tzinfo=UTC)
+    file.write_text("2025-11-21T17:00:01+08:00", encoding="utf-8")
+    assert read() == datetime(2025, 11, 21, 9, 0, 1, tzinfo=UTC)
+    file.write_text("2025-", encoding="utf-8")
+    assert read() == datetime(2025, 11, 21, 9, 0, 1, tzinfo=UTC)
+
+
+def test_without_a_sandbox_the_clock_is_the_machines() -> None:
+    before = datetime.now(UTC)
+    assert before <= clock.of(load())() <= datetime.now(UTC)

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from fhir_server import clock
 from fhir_server.access import Principal, authenticate
 from fhir_server.api.content import query_of
 from fhir_server.audit_event import Action
@@ -44,7 +45,9 @@ async def principal(request: Request) -> Principal:
     """The principal of the bearer token. Raises Fault UNAUTHENTICATED, after an audit entry, when there is no valid one."""
     services = services_of(request)
     try:
-        return authenticate(services.keys, request.headers.get("authorization"), services.clock())
+        # A sandbox clock dates results and orders; a token lives in real time.
+        at = clock.now() if services.settings.sandbox_clock else services.clock()
+        return authenticate(services.keys, request.headers.get("authorization"), at)
     except Fault:
         await _refused(request, None, "authenticate", ())
         raise

@@ -30,6 +30,7 @@ from fhir_server.demo.story import Story, repeats, tell, today
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
 from fhir_server.store.database import migrate
+from mappings import catalogue
 from mappings.profile import Profile, load_profiles
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def run(settings: Settings, *, leave: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     if settings.database_url:
         raise DemoFailed("The demo uses its own embedded database; unset DATABASE_URL, or use `tongjian serve`.")
-    profiles = load_profiles(settings.profiles_dir)
+    profiles = load_profiles(settings.profiles_dir, catalogue=catalogue.of(settings.rules_dir))
     console.print("[bold]Tongjian demo[/]: one county hospital, two township health centres, one village clinic.\n")
     # Ended from outside, the demo still stops its server and database in order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

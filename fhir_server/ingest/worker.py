@@ -15,13 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
 import psycopg
 
+from fhir_server import clock as clock_module
 from fhir_server import telemetry, tracing
 from fhir_server.ingest import inbox
 from fhir_server.ingest.claim import claim, session
@@ -39,10 +40,6 @@ _LONGEST_PAUSE = 10.0
 _OPTIONS = "-c statement_timeout=300000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def run(
     url: str,
     profiles: Mapping[str, Profile],
@@ -53,11 +50,12 @@ def run(
     otlp_endpoint: str = "",
     trace_ratio: float = 1.0,
     attached: bool = False,
+    clock: Callable[[], datetime] = clock_module.now,
 ) -> None:
     """Works until SIGTERM or SIGINT; the entry of a worker process. Prints nothing.
 
     batch: messages in one transaction; lease: seconds after which a worker without a heartbeat loses them; attached: end also when
-    standard input closes, so that no worker outlives a killed server; the rest as in Settings.
+    standard input closes, so that no worker outlives a killed server; clock: the times it records; the rest as in Settings.
     """
     telemetry.configure(log_level)
     tracing.start(otlp_endpoint, trace_ratio, "work")
@@ -71,7 +69,7 @@ def run(
         signal.signal(number, end)
     if attached:
         threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
-    Worker(url, profiles, stop, batch=batch, lease=lease).run()
+    Worker(url, profiles, stop, batch=batch, lease=lease, clock=clock).run()
     tracing.stop()
 
 
@@ -93,7 +91,7 @@ class Worker:
         *,
         batch: int = 40,
         lease: float = 30.0,
-        clock: Callable[[], datetime] = _now,
+        clock: Callable[[], datetime] = clock_module.now,
     ) -> None:
         self._url = url
         self._profiles = profiles

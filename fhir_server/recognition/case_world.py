@@ -73,15 +73,15 @@ def _built(text: str, folder: Path | None) -> Built:
 
 @lru_cache(maxsize=4)
 def _load(base: Path) -> tuple[Rules, Mapping[str, Policy], Catalogue]:
-    known = catalogue.shipped() if base == catalogue.DIRECTORY else catalogue.load(base)
-    return rules_module.load(base), rules_module.examples(base), known
+    return rules_module.load(base), rules_module.examples(base), catalogue.of(base)
 
 
 def _catalogue_folder(world: World, temporary: Path, base: Path) -> Path:
     if not world.items and not world.orderables:
         return base
     target = temporary / "catalogue"
-    shutil.copytree(base, target)
+    shutil.copytree(catalogue.DIRECTORY, target)
+    shutil.copytree(base, target, dirs_exist_ok=True)
     if world.items:
         _change_rows(target / "items.csv", world.items, "items")
     if world.orderables:

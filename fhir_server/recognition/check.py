@@ -26,7 +26,6 @@ from fhir_server.recognition.decide import Decision, Outcome, as_dict, decide
 from fhir_server.recognition.ledger import Row
 from fhir_server.recognition.order import Order
 from fhir_server.store.database import borrowed
-from mappings import catalogue
 from mappings.catalogue import Orderable
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ async def ask(services: Services, principal: Principal, question: Question, addr
     if failed:
         answers = Answers(at, principal.facility, failure=failed)
     try:
-        await services.ledger.record(*_rows(question, answers))
+        await services.ledger.record(*_rows(question, answers, services.rules))
     except OSError:
         # An answer without its ledger row must not leave; the order goes on without it.
         log.error("neither database nor spool takes the ledger row")
@@ -216,7 +215,7 @@ def sensitive_grants(scopes: Iterable[str]) -> frozenset[str]:
     return frozenset(found[1] for found in map(_SENSITIVE.match, scopes) if found)
 
 
-def _rows(question: Question, answers: Answers) -> list[Row]:
+def _rows(question: Question, answers: Answers, known: rules.Rules) -> list[Row]:
     call = {
         "service": question.service,
         "instance": question.instance,
@@ -224,7 +223,7 @@ def _rows(question: Question, answers: Answers) -> list[Row]:
         "patient": question.patient if "|" not in question.patient else None,
         "encounter": question.encounter or None,
         "department": question.department or None,
-        "catalogue": catalogue.shipped().digest[:16],
+        "catalogue": known.catalogue_version,
     }
     if answers.failure or not answers.answers:
         entry = call | {

@@ -77,13 +77,15 @@ def _value(case: Case) -> Judged:
 
 # Usually written without a unit. Whether none may stand for theirs is for the policy to say: taking silence for the unit would turn a
 # result with a wrong unit into a recognized one as soon as the unit is left out.
-_BARE_NUMBERS: Final = frozenset({"1", "[pH]", "{INR}", "{titer}"})
+_BARE_NUMBERS: Final = frozenset({"1", "{INR}", "{titer}"})
+# There is no other scale of pH (ISO 80000-9, 9-32): whatever stands beside the number, and nothing usually does, it says the same.
+_WITHOUT_UNIT: Final = frozenset({"", "[pH]"})
 _TITRE: Final = re.compile(r"^[<>≥≤=]{0,2}\s*1\s*[:：]\s*\d+$")
 
 
 def _unit(case: Case) -> Judged:
     wanted, unit = case.item.unit, case.result.unit
-    if not wanted:
+    if wanted in _WITHOUT_UNIT:
         return Answer.NOT_REQUIRED, {"reason": "item-without-unit"}
     evidence = {"wanted": wanted, "unit": unit, "as_sent": case.result.unit_text}
     if wanted == "{titer}" and _TITRE.match((case.result.value_text or "").strip()):
@@ -94,7 +96,7 @@ def _unit(case: Case) -> Judged:
         return Answer.MET, evidence | {"reason": "bare-number-by-policy"}
     if not unit:
         return Answer.UNKNOWN, evidence
-    # The same unit in any spelling only: no scaling, and never mass to molar.
+    # One property in any size of its unit (UCUM canonical form); never mass to molar.
     return (Answer.MET if case.item.accepts(unit) else Answer.NOT_MET), evidence
 
 

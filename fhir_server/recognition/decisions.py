@@ -23,7 +23,7 @@ from fhir_server.recognition.explain import Names
 from fhir_server.recognition.ledger import Row, canonical
 from fhir_server.recognition.statement import Statement
 from fhir_server.store import reader
-from mappings import catalogue, codes
+from mappings import codes
 from mappings.catalogue import Item
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _entry(
         "answer_rules": decision["rules"],
         "policy": decision["policy"],
         "rules": services.rules.version,
-        "catalogue": catalogue.shipped().digest[:16],
+        "catalogue": services.rules.catalogue_version,
         "price_fen": price,
         "price": {"day": day, "source": "facility" if own else "catalogue"} if price is not None else None,
         "refusal": said.refusal,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from fhir_server.recognition.marks import EVERY_ITEM, NATIONAL, Agreement, Mark, Period, Register, Round
+from mappings import catalogue
 from mappings.catalogue import check_period, words
 from mappings.csv_rows import Problem, Row, read_rows
 
@@ -33,10 +34,11 @@ Wrong = Callable[[Row, str, str], None]
 
 
 def files(directory: Path) -> list[Path]:
-    """The register's files in a folder, in the order they are read."""
-    found = [directory / "regions.csv"] if (directory / "regions.csv").is_file() else []
+    """The register's files in a folder, in the order they are read; a shipped one counts where the folder has none of its name."""
+    found = [catalogue.path_of(directory, "regions.csv")]
     for kind in ("agreements", "marks", "eqa"):
-        found += sorted(p for p in directory.glob(f"{kind}*.csv") if p.stem == kind or p.stem.startswith(f"{kind}-"))
+        named = {p.name: p for folder in (catalogue.DIRECTORY, directory) for p in folder.glob(f"{kind}*.csv")}
+        found += [p for _, p in sorted(named.items()) if p.stem == kind or p.stem.startswith(f"{kind}-")]
     return found
 
 

@@ -58,7 +58,7 @@ def offered(rules: Rules) -> Iterator[Given]:
     """Every reason a card offers: the lawful ones, then the local ones."""
     for r in rules.reasons.values():
         yield Given(systems.REPEAT_REASONS, r.code, r.zh, r.en, r.text_required, True)
-    yield from local().values()
+    yield from local(catalogue.path_of(rules.directory, FILE)).values()
 
 
 def find(rules: Rules, system: str, code: str) -> Given | None:

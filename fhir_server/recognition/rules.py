@@ -66,6 +66,7 @@ class Rules:
     facilities  facility id -> level, region, ownership
     register    recognition marks and external quality assessment
     history     item code -> its rows by valid time, where there are several
+    catalogue_version  digest of the catalogue files alone, 16 hexadecimal digits; directory: the folder the rules were read from
     """
 
     version: str
@@ -79,6 +80,8 @@ class Rules:
     facilities: Mapping[str, Standing] = field(default_factory=dict)
     register: Register = field(default_factory=Register)
     history: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
+    catalogue_version: str = ""
+    directory: Path = catalogue.DIRECTORY
 
     def consortium_of(self, facility: str) -> str:
         """Consortium a facility belongs to; empty when none is known."""
@@ -138,12 +141,20 @@ def price(orderable: Orderable, profile: Profile | None, day: str) -> int | None
     return own.get(orderable.code, orderable.price)
 
 
-def load(directory: Path = catalogue.DIRECTORY) -> Rules:
-    """The rules in a catalogue folder. Raises RulesError or mappings.catalogue.CatalogueError naming what is wrong where."""
-    found = catalogue.shipped() if directory == catalogue.DIRECTORY else catalogue.load(directory)
-    file = _read(directory / POLICY_FILE, _File)
+def load(directory: Path | None = None) -> Rules:
+    """The rules in a folder, laid file by file over the shipped ones (None: those alone).
+
+    Raises RulesError or mappings.catalogue.CatalogueError naming what is wrong where.
+    """
+    directory = directory or catalogue.DIRECTORY
+    if not directory.is_dir():
+        raise RulesError(f"{directory} is not a folder of rules")
+    found = catalogue.of(directory)
+    policy_file = catalogue.path_of(directory, POLICY_FILE)
+    file = _read(policy_file, _File)
     assert isinstance(file, _File)
-    included = [_read(directory / name, _Included) for name in file.include]
+    further = [catalogue.path_of(directory, name) for name in file.include]
+    included = [_read(path, _Included) for path in further]
     policies = (*file.policies, *(p for i in included if isinstance(i, _Included) for p in i.policies))
     if not policies:
         raise RulesError(f"{POLICY_FILE}: policies: at least one policy is needed")
@@ -152,7 +163,7 @@ def load(directory: Path = catalogue.DIRECTORY) -> Rules:
     if problems:
         raise RulesError("\n".join(str(p) for p in problems))
     digest = hashlib.sha256(found.digest.encode())
-    for path in (directory / POLICY_FILE, *(directory / name for name in file.include), *marks_csv.files(directory)):
+    for path in (policy_file, *further, *marks_csv.files(directory)):
         digest.update(b"\n" + path.read_bytes().replace(b"\r\n", b"\n"))
     return Rules(
         version=digest.hexdigest()[:16],
@@ -164,13 +175,16 @@ def load(directory: Path = catalogue.DIRECTORY) -> Rules:
         reasons={r.code: r for r in file.reasons},
         register=register,
         history=found.history,
+        catalogue_version=found.digest[:16],
+        directory=directory,
     )
 
 
 def examples(directory: Path = catalogue.DIRECTORY) -> Mapping[str, Policy]:
     """The policies of the files ``policy-*.yaml`` by id: real local rules that an installation may include or copy."""
     out = {}
-    for path in sorted(directory.glob("policy-*.yaml")):
+    named = {p.name: p for folder in (catalogue.DIRECTORY, directory) for p in folder.glob("policy-*.yaml")}
+    for _, path in sorted(named.items()):
         found = _read(path, _Included)
         out.update({p.id: p for p in found.policies} if isinstance(found, _Included) else {})
     return out

@@ -60,7 +60,7 @@ def test_an_enzyme_may_be_reported_in_international_units_and_a_hormone_not_in_e
     alt, fsh = SHIPPED.items["L0006"], next(i for i in SHIPPED.items.values() if i.name_zh == "卵泡刺激素")
     assert alt.accepts("U/L")
     assert alt.accepts("[IU]/L")
-    assert not alt.accepts("ukat/L")
+    assert alt.accepts("ukat/L")
     assert not alt.accepts("")
     assert fsh.accepts("m[IU]/mL")
     assert not fsh.accepts("U/L")

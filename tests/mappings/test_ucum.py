@@ -90,6 +90,28 @@ def test_keeps_different_units_apart(one: str, other: str) -> None:
     assert not ucum.same_unit(one, other)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("g/L", "g/dL", True),
+        ("L/L", "%", True),
+        ("10*9/L", "/nL", True),
+        ("mg/L{FEU}", "ng/mL{FEU}", True),
+        ("mg/L{FEU}", "ng/mL{DDU}", False),
+        ("umol/L", "mg/dL", False),
+        ("%", "mmol/mol", False),
+        ("mg/g", "%", False),
+        ("mg/g", "ug/mg", True),
+        ("U/L", "[IU]/L", False),
+        ("nonsense", "nonsense", True),
+        ("nonsense", "g/L", False),
+    ],
+)
+def test_tells_one_property_in_another_size_from_another_property(one: str, other: str, same: bool) -> None:
+    assert ucum.same_property(one, other) is same
+    assert ucum.same_property(other, one) is same
+
+
 def test_gives_exact_factors_within_one_kind() -> None:
     assert ucum.factor("g/dL", "g/L") == 10
     assert ucum.factor("L/L", "%") == 100

@@ -110,7 +110,7 @@ def test_mapped_and_item_for_a_row_without_an_item(rules: Rules, order: Make, re
     [
         ("14682-9", "umol/L", MET),
         ("14682-9", "nmol/mL", MET),  # another spelling of the same size
-        ("14682-9", "mmol/L", NOT_MET),  # another size: the figures differ by 1000
+        ("14682-9", "mmol/L", MET),  # another size of the unit, the same property
         ("14682-9", "mg/dL", NOT_MET),  # mass for molar: never
         ("14682-9", None, UNKNOWN),
         ("48065-7", "mg/L{FEU}", MET),
@@ -119,7 +119,7 @@ def test_mapped_and_item_for_a_row_without_an_item(rules: Rules, order: Make, re
         ("26464-8", "10*3/uL", MET),  # 10*9/L
     ],
 )
-def test_the_unit_must_be_the_same_and_is_never_converted(
+def test_the_unit_must_be_of_the_same_property_and_mass_is_never_amount(
     judge: Make, rules: Rules, loinc: str, unit: str | None, answer: Answer
 ) -> None:
     by_loinc = rules.by_loinc.get(loinc)
@@ -136,15 +136,21 @@ def test_a_bare_number_without_a_unit_counts_only_where_the_policy_says_so(
     judge: Make, rules: Rules, order: Make, result: Make, now: Any
 ) -> None:
     # Silence is not a unit: a wrong unit that is left out must not turn into the right one.
-    ph = next(i for i in rules.items.values() if i.unit == "[pH]" and i.window_days)
-    assert judge("unit", ph.code, unit=None, unit_text=None) is UNKNOWN
-    agreed = rules.policies[0].model_copy(update={"bare_numbers": frozenset({"[pH]"})})
-    case = Case(order(), result(ph.code, unit=None, unit_text=None), ph, agreed, now, rules)
+    inr = next(i for i in rules.items.values() if i.unit == "{INR}")
+    assert judge("unit", inr.code, unit=None, unit_text=None) is UNKNOWN
+    agreed = rules.policies[0].model_copy(update={"bare_numbers": frozenset({"{INR}"})})
+    case = Case(order(), result(inr.code, unit=None, unit_text=None), inr, agreed, now, rules)
     assert JUDGES["unit"](case)[0] is MET
     assert JUDGES["unit"](replace(case, result=replace(case.result, unit_text="%")))[0] is UNKNOWN
-    assert judge("unit", ph.code, unit="1", unit_text="1") is MET
-    assert judge("unit", ph.code, unit=None, unit_text="??") is UNKNOWN
-    assert judge("unit", ph.code, unit="%", unit_text="%") is NOT_MET
+    assert judge("unit", inr.code, unit="1", unit_text="1") is MET
+    assert judge("unit", inr.code, unit=None, unit_text="??") is UNKNOWN
+    assert judge("unit", inr.code, unit="%", unit_text="%") is NOT_MET
+
+
+def test_a_ph_is_a_ph_whatever_unit_is_written_beside_it(judge: Make, rules: Rules) -> None:
+    ph = next(i for i in rules.items.values() if i.unit == "[pH]" and i.window_days)
+    for unit in (None, "[pH]", "1", "%"):
+        assert judge("unit", ph.code, unit=unit, unit_text=unit) is NOT_REQUIRED
 
 
 def test_a_measured_item_needs_a_number(judge: Make) -> None:

@@ -82,3 +82,18 @@ def test_a_wrong_policy_file_is_refused_naming_file_and_key(
         module.load(folder)
     assert "policy.yaml" in str(fault.value)
     assert named in str(fault.value)
+
+
+def test_a_rules_folder_is_laid_file_by_file_over_the_shipped_rules(tmp_path: Path) -> None:
+    """A consortium keeps only the files that are its own."""
+    (tmp_path / "marks-county.csv").write_text("laboratory,item,scope\ncounty,*,national\n", encoding="utf-8")
+    found, shipped = module.load(tmp_path), module.load()
+    assert [m.laboratory for m in found.register.marks] == ["county"]
+    assert found.items == shipped.items
+    assert found.version != shipped.version
+    assert found.catalogue_version == shipped.catalogue_version
+
+
+def test_a_rules_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RulesError, match="is not a folder"):
+        module.load(tmp_path / "nowhere")
