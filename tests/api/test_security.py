@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from fhir_server.access import Keys, Principal, issue_token
 from fhir_server.api.security import Asker, permit, permit_role
 from fhir_server.errors import Category, Fault
+from fhir_server.settings import Settings
 
 NOW = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 
@@ -43,7 +44,9 @@ class Api:
         self.keys = Keys.load(folder)
         self.audit = Recorder()
         self.app = FastAPI()
-        self.app.state.services = SimpleNamespace(keys=self.keys, audit=self.audit, clock=lambda: NOW)
+        self.app.state.services = SimpleNamespace(
+            keys=self.keys, audit=self.audit, clock=lambda: NOW, settings=Settings()
+        )
 
         @self.app.exception_handler(Fault)
         async def answer(_: Request, fault: Exception) -> JSONResponse:
