@@ -112,11 +112,30 @@ INTERACTIONS: Final[tuple[str, ...]] = (
 SYSTEM_INTERACTIONS: Final[tuple[str, ...]] = ("transaction",)
 """Interactions of the whole system."""
 
-SECURITY: Final[dict[str, Any]] = {
-    "cors": False,
-    "description": "Bearer tokens (RFC 6750) with SMART v2 scopes on everything but metadata and health; every access is recorded.",
-}
-"""CapabilityStatement.rest.security; the SMART-on-FHIR service code comes with an authorization server."""
+OAUTH_URIS: Final = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+
+
+def security(token_uri: str, introspect_uri: str, revoke_uri: str) -> dict[str, Any]:
+    """CapabilityStatement.rest.security of a server with SMART backend services
+    (https://hl7.org/fhir/smart-app-launch/STU2.2/conformance.html); absolute addresses of its authorization server."""
+    uris = {"token": token_uri, "introspect": introspect_uri, "revoke": revoke_uri}
+    return {
+        "extension": [{"url": OAUTH_URIS, "extension": [{"url": k, "valueUri": v} for k, v in uris.items()]}],
+        "cors": False,
+        "service": [
+            {
+                "coding": [
+                    {
+                        "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
+                        "code": "SMART-on-FHIR",
+                        "display": "SMART-on-FHIR",
+                    }
+                ]
+            }
+        ],
+        "description": "Bearer tokens (RFC 6750) with SMART v2 scopes except for discovery and health; every access is recorded.",
+    }
+
 
 Operation = tuple[str, str]
 """Operation name without ``$``, canonical URL of its OperationDefinition."""
@@ -127,7 +146,7 @@ def capability_statement(
     version: str,
     date: datetime,
     search_params: Mapping[str, Sequence[tuple[str, str, str]]],
-    security: Mapping[str, Any] = SECURITY,
+    security: Mapping[str, Any],
     *,
     interactions: Sequence[str] = INTERACTIONS,
     system_interactions: Sequence[str] = SYSTEM_INTERACTIONS,

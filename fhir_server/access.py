@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -27,6 +27,7 @@ from fhir_server.errors import Category, Fault
 
 ISSUER: Final = "tongjian"
 KEY_FILE: Final = "token-keys.json"
+REVOKED_FILE: Final = "revoked-tokens.json"
 _ALGORITHM: Final = {"P-256": "ES256", "P-384": "ES384"}
 _CACHED: Final = 4096
 
@@ -116,6 +117,8 @@ class Keys:
     keys: list[ECKey]
     issuer: str = ISSUER
     audience: str = ISSUER
+    revoked_file: Path | None = None
+    _revoked: dict[str, int] = field(default_factory=dict, repr=False)
     _verified: OrderedDict[bytes, tuple[dict[str, Any], Principal]] = field(default_factory=OrderedDict, repr=False)
 
     @classmethod
@@ -135,7 +138,28 @@ class Keys:
             keys = []
         if not keys:
             raise AccessError(f"{path.name} holds no usable key; delete it to have a new one made (old tokens end)")
-        return cls(keys, issuer, audience)
+        revoked = data_dir / REVOKED_FILE
+        try:
+            ended = json.loads(revoked.read_text("utf-8")) if revoked.exists() else {}
+        except ValueError:
+            raise AccessError(
+                f"{revoked.name} cannot be read: which tokens were revoked is not known. Put it back from a backup, or delete "
+                f"it together with {path.name}, which ends all tokens"
+            ) from None
+        return cls(keys, issuer, audience, revoked, ended)
+
+    def claims(self, token: str) -> dict[str, Any]:
+        """Claims of a token whose signature is ours, whatever its times. Raises Fault UNAUTHENTICATED for any other."""
+        return _verify(self, token)
+
+    def revoke(self, claims: Mapping[str, Any], now: datetime) -> None:
+        """The token with these claims is refused from now on, also after a restart (RFC 7009). Raises OSError when that cannot be
+        kept; then the token still holds."""
+        at = int(now.timestamp())
+        held = {jti: ends for jti, ends in self._revoked.items() if ends >= at} | {claims["jti"]: int(claims["exp"])}
+        if self.revoked_file is not None:
+            _write_text(self.revoked_file, json.dumps(held), replace=True)
+        self._revoked = held
 
     @classmethod
     def rotate(cls, data_dir: Path, curve: str = "P-256", keep: int = 2) -> Keys:
@@ -161,8 +185,11 @@ def _algorithm(key: ECKey) -> str:
 
 
 def _write(path: Path, keys: Iterable[ECKey], *, replace: bool) -> None:
+    _write_text(path, json.dumps({"keys": [k.as_dict(private=True) for k in keys]}), replace=replace)
+
+
+def _write_text(path: Path, text: str, *, replace: bool) -> None:
     """Whole file or nothing; without ``replace`` an existing file stays."""
-    text = json.dumps({"keys": [k.as_dict(private=True) for k in keys]})
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
         out.write(text)
@@ -188,6 +215,36 @@ def default_scopes(role: str) -> frozenset[str]:
     return frozenset({f"{context}/*.{''.join(c for c in 'cruds' if c in letters)}"})
 
 
+def check_scopes(role: str, scopes: frozenset[str]) -> frozenset[str]:
+    """The scopes, when each is a SMART v2 scope that the role may hold. Raises AccessError naming the first that is not."""
+    if role not in ROLES:
+        raise AccessError(f"{role} is not one of {', '.join(ROLES)}")
+    contexts, letters = ROLES[role]
+    for scope in sorted(scopes):
+        m = _SCOPE.fullmatch(scope)
+        if not m or not m[3]:
+            raise AccessError(f"{scope} is not a SMART v2 scope such as user/Observation.rs")
+        if m[1] not in contexts or not letters.issuperset(m[3]):
+            raise AccessError(f"role {role} may not hold scope {scope}")
+    return scopes
+
+
+def granted_of(registered: frozenset[str], wanted: frozenset[str]) -> frozenset[str]:
+    """What of the wanted SMART v2 scopes the registered ones cover, letter by letter: ``system/*.rs`` registered and
+    ``system/Observation.cruds`` wanted gives ``system/Observation.rs``. Scopes with a query are granted only as registered."""
+    out = registered & wanted
+    held: dict[tuple[str, str], frozenset[str]] = {}
+    for scope in registered:
+        if (m := _SCOPE.fullmatch(scope)) and not m[4]:
+            held[m[1], m[2]] = held.get((m[1], m[2]), frozenset()) | frozenset(m[3])
+    for scope in wanted - out:
+        if (m := _SCOPE.fullmatch(scope)) and not m[4]:
+            letters = held.get((m[1], m[2]), frozenset()) | held.get((m[1], "*"), frozenset())
+            if given := "".join(c for c in m[3] if c in letters):
+                out |= {f"{m[1]}/{m[2]}.{given}"}
+    return out
+
+
 def issue_token(
     keys: Keys, subject: str, role: str, facility: str, scopes: Iterable[str], *, ttl: timedelta, now: datetime
 ) -> str:
@@ -195,16 +252,7 @@ def issue_token(
 
     Raises AccessError for an unknown role, a scope that is not SMART v2, or a scope the role may not hold.
     """
-    wanted = frozenset(scopes) or default_scopes(role)
-    contexts, letters = ROLES.get(role, (None, frozenset[str]()))
-    if contexts is None:
-        raise AccessError(f"{role} is not one of {', '.join(ROLES)}")
-    for scope in wanted:
-        m = _SCOPE.fullmatch(scope)
-        if not m or not m[3]:
-            raise AccessError(f"{scope} is not a SMART v2 scope such as user/Observation.rs")
-        if m[1] not in contexts or not letters.issuperset(m[3]):
-            raise AccessError(f"role {role} may not hold scope {scope}")
+    wanted = check_scopes(role, frozenset(scopes) or default_scopes(role))
     if not subject or ttl <= timedelta():
         raise AccessError("a token needs a subject and a life longer than 0")
     key = keys.keys[-1]
@@ -236,6 +284,8 @@ def authenticate(keys: Keys, header: str | None, now: datetime) -> Principal:
     known = keys._verified.get(digest)
     claims = _verify(keys, token) if known is None else known[0]
     _check_times(keys, claims, now)
+    if claims.get("jti") in keys._revoked:
+        raise _unauthenticated("The token was revoked. Ask for a new one.", "invalid_token")
     if known is not None:
         return known[1]
     principal = _principal(claims)

@@ -11,15 +11,17 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from fhir_server import clock
 from fhir_server.access import Keys
-from fhir_server.api import cds_hooks, decisions, recognition, responses, rest
+from fhir_server.api import authorization, cds_hooks, decisions, recognition, responses, rest
 from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
+from fhir_server.authorization import Clients
 from fhir_server.recognition import rules
 from fhir_server.recognition.ledger import Ledger
 from fhir_server.scrape import Scrape
 from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
+from fhir_server.smart_clients import Client
 from fhir_server.store.body import Codec
 from fhir_server.store.database import borrowed, open_pool, open_writer
 from mappings.profile import Profile
@@ -53,8 +55,9 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
     )
 
 
-def create_app(services: Services, base_url: str) -> FastAPI:
-    """The HTTP application: FHIR API under /fhir, CDS Hooks under /cds-services, health and metrics."""
+def create_app(services: Services, base_url: str, clients: Mapping[str, Client]) -> FastAPI:
+    """The HTTP application: FHIR API under /fhir, CDS Hooks under /cds-services, tokens for the ``clients`` under /auth, health
+    and metrics."""
     app = FastAPI(title="Tongjian", docs_url=None, redoc_url=None, openapi_url=None, telemetry=_NO_TELEMETRY)
     app.state.services = services
     app.state.base_url = base_url
@@ -62,6 +65,8 @@ def create_app(services: Services, base_url: str) -> FastAPI:
     app.state.intake_fault = str
     params.install(services.settings.zone, base_url)
     responses.install(app)
+    app.state.clients = Clients(clients)
+    app.include_router(authorization.router)
     app.include_router(rest.router, prefix="/fhir")
     app.include_router(cds_hooks.router)
     app.include_router(recognition.router)

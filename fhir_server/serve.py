@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from adapters.transports import mllp
 from fhir_server import clock, telemetry, tracing
+from fhir_server.access import AccessError
 from fhir_server.api.connection import Limits, limited
 from fhir_server.api.edge import Edge
 from fhir_server.app import create_app, open_services
@@ -29,6 +30,7 @@ from fhir_server.ingest.receive import Receiver
 from fhir_server.publish import deliver
 from fhir_server.scrape import Scrape
 from fhir_server.settings import OWN_MACHINE, Settings
+from fhir_server.smart_clients import load_clients
 from fhir_server.store import embedded
 from fhir_server.store.database import database_url, migrate, open_pool
 from fhir_server.store.revival import kept_alive
@@ -194,6 +196,10 @@ def _http_configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
 
 async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -> None:
     """Serves until SIGTERM or SIGINT. Prints the addresses once everything answers."""
+    try:
+        clients = load_clients(settings.clients_file)
+    except AccessError as fault:
+        raise CannotServe(str(fault)) from None
     http_socket = _bind(settings.host, settings.port, "HTTP")
     port = http_socket.getsockname()[1]
     mllp_socket = _bind(settings.mllp_host, settings.mllp_port, "MLLP")
@@ -221,7 +227,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         frame_seconds=settings.mllp_frame_seconds,
         closed=lambda reason: telemetry.CONNECTIONS_CLOSED.labels("mllp", reason).inc(),
     )
-    app = create_app(services, settings.fhir_base(port))
+    app = create_app(services, settings.fhir_base(port), clients)
     http = _Http(_http_configuration(settings, app))
     app.state.scrape = Scrape(
         services, {"http": lambda: len(http.server_state.connections), "mllp": lambda: server.connections}

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
         description="Folder of the consortium's own rules (items, orderables, members, marks, eqa: CSV; policy: YAML), laid file by "
         "file over the shipped ones. Empty: the shipped ones.",
     )
+    clients_file: Path | None = Field(
+        None,
+        description="TOML file of systems that may ask for tokens with a signed assertion (SMART backend services).",
+    )
     host: str = Field("127.0.0.1", description="Address the HTTP server listens on.")
     port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
     base_url: str = Field(

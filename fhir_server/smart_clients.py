@@ -1,0 +1,102 @@
+"""Registered system clients (SMART App Launch 2.2, backend services): one TOML file, read at the start.
+
+    [[client]]
+    id = "north-his"                       # client_id the system signs with
+    name = "北岭镇卫生院 HIS"
+    facility = "north-township"            # facility its tokens speak for; empty: the consortium
+    scopes = ["system/Patient.rs", "system/Observation.rs"]
+    jwks = "north-his.jwks.json"           # its public keys (RFC 7517), beside this file
+
+Keys come from files and never from an address, so that no request makes this server call another one.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, KeySet, RSAKey
+
+from fhir_server.access import AccessError, check_scopes
+
+_KNOWN: Final = frozenset({"id", "name", "facility", "scopes", "jwks"})
+_NEEDED: Final = ("id", "scopes", "jwks")
+_RSA_BITS: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A system that may ask for tokens: its id, name, facility id (may be empty), scopes it may hold, public keys."""
+
+    id: str
+    name: str
+    facility: str
+    scopes: frozenset[str]
+    keys: KeySet
+
+
+def load_clients(path: Path | None) -> Mapping[str, Client]:
+    """The clients of the file by id; none without a file. Raises AccessError naming file, client and what to change."""
+    if path is None:
+        return {}
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as fault:
+        raise AccessError(f"{path}: the file of clients cannot be read: {fault}") from None
+    if set(found) - {"client"} or not isinstance(found.get("client", []), list):
+        raise AccessError(f"{path}: only [[client]] tables may stand here")
+    out: dict[str, Client] = {}
+    for number, entry in enumerate(found.get("client", []), start=1):
+        place = f"{path}: client {number}"
+        client = _client(entry, path.parent, place)
+        if client.id in out:
+            raise AccessError(f"{place}: id {client.id} stands twice")
+        out[client.id] = client
+    return out
+
+
+def _client(entry: Mapping[str, Any], folder: Path, place: str) -> Client:
+    if unknown := sorted(set(entry) - _KNOWN):
+        raise AccessError(f"{place}: {unknown[0]} is not one of {', '.join(sorted(_KNOWN))}")
+    for name in _NEEDED:
+        if not entry.get(name):
+            raise AccessError(f"{place}: {name} is missing")
+    scopes = entry["scopes"]
+    texts = [entry["id"], entry["jwks"], entry.get("name", ""), entry.get("facility", "")]
+    if not all(isinstance(t, str) for t in texts) or not isinstance(scopes, list):
+        raise AccessError(f"{place}: id, name, facility and jwks are texts, scopes is a list of texts")
+    try:
+        granted = check_scopes("system", frozenset(str(s) for s in scopes))
+    except AccessError as fault:
+        raise AccessError(f"{place}: {fault}") from None
+    keys = _key_set(folder / entry["jwks"], place)
+    return Client(entry["id"], entry.get("name", ""), entry.get("facility", ""), granted, keys)
+
+
+def _key_set(path: Path, place: str) -> KeySet:
+    try:
+        found = KeySet.import_key_set(json.loads(path.read_text("utf-8")))
+    except OSError as fault:
+        raise AccessError(f"{place}: jwks {path.name} cannot be read: {fault.strerror}") from None
+    except (JoseError, ValueError, KeyError, TypeError):
+        raise AccessError(f"{place}: jwks {path.name} is not a JSON Web Key Set") from None
+    usable = [
+        key
+        for key in found.keys
+        if (isinstance(key, ECKey) and key.curve_name == "P-384")
+        or (isinstance(key, RSAKey) and key.raw_value.key_size >= _RSA_BITS)
+    ]
+    if len(usable) != len(found.keys) or not usable:
+        raise AccessError(
+            f"{place}: jwks {path.name} may hold EC P-384 (ES384) and RSA keys of {_RSA_BITS} bits or more"
+        )
+    if any(key.is_private for key in usable):
+        raise AccessError(f"{place}: jwks {path.name} holds a private key; register the public keys alone")
+    if any(not key.kid for key in usable):
+        raise AccessError(f"{place}: jwks {path.name} has a key without kid")
+    return found
