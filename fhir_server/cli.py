@@ -17,6 +17,7 @@ from fhir_server import clock
 from fhir_server import settings as settings_module
 from fhir_server.bench.commands import bench
 from fhir_server.deliveries_cli import deliveries
+from fhir_server.feed_cli import check
 from fhir_server.map_cli import worklist
 from fhir_server.rules_cli import rules
 from fhir_server.settings import Settings, SettingsError
@@ -39,6 +40,7 @@ cli.add_typer(bench, name="bench")
 cli.add_typer(deliveries, name="deliveries")
 cli.add_typer(rules, name="rules")
 cli.add_typer(worklist, name="map")
+cli.command("check")(check)
 audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
 cli.add_typer(audit_log, name="audit-log")
 err = Console(stderr=True, soft_wrap=True)

@@ -128,6 +128,28 @@ class Settings(BaseSettings):
         "", description="OpenTelemetry collector for traces (OTLP/HTTP), e.g. http://collector:4318. Empty: no traces."
     )
     trace_ratio: float = Field(1.0, ge=0, le=1, description="Share of messages and requests that are traced.")
+    golive_accepted: float = Field(
+        0.99, ge=0, le=1, description="Go-live bar of `tongjian check`: share of messages neither refused nor held."
+    )
+    golive_structure: float = Field(
+        0.9, ge=0, le=1, description="Messages with every segment and field that HL7 requires, of a known structure."
+    )
+    golive_fields_read: float = Field(0.9, ge=0, le=1, description="Fields with content that a mapping rule reads.")
+    golive_codes_mapped: float = Field(0.95, ge=0, le=1, description="Results whose code is mapped to the catalogue.")
+    golive_units_known: float = Field(0.98, ge=0, le=1, description="Results with a unit whose unit is known.")
+    golive_ids_valid: float = Field(
+        0.98, ge=0, le=1, description="Resident ID numbers with a valid date and check digit."
+    )
+    golive_times_zoned: float = Field(
+        0.0, ge=0, le=1, description="Times of day with a zone; 0: the zone of the profile holds for those without."
+    )
+    golive_results_ordered: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Order numbers of results that an order in the files has; not judged without orders.",
+    )
+    golive_control_ids: float = Field(0.999, ge=0, le=1, description="Messages whose control id (MSH-10) is new.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR.")
 
     @model_validator(mode="after")

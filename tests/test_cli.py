@@ -22,6 +22,8 @@ COMMANDS = [
     "status",
     "audit-log",
     "deliveries",
+    "check",
+    "map",
 ]
 
 ORU = (
