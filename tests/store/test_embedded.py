@@ -190,3 +190,22 @@ def test_a_file_in_the_way_is_a_clear_error(folder: Path) -> None:
     (folder / "file").write_text("x")
     with pytest.raises(EmbeddedError, match="cannot make the data folder"):
         embedded.start(folder / "file")
+
+
+def test_a_server_that_hangs_in_its_shutdown_is_ended_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "FAST_SHUTDOWN_WITHIN", 0.5)
+    server = embedded.start(folder)
+    with psycopg.connect(server.url, autocommit=True) as conn:
+        conn.execute("CREATE TABLE kept AS SELECT 42 AS n")
+        # A process of the server that does nothing any more, as a recovery that is stuck.
+        stuck = conn.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").fetchone()
+    assert stuck is not None
+    os.kill(stuck[0], signal.SIGSTOP)
+    server.stop()
+    again = embedded.start(folder)
+    try:
+        assert ask(again, "SELECT n FROM kept") == 42
+    finally:
+        again.stop()

@@ -24,6 +24,10 @@ from tests.journeys import evidence
 from tests.journeys.feeds import FACILITIES, Line, write_profiles
 from tests.journeys.installation import Installation
 
+EACH = 30
+"""Messages of each facility in the first installation."""
+SENT = EACH * len(FACILITIES)
+
 
 def tongjian(*arguments: object, database_url: str = "") -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8", "DATABASE_URL": database_url}
@@ -77,7 +81,7 @@ class Backed:
         installation.start()
         try:
             self.token = installation.token()
-            send(installation, [Line(f, n, n) for n, f in enumerate(FACILITIES)], 30)
+            send(installation, [Line(f, n, n) for n, f in enumerate(FACILITIES)], EACH)
             installation.settle()
             ((self.observation,),) = installation.sql("SELECT id FROM resource WHERE version = 5 LIMIT 1")
             self.served = self.get(installation)
@@ -103,7 +107,7 @@ def test_is_open_to_its_owner_alone_and_names_every_file_with_its_hash(backed: B
     assert "rows of" in backed.said
     assert backed.backup.stat().st_mode & 0o777 == 0o700
     stated = json.loads((backed.backup / "manifest.json").read_text())
-    assert stated["tables"]["inbox"] == 90
+    assert stated["tables"]["inbox"] == SENT
     files = {p.relative_to(backed.backup).as_posix() for p in backed.backup.rglob("*") if p.is_file()}
     assert set(stated["files"]) == files - {"manifest.json"}
     keys = backed.backup / "files" / "token-keys.json"
@@ -124,7 +128,7 @@ def test_every_table_and_a_served_resource_come_back_in_a_new_folder(backed: Bac
         # Numbers go on where they ended: nothing new gets an id that was given before.
         send(installation, [Line("alpha", 9, 9)], 5)
         installation.settle()
-        assert installation.sql("SELECT count(*), count(DISTINCT id) FROM inbox") == [(95, 95)]
+        assert installation.sql("SELECT count(*), count(DISTINCT id) FROM inbox") == [(SENT + 5, SENT + 5)]
     finally:
         installation.stop()
     assert not (tmp_path / "new.restoring").exists()
