@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import psycopg
 import zstandard
+from asyncpg import exceptions as asyncpg_errors
 
 from conformance.issue import Issue
 from mappings.ids import shard_of
@@ -172,12 +173,14 @@ async def accept(conn: asyncpg.Connection, arrivals: Sequence[Arrival]) -> list[
     """Makes messages durable: one statement, one commit; answers in the order of ``arrivals``.
 
     The same bytes of one facility are stored once. Bytes that were ``failed`` and are now acceptable take the place of the failure.
-    Nothing here waits for a row that a worker has locked. Raises what asyncpg raises; then none is stored, or all are and nobody
-    was told.
+    Of copies in one call that came over several channels, one that is acceptable counts. Nothing here waits for a row that a worker has
+    locked. Raises what asyncpg raises; then none is stored, or all are and nobody was told.
     """
     first: dict[_Name, Arrival] = {}
     for a in arrivals:
-        first.setdefault((a.shard, a.facility, a.sha256), a)
+        known = first.setdefault((a.shard, a.facility, a.sha256), a)
+        if known.status == "failed" and a.status != "failed":
+            first[a.shard, a.facility, a.sha256] = a
     found = await _insert(conn, list(first.values()))
     old = [name for name in first if name not in found]
     if old:
@@ -196,7 +199,10 @@ async def accept(conn: asyncpg.Connection, arrivals: Sequence[Arrival]) -> list[
     out = []
     for a in arrivals:
         name = (a.shard, a.facility, a.sha256)
-        given = found[name]
+        given = found.get(name)
+        if given is None:
+            # Another server took the row away between two statements of ours. The sender repeats it.
+            raise asyncpg_errors.SerializationError("the message changed while it was being stored")
         # A second copy inside the same group is a repeat as well.
         out.append(given if first[name] is a else Accepted(given.shard, given.id, given.received_at, False))
     return out

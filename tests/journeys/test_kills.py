@@ -6,6 +6,7 @@ Short in an ordinary run. ``make kills`` is the long form: TONGJIAN_KILLS kills 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import subprocess
@@ -110,7 +111,7 @@ async def storm(
 ) -> Counter[str]:
     """Sends and kills at the same time; returns the kills by target."""
     kills: Counter[str] = Counter()
-    share = MESSAGES // len(lines)
+    share = math.ceil(MESSAGES / len(lines))
     # Senders are slowed down so that the kills fall into the time of sending.
     length = KILLS * 2.0
     senders = [
