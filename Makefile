@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check lock bench kills sbom audit-deps clean
+.PHONY: demo test check lock bench scale kills sbom audit-deps clean
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -28,10 +28,13 @@ check: $(VENV)/ready  ## style, types, floors
 lock: ## renew requirements.lock: names, versions and hashes, no addresses (needs uv)
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -U -o requirements.lock
 
-kills: $(VENV)/ready  ## long journeys (half an hour): kills, outages, arrival orders, a flood; ARGS="-k word"; figures in docs/resilience.md
-	TONGJIAN_KILLS=200 TONGJIAN_KILL_MESSAGES=50000 TONGJIAN_OUTAGE_SECONDS=60 TONGJIAN_STORIES=1000 \
-	TONGJIAN_FLOOD_CONNECTIONS=64 TONGJIAN_FLOOD_MESSAGES=100 TONGJIAN_QUIET_MESSAGES=100 \
-	$(BIN)/pytest -s tests/long/test_kills.py tests/journeys/test_outages.py tests/journeys/test_order.py tests/journeys/test_fairness.py $(ARGS)
+scale: kills  ## the long forms: everything too long for `make test`
+
+kills: $(VENV)/ready  ## long journeys (half an hour): kills, outages, arrival orders, floods, backup; ARGS="-k word"; figures in docs/resilience.md
+	TONGJIAN_KILLS=200 TONGJIAN_KILL_MESSAGES=50000 TONGJIAN_OUTAGE_SECONDS=60 TONGJIAN_STORIES=1000 TONGJIAN_ORDER_MESSAGES=2000 \
+	TONGJIAN_CLOCK_MESSAGES=1000 TONGJIAN_BACKUP_MESSAGES=1000 TONGJIAN_FLOOD_CONNECTIONS=64 TONGJIAN_FLOOD_MESSAGES=100 \
+	TONGJIAN_QUIET_MESSAGES=100 \
+	$(BIN)/pytest -s $(addprefix tests/journeys/test_,kills.py outages.py order.py clock.py fairness.py backup.py) $(ARGS)
 
 sbom: $(VENV)/ready  ## software bill of materials: build/sbom.cdx.json (CycloneDX)
 	$(BIN)/python deploy/sbom.py build/sbom.cdx.json

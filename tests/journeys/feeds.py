@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -123,15 +123,15 @@ class Line:
             line.acknowledged.append(control)
         return line
 
-    async def send(self, port: int, count: int, pause: float = 0.0) -> None:
-        """Sends ``count`` messages; each again and again until it is accepted. A refusal (AR) fails."""
+    async def send(self, port: int, count: int, pause: float = 0.0, enough: Callable[[], bool] = lambda: True) -> None:
+        """Sends ``count`` messages, and on until ``enough``; each again and again until it is accepted. A refusal (AR) fails."""
         sender = Sender("127.0.0.1", port, local_address=FACILITIES[self.facility], timeout=20)
         try:
             for control, after, raw in self.messages():
                 await self._until_accepted(sender, control, raw)
                 self.told[control_patient(raw)] = after
                 self.acknowledged.append(control)
-                if len(self.acknowledged) >= count:
+                if len(self.acknowledged) >= count and enough():
                     return
                 if pause:
                     await asyncio.sleep(pause)

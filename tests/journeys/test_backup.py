@@ -9,6 +9,8 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -26,6 +28,8 @@ from tests.journeys.installation import Installation
 
 EACH = 30
 """Messages of each facility in the first installation."""
+MANY = int(os.environ.get("TONGJIAN_BACKUP_MESSAGES", "40"))
+"""Messages of each facility that arrive while a backup is made."""
 SENT = EACH * len(FACILITIES)
 
 
@@ -41,9 +45,12 @@ def done(*arguments: object, database_url: str = "") -> str:
     return result.stdout
 
 
-def send(installation: Installation, lines: list[Line], count: int) -> None:
+def send(installation: Installation, lines: list[Line], *counts: int) -> None:
+    """The next number of ``counts`` for each line; one for all."""
+
     async def everybody() -> None:
-        await asyncio.gather(*(line.send(installation.mllp_port, count) for line in lines))
+        each = counts if len(counts) == len(lines) else counts * len(lines)
+        await asyncio.gather(*(line.send(installation.mllp_port, n) for line, n in zip(lines, each, strict=True)))
 
     asyncio.run(everybody())
 
@@ -195,6 +202,7 @@ def test_goes_into_new_folders_only(backed: Backed, tmp_path: Path) -> None:
     assert "There is no database" in refused.stderr
 
 
+@pytest.mark.timeout(300 + MANY)
 def test_a_backup_made_while_messages_arrive_is_one_consistent_picture(backed: Backed, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)  # noqa: T201 - to run it again
@@ -203,11 +211,21 @@ def test_a_backup_made_while_messages_arrive_is_one_consistent_picture(backed: B
     lines = [Line(f, n, seed + n) for n, f in enumerate(FACILITIES)]
     installation.start()
     try:
+        made = threading.Event()
+
+        async def everybody() -> None:
+            port = installation.mllp_port
+            await asyncio.gather(*(line.send(port, MANY, pause=0.05, enough=made.is_set) for line in lines))
+
         with ThreadPoolExecutor(1) as pool:
-            sending = pool.submit(send, installation, lines, 90)
-            while not all(len(line.acknowledged) > 10 for line in lines):
-                assert not sending.done()
-            done("backup", tmp_path / "backup", "--data", tmp_path / "data")
+            sending = pool.submit(asyncio.run, everybody())
+            try:
+                while not all(len(line.acknowledged) > 10 for line in lines):
+                    assert not sending.done()
+                    time.sleep(0.05)
+                done("backup", tmp_path / "backup", "--data", tmp_path / "data")
+            finally:
+                made.set()
             sending.result()
     finally:
         installation.stop()
@@ -218,9 +236,10 @@ def test_a_backup_made_while_messages_arrive_is_one_consistent_picture(backed: B
         restored.settle()
         counts = dict(restored.sql("SELECT split_part(control_id, '-', 1), count(*) FROM inbox GROUP BY 1"))
         evidence.check(restored.sql, [line.after(counts[f"L{line.number}"]) for line in lines])
+        assert sum(counts.values()) < sum(len(line.acknowledged) for line in lines), "nothing arrived meanwhile"
         # Senders that repeat everything since the backup lose nothing.
         again = [Line(line.facility, line.number, line.seed) for line in lines]
-        send(restored, again, 90)
+        send(restored, again, *(len(line.acknowledged) for line in lines))
         restored.settle()
         evidence.check(restored.sql, again)
     finally:

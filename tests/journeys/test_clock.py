@@ -6,6 +6,7 @@ What a database clock that jumps does to the claims of workers is tested with th
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from adapters.transports import mllp
 from fhir_server.ingest.receive import Receiver
@@ -22,6 +24,9 @@ from fhir_server.store import database
 from mappings.profile import load_profiles
 from tests.journeys import evidence
 from tests.journeys.feeds import FACILITIES, Line, write_profiles
+
+MESSAGES = int(os.environ.get("TONGJIAN_CLOCK_MESSAGES", "60"))
+"""Of each facility."""
 
 
 class JumpingClock:
@@ -42,6 +47,7 @@ class JumpingClock:
             return datetime.now(UTC) + self._offset
 
 
+@pytest.mark.timeout(300 + MESSAGES)
 def test_a_jumping_clock_disturbs_neither_order_nor_versions(database_url: str, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)  # noqa: T201 - to run it again
@@ -56,7 +62,7 @@ def test_a_jumping_clock_disturbs_neither_order_nor_versions(database_url: str, 
         listener = mllp.Listener(socket.create_server(("127.0.0.1", 0)))
         server = await mllp.serve([listener], receiver.receive, clock=clock)
         try:
-            await asyncio.gather(*(line.send(server.ports[0], 60) for line in lines))
+            await asyncio.gather(*(line.send(server.ports[0], MESSAGES) for line in lines))
         finally:
             await server.stop()
             await receiver.close()

@@ -23,8 +23,8 @@ from tests.journeys import evidence
 from tests.journeys.feeds import FACILITIES, Line, write_profiles
 from tests.journeys.installation import Installation
 
-KILLS = int(os.environ.get("TONGJIAN_KILLS", "12"))
-MESSAGES = int(os.environ.get("TONGJIAN_KILL_MESSAGES", "1500"))
+KILLS = int(os.environ.get("TONGJIAN_KILLS", "8"))
+MESSAGES = int(os.environ.get("TONGJIAN_KILL_MESSAGES", "600"))
 LINES = 12
 _TARGETS = ("server", "worker", "worker", "postmaster", "backend", "backend")
 

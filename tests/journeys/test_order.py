@@ -19,7 +19,9 @@ from tests.journeys.feeds import Line, write_profiles
 from tests.journeys.installation import Installation
 from tests.journeys.story import Event, Teller, stories
 
-EXAMPLES = int(os.environ.get("TONGJIAN_STORIES", "60"))
+EXAMPLES = int(os.environ.get("TONGJIAN_STORIES", "30"))
+MESSAGES = int(os.environ.get("TONGJIAN_ORDER_MESSAGES", "50"))
+"""Of each of the two senders that two workers serve."""
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_any_order_of_arrival_ends_in_the_same_state(teller: Teller, story: list
     assert teller.tell([story, story[::-1]]) == expected, "told twice"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 + MESSAGES)
 def test_two_workers_keep_the_order_of_one_patient(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)  # noqa: T201 - to run it again
@@ -54,10 +56,10 @@ def test_two_workers_keep_the_order_of_one_patient(tmp_path: Path) -> None:
         installation.await_worker()
 
         async def everybody() -> None:
-            await asyncio.gather(*(line.send(installation.mllp_port, 120) for line in lines))
+            await asyncio.gather(*(line.send(installation.mllp_port, MESSAGES) for line in lines))
 
         asyncio.run(everybody())
-        installation.settle()
+        installation.settle(120 + MESSAGES / 5)
         evidence.check(installation.sql, lines)
         started = {r["text"] for r in installation.log() if "worker_started" in str(r["text"])}
         assert len(started) == 2

@@ -28,7 +28,7 @@ from tests.journeys.feeds import FACILITIES, Line, write_profiles
 from tests.journeys.installation import Installation
 from tests.journeys.small_disk import SmallDisk, mounted
 
-OUTAGE = float(os.environ.get("TONGJIAN_OUTAGE_SECONDS", "3"))
+OUTAGE = float(os.environ.get("TONGJIAN_OUTAGE_SECONDS", "1.5"))
 pytestmark = pytest.mark.timeout(300 + 6 * OUTAGE)
 
 
