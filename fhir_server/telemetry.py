@@ -55,8 +55,8 @@ HELD = Counter(
 )
 STORED = Counter(
     "tongjian_resources_stored",
-    "Resource versions stored from messages, by resource type.",
-    ["facility", "type"],
+    "Resource versions stored from messages, by channel and resource type.",
+    ["facility", "channel", "type"],
     registry=None,
 )
 LAG = Histogram(

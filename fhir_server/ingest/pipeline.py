@@ -268,5 +268,7 @@ def _count(outcomes: Sequence[Outcome], changes: Sequence[Change], at: datetime)
             # A clock that was set back makes no negative lag.
             lag = max(0.0, (at - message.received_at).total_seconds())
             telemetry.LAG.labels(message.facility, message.channel).observe(lag)
-    for (facility, kind), number in Counter((c.origin.facility, c.resource_type) for c in changes).items():
-        telemetry.STORED.labels(facility, kind).inc(number)
+    channels = {o.message.id: o.message.channel for o in outcomes}
+    stored = Counter((c.origin.facility, channels.get(c.origin.inbox or 0, ""), c.resource_type) for c in changes)
+    for (facility, channel, kind), number in stored.items():
+        telemetry.STORED.labels(facility, channel, kind).inc(number)

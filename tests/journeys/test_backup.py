@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ EACH = 30
 """Messages of each facility in the first installation."""
 MANY = int(os.environ.get("TONGJIAN_BACKUP_MESSAGES", "40"))
 """Messages of each facility that arrive while a backup is made."""
-SENT = EACH * len(FACILITIES)
+pytestmark = pytest.mark.timeout(300 + MANY)
 
 
 def tongjian(*arguments: object, database_url: str = "") -> subprocess.CompletedProcess[str]:
@@ -77,24 +76,57 @@ def contents_of(folder: Path) -> dict[str, str]:
 
 
 class Backed:
-    """An installation that was stopped, its backup, and a resource as it was served."""
+    """An installation that was stopped, a backup of it, one made before while messages arrived, and a resource as it was served.
+
+    lines: all that were sent; the backup ``amid`` has the first ``len(FACILITIES)`` of them whole and something of the others.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.chmod(0o711)
         self.profiles = write_profiles(folder / "profiles")
         self.data = folder / "data"
         self.backup = folder / "backup"
+        self.amid = folder / "amid"
+        self.lines = [Line(f, n, n) for n, f in enumerate(FACILITIES)]
         installation = Installation(self.data, self.profiles)
         installation.start()
         try:
             self.token = installation.token()
-            send(installation, [Line(f, n, n) for n, f in enumerate(FACILITIES)], EACH)
+            send(installation, self.lines, EACH)
             installation.settle()
             ((self.observation,),) = installation.sql("SELECT id FROM resource WHERE version = 5 LIMIT 1")
             self.served = self.get(installation)
+            self._back_up_amid(installation)
+            installation.settle(120 + MANY)
         finally:
             installation.stop()
         self.said = done("backup", self.backup, "--data", self.data)
+
+    def _back_up_amid(self, installation: Installation) -> None:
+        more = [Line(f, len(FACILITIES) + n, 100 + n) for n, f in enumerate(FACILITIES)]
+        self.lines += more
+        made = threading.Event()
+
+        async def everybody() -> None:
+            await asyncio.gather(
+                *(line.send(installation.mllp_port, MANY, pause=0.05, enough=made.is_set) for line in more)
+            )
+
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(asyncio.run, everybody())
+            try:
+                while not all(len(line.acknowledged) > 10 for line in more):
+                    assert not sending.done()
+                    time.sleep(0.05)
+                done("backup", self.amid, "--data", self.data)
+            finally:
+                made.set()
+            sending.result()
+
+    @property
+    def sent(self) -> int:
+        """Messages acknowledged."""
+        return sum(len(line.acknowledged) for line in self.lines)
 
     def get(self, installation: Installation) -> tuple[bytes, str, bytes]:
         """Body, ETag and history of one Observation, asked for with a token of the first installation."""
@@ -114,7 +146,7 @@ def test_is_open_to_its_owner_alone_and_names_every_file_with_its_hash(backed: B
     assert "rows of" in backed.said
     assert backed.backup.stat().st_mode & 0o777 == 0o700
     stated = json.loads((backed.backup / "manifest.json").read_text())
-    assert stated["tables"]["inbox"] == SENT
+    assert stated["tables"]["inbox"] == backed.sent
     files = {p.relative_to(backed.backup).as_posix() for p in backed.backup.rglob("*") if p.is_file()}
     assert set(stated["files"]) == files - {"manifest.json"}
     keys = backed.backup / "files" / "token-keys.json"
@@ -133,9 +165,11 @@ def test_every_table_and_a_served_resource_come_back_in_a_new_folder(backed: Bac
     try:
         assert backed.get(installation) == backed.served
         # Numbers go on where they ended: nothing new gets an id that was given before.
-        send(installation, [Line("alpha", 9, 9)], 5)
+        send(installation, [Line("alpha", 99, 99)], 5)
         installation.settle()
-        assert installation.sql("SELECT count(*), count(DISTINCT id) FROM inbox") == [(SENT + 5, SENT + 5)]
+        assert installation.sql("SELECT count(*), count(DISTINCT id) FROM inbox") == [
+            (backed.sent + 5, backed.sent + 5)
+        ]
     finally:
         installation.stop()
     assert not (tmp_path / "new.restoring").exists()
@@ -202,45 +236,20 @@ def test_goes_into_new_folders_only(backed: Backed, tmp_path: Path) -> None:
     assert "There is no database" in refused.stderr
 
 
-@pytest.mark.timeout(300 + MANY)
 def test_a_backup_made_while_messages_arrive_is_one_consistent_picture(backed: Backed, tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)  # noqa: T201 - to run it again
     tmp_path.chmod(0o711)
-    installation = Installation(tmp_path / "data", backed.profiles)
-    lines = [Line(f, n, seed + n) for n, f in enumerate(FACILITIES)]
-    installation.start()
-    try:
-        made = threading.Event()
-
-        async def everybody() -> None:
-            port = installation.mllp_port
-            await asyncio.gather(*(line.send(port, MANY, pause=0.05, enough=made.is_set) for line in lines))
-
-        with ThreadPoolExecutor(1) as pool:
-            sending = pool.submit(asyncio.run, everybody())
-            try:
-                while not all(len(line.acknowledged) > 10 for line in lines):
-                    assert not sending.done()
-                    time.sleep(0.05)
-                done("backup", tmp_path / "backup", "--data", tmp_path / "data")
-            finally:
-                made.set()
-            sending.result()
-    finally:
-        installation.stop()
-    done("restore", tmp_path / "backup", "--data", tmp_path / "new")
+    done("restore", backed.amid, "--data", tmp_path / "new")
     restored = Installation(tmp_path / "new", backed.profiles)
     restored.start()
     try:
         restored.settle()
         counts = dict(restored.sql("SELECT split_part(control_id, '-', 1), count(*) FROM inbox GROUP BY 1"))
-        evidence.check(restored.sql, [line.after(counts[f"L{line.number}"]) for line in lines])
-        assert sum(counts.values()) < sum(len(line.acknowledged) for line in lines), "nothing arrived meanwhile"
+        evidence.check(restored.sql, [line.after(counts[f"L{line.number}"]) for line in backed.lines])
+        assert sum(counts.values()) < backed.sent, "nothing arrived meanwhile"
         # Senders that repeat everything since the backup lose nothing.
-        again = [Line(line.facility, line.number, line.seed) for line in lines]
-        send(restored, again, *(len(line.acknowledged) for line in lines))
-        restored.settle()
+        again = [Line(line.facility, line.number, line.seed) for line in backed.lines]
+        send(restored, again, *(len(line.acknowledged) for line in backed.lines))
+        restored.settle(120 + MANY)
         evidence.check(restored.sql, again)
     finally:
         restored.stop()
