@@ -64,7 +64,9 @@ def test_metrics_tell_what_was_received_converted_held_and_stored(serve: Serve, 
                 "SELECT extract(epoch FROM max(received_at))::float8 FROM inbox WHERE control_id IN ('C2', 'C3')"
             )
             newest = last.fetchone()
-        assert found['tongjian_resources_stored_total{channel="default",facility="alpha",type="Patient"}'] == rows[1] == 2
+        assert (
+            found['tongjian_resources_stored_total{channel="default",facility="alpha",type="Patient"}'] == rows[1] == 2
+        )
         assert newest is not None
         assert found[f"tongjian_last_message_timestamp_seconds{{{feed}}}"] >= newest[0]
         assert found["tongjian_workers"] == 1
