@@ -48,6 +48,8 @@ DATA_ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 # extensions
 MARK = f"{BASE}/StructureDefinition/recognition-mark"
 """Observation: mark stripped from the item name (``全国HR``, ``HR``, ``*``)."""
+IMAGE_QUALITY = f"{BASE}/StructureDefinition/image-quality"
+"""ImagingStudy: quality of the images in the words of whoever assessed them (``甲级``, ``good``)."""
 SOURCE_TEXT = f"{BASE}/StructureDefinition/source-text"
 """Quantity or Observation: the value or unit exactly as sent, where typing changed its form."""
 

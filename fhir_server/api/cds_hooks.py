@@ -1,8 +1,9 @@
 """CDS Hooks 2.0 (https://cds-hooks.hl7.org/2.0/): discovery, the services ``recognition-order-sign``, ``recognition-order-select`` and
 ``recognition-patient-view``, and their feedback.
 
-Drafts come in ``context.draftOrders``; ``prefetch`` and ``fhirServer`` are not used, every answer is made from the repository as it is
-now. An order is never blocked: what cannot be answered in time is ``{"cards": []}`` (fhir_server.recognition.check).
+Drafts come in ``context.draftOrders``. Every answer is made from the repository as it is now: ``fhirServer`` is not used, and of
+``prefetch`` only the visit's class, for a visit the repository does not have. An order is never blocked: what cannot be answered in
+time is ``{"cards": []}`` (fhir_server.recognition.check).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from fhir_server.api.cards import visit_card as cards_of_visit
 from fhir_server.api.content import raw_body
 from fhir_server.api.security import Asker, address_of, permit, services_of
 from fhir_server.errors import Category, Fault
-from fhir_server.recognition import decisions, statement
+from fhir_server.recognition import circumstances, decisions, statement
 from fhir_server.recognition.check import Question, ask, sensitive_grants, visit_card
+from fhir_server.recognition.circumstances import UNKNOWN
 from fhir_server.recognition.decisions import Caller
 from fhir_server.recognition.explain import Names
 from fhir_server.recognition.feedback import read_feedback, read_string
@@ -68,6 +70,9 @@ SERVICES: Final = {
     )
 }
 
+_CIRCUMSTANCES: Final = "org.tongjian.circumstances"
+_PREFETCH: Final = {"encounter": "Encounter/{{context.encounterId}}"}
+
 _USAGE: Final = (
     "Needs a bearer token. context.patientId is the logical id of a Patient of this repository, or system|value of one of its "
     "business identifiers. Draft ServiceRequests are understood by the asking facility's order codes, by catalogue codes and by LOINC."
@@ -84,6 +89,7 @@ async def discover() -> dict[str, Any]:
                 "id": s.id,
                 "title": s.title,
                 "description": s.description,
+                "prefetch": _PREFETCH,
                 "usageRequirements": _USAGE,
             }
             for s in SERVICES.values()
@@ -208,9 +214,20 @@ def read_question(body: Mapping[str, Any], service: Service) -> Question:
     department = ""
     if isinstance(extension, dict) and extension.get(statement.DEPARTMENT) is not None:
         department = read_string(extension, statement.DEPARTMENT, "extension.")
-    asked = (service.id, instance, user, patient, encounter.removeprefix("Encounter/"))
+    told = (
+        circumstances.read(extension.get(_CIRCUMSTANCES), f"extension.{_CIRCUMSTANCES}")
+        if isinstance(extension, dict)
+        else UNKNOWN
+    )
+    encounter = encounter.removeprefix("Encounter/")
+    asked = (service.id, instance, user, patient, encounter)
+    beside: dict[str, Any] = {
+        "department": department,
+        "told": told,
+        "visit_class": _visit_class(body.get("prefetch"), encounter),
+    }
     if service.hook == "patient-view":
-        return Question(*asked, [], department, visit=True)
+        return Question(*asked, [], visit=True, **beside)
     requests = _drafts(context.get("draftOrders"), patient)
     if service.hook == "order-select":
         selections = context.get("selections")
@@ -220,7 +237,22 @@ def read_question(body: Mapping[str, Any], service: Service) -> Question:
             )
         wanted = {s.removeprefix("ServiceRequest/") for s in selections}
         requests = [r for r in requests if r.get("id") in wanted]
-    return Question(*asked, requests, department)
+    return Question(*asked, requests, **beside)
+
+
+def _visit_class(prefetch: Any, encounter: str) -> str:
+    """Class of the visit as the caller sent it along; what the repository has of the visit goes before it (check)."""
+    sent = prefetch.get("encounter") if isinstance(prefetch, dict) else None
+    if (
+        not isinstance(sent, dict)
+        or sent.get("resourceType") != "Encounter"
+        or not encounter
+        or sent.get("id") != encounter
+    ):
+        return ""
+    coding = sent.get("class")
+    code = coding.get("code") if isinstance(coding, dict) else None
+    return code if isinstance(code, str) else ""
 
 
 def _drafts(bundle: Any, patient: str) -> list[Mapping[str, Any]]:

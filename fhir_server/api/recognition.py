@@ -18,7 +18,7 @@ from fhir_server.api import cds_hooks
 from fhir_server.api.cards import names_of
 from fhir_server.api.security import Asker, address_of, permit, services_of
 from fhir_server.errors import Category, Fault
-from fhir_server.recognition import explain
+from fhir_server.recognition import circumstances, explain
 from fhir_server.recognition.check import Answer, Question, ask, visit_card
 from fhir_server.recognition.decide import as_dict
 from fhir_server.recognition.explain import Names
@@ -43,9 +43,7 @@ async def visit(request: Request, asker: Asker) -> Response:
     """What could be recognized if it were ordered now: ``answers`` as ``/check`` gives them; ``id`` is that of the whole list."""
     await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
     body = await cds_hooks.read_json(request)
-    return await _asked(
-        request, asker, Question(VISIT, *_who(body), requests=[], department=_department(body), visit=True)
-    )
+    return await _asked(request, asker, Question(VISIT, *_who(body), requests=[], visit=True, **_beside(body)))
 
 
 async def _asked(request: Request, asker: Principal, question: Question) -> Response:
@@ -76,6 +74,8 @@ def read_question(body: Mapping[str, Any], facility: str) -> Question:
     patient    logical id of a Patient, or ``system|value`` of a business identifier
     user       the clinician, as the caller knows him
     encounter  (optional) logical id of the visit; instance (optional): UUID of the call; department (optional): that orders
+    circumstances  (optional) object with emergency, surgery, transfusion (true or false); visit_class (optional): class of the visit
+               (v3 ActCode: EMER, AMB, IMP), which counts where the repository does not know the visit
     orders     list of ``code``, ``system`` (left out: the asking facility's own order codes), ``name`` and ``id`` (both optional)
     """
     who = _who(body)
@@ -83,7 +83,7 @@ def read_question(body: Mapping[str, Any], facility: str) -> Question:
     if not isinstance(orders, list) or not 0 < len(orders) <= _MOST_ORDERS:
         raise Fault(Category.INVALID, f"orders is missing or not a list of 1 to {_MOST_ORDERS}.", where="orders")
     requests = [_request(order, f"orders[{n}].", facility) for n, order in enumerate(orders)]
-    return Question(SERVICE, *who, requests=requests, department=_department(body))
+    return Question(SERVICE, *who, requests=requests, **_beside(body))
 
 
 def _who(body: Mapping[str, Any]) -> tuple[str, str, str, str]:
@@ -94,8 +94,13 @@ def _who(body: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return instance, user, patient, encounter.removeprefix("Encounter/")
 
 
-def _department(body: Mapping[str, Any]) -> str:
-    return read_string(body, "department", "") if "department" in body else ""
+def _beside(body: Mapping[str, Any]) -> dict[str, Any]:
+    """department, circumstances, class of the visit: each where stated."""
+    return {
+        "department": read_string(body, "department", "") if "department" in body else "",
+        "told": circumstances.read(body.get("circumstances"), "circumstances"),
+        "visit_class": read_string(body, "visit_class", "") if "visit_class" in body else "",
+    }
 
 
 def _request(order: Any, path: str, facility: str) -> dict[str, Any]:

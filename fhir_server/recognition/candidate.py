@@ -63,18 +63,18 @@ class Candidate:
     laterality: str | None = None
     contrast: str | None = None
     method: str | None = None
+    health_check: bool | None = None
     images_complete: bool | None = None
     images_reachable: bool | None = None
     image_quality: str | None = None
-    health_check: bool | None = None
 
 
 NOT_KEPT: Final = frozenset(
     {
-        "site", "laterality", "contrast", "method", "images_complete", "images_reachable", "image_quality", "health_check",
+        "images_complete", "images_reachable", "image_quality",
     }
 )  # fmt: skip
-"""Facts the flat result row does not hold; they are None unless somebody else states them."""
+"""Facts the flat result row does not hold: they are those of the study (recognition.images)."""
 
 
 class Criterion(NamedTuple):

@@ -6,7 +6,7 @@ items (tables ``identity_link`` and ``result``). Rows of a Patient nobody has lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
@@ -26,29 +26,19 @@ _LINKED: Final = ("person", "grade")
 _KEPT: Final = tuple(f.name for f in fields(Candidate) if f.name not in NOT_KEPT)
 RESULT_COLUMNS: Final = ", ".join(f'r."{name}"' for name in _KEPT if name not in _LINKED)
 """Columns of ``result`` (alias r) that fill a Candidate, in its field order without person and grade."""
-_ALL: Final = ", ".join(f'l."{name}"' if name in _LINKED else f'r."{name}"' for name in _KEPT)
+_ALL: Final = ", ".join(f"f.linked_{name}" if name in _LINKED else f'(f.found)."{name}"' for name in _KEPT)
 _PATIENT: Final = RESOURCE_TYPES["Patient"]
 _ENCOUNTER: Final = RESOURCE_TYPES["Encounter"]
 _EMERGENCY: Final = frozenset({"EMER"})
 
 # The grade of a pair is the weaker of the two links; a Patient without any link row stands for itself.
-_FOR_PATIENT: Final = f"""
-WITH me AS (
-  SELECT person, grade FROM identity_link
-  WHERE shard = $1 AND patient = $2 AND recorded <= $4 AND (until IS NULL OR until > $4)
-), linked AS (
-  SELECT l.shard, l.patient, l.person, CASE WHEN me.grade = 'certain' THEN l.grade ELSE me.grade END AS grade
-  FROM me JOIN identity_link l ON l.person = me.person
-  WHERE l.recorded <= $4 AND (l.until IS NULL OR l.until > $4)
-  UNION ALL
-  SELECT $1, $2, NULL, NULL WHERE NOT EXISTS (SELECT FROM me)
-)
-SELECT (SELECT person FROM me) AS me, {_ALL}
-FROM linked l LEFT JOIN result r
-  ON r.shard = l.shard AND r.patient = l.patient AND r.item = ANY($3)
-  AND r.recorded <= $4 AND (r.until IS NULL OR r.until > $4)
-"""  # noqa: S608 - column names of our own dataclass
-
+_FOR_PATIENT: Final = f"SELECT {_ALL} FROM earlier_results($1::smallint, $2, $3, $4) f"  # noqa: S608 - columns of our own dataclass
+# The Patient itself in the same round trip: no row when there is none.
+_OF_PATIENT: Final = f"""
+SELECT p.person AS me, p.facility AS own, {_ALL}
+FROM resource r LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.id
+  LEFT JOIN LATERAL earlier_results($1::smallint, $2, $3, $4) f ON true
+WHERE r.shard = $1 AND r.rtype = {_PATIENT} AND r.id = $2 AND NOT r.deleted"""  # noqa: S608 - columns of our own dataclass
 
 _BY_ID: Final = """
 SELECT r.shard, r.id, p.person, p.facility FROM resource r LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.id
@@ -119,11 +109,24 @@ async def identify(connection: asyncpg.Connection, patient: str, facility: str) 
 async def find(connection: asyncpg.Connection, who: Who, items: Sequence[str], at: datetime) -> Found:
     """Results of the Patient's person for catalogue items, visible at ``at`` (aware)."""
     rows = await connection.fetch(_FOR_PATIENT, who.shard, who.patient, list(items), at)
-    return Found(rows[0]["me"] if rows else None, _candidates(rows))
+    person = next((row["linked_person"] for row in rows), None)
+    return Found(person, tuple(Candidate(*row) for row in rows if row["id"] is not None))
 
 
-def _candidates(rows: Iterable[Any]) -> tuple[Candidate, ...]:
-    return tuple(Candidate(*tuple(row)[1:]) for row in rows if row["id"] is not None)
+async def find_at_once(
+    connection: asyncpg.Connection, patient: str, items: Sequence[str], at: datetime
+) -> tuple[Who, Found] | None:
+    """``identify`` and ``find`` in one round trip, for a logical id that names its shard; None: ask ``identify``."""
+    logical = patient.removeprefix("Patient/")
+    shard = None if "|" in patient else shard_of_id(logical)
+    if shard is None:
+        return None
+    rows = await connection.fetch(_OF_PATIENT, shard, logical, list(items), at)
+    if not rows:
+        return None
+    person = next((row["linked_person"] for row in rows), None)
+    found = tuple(Candidate(*tuple(row)[2:]) for row in rows if row["id"] is not None)
+    return Who(shard, logical, rows[0]["own"]), Found(person, found)
 
 
 async def emergency(connection: asyncpg.Connection, codec: Codec, encounter: str, patient: str) -> bool | None:

@@ -29,6 +29,7 @@ from mappings.model import Conversion
 from mappings.profile import Profile
 
 PERSON: Final = "person-of-the-order"
+_YES_NO: Final = {"yes": True, "no": False, None: None}
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _OBSERVATION: Final = RESOURCE_TYPES["Observation"]
 _NUMBER: Final = re.compile(r"^(?P<comparator>[<>]=?|[≤≥])?\s*(?P<number>[+-]?\d+(?:\.\d+)?)(?:\s+(?P<unit>\S.*))?$")
@@ -54,6 +55,7 @@ class _Stated:
     prior: Prior
     report: Mapping[str, Any] | None
     specimen: Mapping[str, Any] | None
+    encounter: Mapping[str, Any] | None
     patient: str | None
     parent: str | None
 
@@ -85,7 +87,11 @@ def _versions(stated: Sequence[_Stated], case: Case, at: datetime) -> Iterable[C
         said = by_statement[id(version.statement)]
         origin = version.statement.origin
         flat = results.flatten(
-            version.statement.resource, facility=origin.facility, report=said.report, specimen=said.specimen
+            version.statement.resource,
+            facility=origin.facility,
+            report=said.report,
+            specimen=said.specimen,
+            encounter=said.encounter,
         )
         person, grade = _link(said.prior, case, at)
         candidate = Candidate(
@@ -98,7 +104,8 @@ def _versions(stated: Sequence[_Stated], case: Case, at: datetime) -> Iterable[C
             facility=origin.facility,
             recorded=version.updated,
             until=later.updated if later else None,
-            **{name: getattr(flat, name) for name in flat._fields if name != "range_text"},
+            **{name: getattr(flat, name) for name in flat._fields if name not in ("range_text", "stated")},
+            **flat.stated._asdict() | {"health_check": _YES_NO[flat.stated.health_check]},
         )
         yield replace(candidate, **_beside(said.prior))
 
@@ -160,6 +167,7 @@ def _statements(prior: Prior, built: Built, folder: Path, at: datetime, notes: l
             prior,
             resources.get(("DiagnosticReport", entry.parent)),
             resources.get(("Specimen", _id_of(entry.resource.get("specimen")))),
+            resources.get(("Encounter", _id_of(entry.resource.get("encounter")))),
             entry.patient,
             entry.parent or None,
         )
@@ -219,7 +227,8 @@ def _of_fhir(prior: Prior, built: Built, at: datetime) -> list[_Stated]:
         parent = str(report.get("id")) if report else None
         stated = statement.of_write((0, _OBSERVATION, logical), resource, patient, parent, origin, b"")
         specimen = by_id.get(("Specimen", _id_of(observation.get("specimen"))))
-        out.append(_Stated(stated, prior, report, specimen, patient, parent))
+        encounter = by_id.get(("Encounter", _id_of(observation.get("encounter"))))
+        out.append(_Stated(stated, prior, report, specimen, encounter, patient, parent))
     return out
 
 

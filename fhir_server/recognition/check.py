@@ -12,15 +12,18 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
 from fhir_server import telemetry, tracing
 from fhir_server.errors import Fault
-from fhir_server.recognition import candidates, rules
+from fhir_server.recognition import candidates, images, rules
 from fhir_server.recognition import order as orders
+from fhir_server.recognition.circumstances import UNKNOWN, Circumstances, of_request
 from fhir_server.recognition.criteria import Candidate
 from fhir_server.recognition.decide import Decision, Outcome, as_dict, decide
 from fhir_server.recognition.ledger import Row
@@ -31,6 +34,7 @@ from mappings.catalogue import Orderable
 if TYPE_CHECKING:
     from fhir_server.access import Principal
     from fhir_server.services import Services
+    from mappings.profile import Profile
 
 _AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 # The rest of the deadline belongs to the ledger (ledger.PATIENCE) and to sending.
@@ -53,6 +57,7 @@ class Question:
     service   id of the service or door; instance: the caller's id of this call; user: the caller's id of the clinician
     department  the department that orders, empty when not told
     visit     True at the start of a visit: nothing is ordered yet, everything recent is asked for
+    told      circumstances the caller states; visit_class: class of the Encounter the caller sent along, for a visit we do not have
     """
 
     service: str
@@ -63,6 +68,8 @@ class Question:
     requests: Sequence[Mapping[str, Any]]
     department: str = ""
     visit: bool = False
+    told: Circumstances = UNKNOWN
+    visit_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,57 +145,83 @@ async def ask(services: Services, principal: Principal, question: Question, addr
 
 
 async def _decide(services: Services, principal: Principal, question: Question, at: datetime) -> Answers:
+    known = services.rules.among(services.profiles)
+    zone = services.settings.zone
     async with borrowed(services.pool) as connection:
-        who = await candidates.identify(connection, question.patient, principal.facility)
-        if isinstance(who, str):
-            return Answers(at, principal.facility, failure=who)
-        facility = principal.facility or who.facility or ""
-        known = services.rules.among(services.profiles)
-        profile = services.profiles.get(facility)
-        day = at.astimezone(services.settings.zone).date().isoformat()
-        ordered: dict[str, tuple[orders.Ordered, list[Mapping[str, Any]]]] = {}
-        for request in question.requests:
-            found = orders.read(request, known, profile, day)
-            key = found.orderable.code if found.orderable else f"|{found.code}|{found.name}"
-            ordered.setdefault(key, (found, []))[1].append(request)
-        items = (
-            list(known.items)
-            if question.visit
-            else sorted(
-                {i for o, _ in ordered.values() if o.orderable for i in (*o.orderable.required, *o.orderable.optional)}
-            )
+        # The order codes of a token's facility are known before the patient is: then one round trip asks for both.
+        asked = (
+            _Asked.read(question, known, services.profiles.get(principal.facility), at, zone)
+            if principal.facility
+            else None
         )
-        results = await candidates.find(connection, who, items, at)
-        emergency = (
+        at_once = await candidates.find_at_once(connection, question.patient, asked.items, at) if asked else None
+        if at_once is not None:
+            who, results = at_once
+        else:
+            found = await candidates.identify(connection, question.patient, principal.facility)
+            if isinstance(found, str):
+                return Answers(at, principal.facility, failure=found)
+            who = found
+            asked = _Asked.read(
+                question, known, services.profiles.get(principal.facility or who.facility or ""), at, zone
+            )
+            results = await candidates.find(connection, who, asked.items, at)
+        assert asked is not None
+        rows = await images.with_images(connection, services.codec, results.candidates, _imaging(asked.items, known))
+        visit = (
             await candidates.emergency(connection, services.codec, question.encounter, who.patient)
             if question.encounter
             else None
         )
+    if visit is None and question.visit_class:
+        visit = candidates.is_emergency({"class": {"code": question.visit_class}})
+    facility, grants = principal.facility or who.facility or "", sensitive_grants(principal.scopes)
+    ordered = asked.ordered
     if question.visit:
-        ordered = {
-            o.code: (orders.Ordered(o, o.code, ""), [])
-            for o in _recent(results.candidates, known, sensitive_grants(principal.scopes))
-        }
+        ordered = {o.code: (orders.Ordered(o, o.code, ""), []) for o in _recent(rows, known, grants)}
+    told = question.told | Circumstances(visit)
     answers = []
-    for key, (found, requests) in ordered.items():
+    for key, (found_order, requests) in ordered.items():
+        here = reduce(or_, map(of_request, requests), told)
         order = Order(
-            found.orderable,
-            facility,
-            who.patient,
-            results.person,
-            emergency=emergency,
-            code=found.code,
-            name=found.name,
-            grants=sensitive_grants(principal.scopes),
-        )
-        decision = decide(order, results.candidates, known, at)
+            found_order.orderable, facility, who.patient, results.person, emergency=here.emergency, code=found_order.code,
+            name=found_order.name, surgery=here.surgery, grants=grants,
+        )  # fmt: skip
+        decision = decide(order, rows, known, at)
         name = "\x1f".join((question.service, question.instance, who.patient, key))
-        price = rules.price(found.orderable, profile, day) if found.orderable else None
+        price = rules.price(found_order.orderable, asked.profile, asked.day) if found_order.orderable else None
         answer = Answer(str(uuid.uuid5(_CARDS, name)), decision, tuple(requests), price)
         if not question.visit or decision.outcome in _USABLE:
             answers.append(answer)
     shown = {m.shown.patient for a in answers for m in a.decision.members if m.shown and m.shown.patient}
     return Answers(at, facility, tuple(answers), results.person, tuple(sorted(shown | {who.patient})))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The drafts as the asking facility means them: orderable -> what was ordered and by which drafts; the catalogue items wanted."""
+
+    ordered: Mapping[str, tuple[orders.Ordered, list[Mapping[str, Any]]]]
+    items: Sequence[str]
+    profile: Profile | None
+    day: str
+
+    @classmethod
+    def read(
+        cls, question: Question, known: rules.Rules, profile: Profile | None, at: datetime, zone: tzinfo
+    ) -> _Asked:
+        day = at.astimezone(zone).date().isoformat()
+        ordered: dict[str, tuple[orders.Ordered, list[Mapping[str, Any]]]] = {}
+        for request in question.requests:
+            found = orders.read(request, known, profile, day)
+            key = found.orderable.code if found.orderable else f"|{found.code}|{found.name}"
+            ordered.setdefault(key, (found, []))[1].append(request)
+        wanted = {i for o, _ in ordered.values() if o.orderable for i in (*o.orderable.required, *o.orderable.optional)}
+        return cls(ordered, list(known.items) if question.visit else sorted(wanted), profile, day)
+
+
+def _imaging(items: Iterable[str], known: rules.Rules) -> list[str]:
+    return [i for i in items if i in known.items and known.items[i].category == "imaging"]
 
 
 def _recent(found: Iterable[Candidate], known: rules.Rules, grants: frozenset[str]) -> list[Orderable]:

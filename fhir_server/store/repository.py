@@ -18,7 +18,7 @@ from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version, advanced, fold, is_older
 from fhir_server.store.statement import Key, State, Statement, of_entry, of_state, with_status
-from fhir_server.store.versions import DIAGNOSTIC_REPORT, SPECIMEN, Batch, stored_resource, write
+from fhir_server.store.versions import DIAGNOSTIC_REPORT, ENCOUNTER, SPECIMEN, Batch, stored_resource, write
 from fhir_server.store.writes import delete, put
 from mappings.model import Entry
 
@@ -42,7 +42,7 @@ def apply(
         keyed: dict[Key, list[Statement]] = {}
         for s in statements:
             keyed.setdefault(s.key, []).append(s)
-            if s.key[1] in (DIAGNOSTIC_REPORT, SPECIMEN):
+            if s.key[1] in (DIAGNOSTIC_REPORT, SPECIMEN, ENCOUNTER):
                 batch.named[s.key] = s.resource
         batch.before = rows.states(cursor, {*keyed, *_parents(statements), *numbers.reports()})
         taken = {key: batch.before[key] for key in numbers.reports() if key in batch.before}

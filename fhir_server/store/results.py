@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from conformance import systems
 from fhir_server.search import dates
+from fhir_server.store.stated import Stated, stated
 
 
 class Common(NamedTuple):
@@ -32,6 +33,11 @@ class Common(NamedTuple):
     status: str
     mark: str | None
     quality: str | None
+    method: str | None
+    site: str | None
+    laterality: str | None
+    contrast: str | None
+    health_check: str | None
 
 
 class Result(NamedTuple):
@@ -56,6 +62,7 @@ class Result(NamedTuple):
     issued: datetime | None
     mark: str | None
     quality: str | None
+    stated: Stated
 
     def common(self, facility: str) -> Common:
         """The part it shares with others sent by ``facility``."""
@@ -63,6 +70,7 @@ class Result(NamedTuple):
             facility,
             *(self.performer, self.item, self.loinc, self.code, self.name, self.specimen, self.comparator, self.unit),
             *(self.unit_text, self.flag, self.range_text, self.status, self.mark, self.quality),
+            *self.stated,
         )
 
 
@@ -110,11 +118,13 @@ def flatten(
     facility: str,
     report: Mapping[str, Any] | None = None,
     specimen: Mapping[str, Any] | None = None,
+    encounter: Mapping[str, Any] | None = None,
 ) -> Result:
     """One Observation -> its row.
 
-    ``facility`` is the one that sent it (its local code system is known by it); ``report`` and ``specimen`` are the resources the
-    Observation belongs to, where at hand: they give the order, the times and the specimen the Observation itself does not state.
+    ``facility`` is the one that sent it (its local code system is known by it); ``report``, ``specimen`` and ``encounter`` are the
+    resources the Observation belongs to, where at hand: they give the order, the times, the specimen and the kind of visit that the
+    Observation itself does not state.
     """
     item, loinc, code, name = _codes(observation.get("code") or {}, facility)
     number, comparator, value_text, unit, unit_text = _value(observation)
@@ -148,6 +158,7 @@ def flatten(
         issued=issued,
         mark=_extension(observation, systems.MARK),
         quality=_condition(specimen),
+        stated=stated(observation, encounter),
     )
 
 

@@ -20,6 +20,7 @@ from fhir_server.store.statement import WITHDRAWN, Key, State, instant, render, 
 
 OBSERVATION: Final = RESOURCE_TYPES["Observation"]
 DIAGNOSTIC_REPORT: Final = RESOURCE_TYPES["DiagnosticReport"]
+ENCOUNTER: Final = RESOURCE_TYPES["Encounter"]
 SPECIMEN: Final = RESOURCE_TYPES["Specimen"]
 
 
@@ -44,7 +45,7 @@ class Batch:
     after: dict[Key, State] = field(default_factory=dict)
     versions: dict[Key, list[Version]] = field(default_factory=dict)
     named: dict[Key, dict[str, Any]] = field(default_factory=dict)
-    """Specimens and DiagnosticReports the batch states, for the flat results."""
+    """Specimens, Encounters and DiagnosticReports the batch states, for the flat results."""
 
 
 def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
@@ -82,14 +83,15 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
 def _index(cursor: rows.Cursor, codec: Codec, batch: Batch, made: Sequence[Made]) -> dict[Kind, int]:
     """Fills in search values, flat results and kinds; the numbers of the kinds."""
     results = [m for m in made if m.key[1] == OBSERVATION and batch.after[m.key].patient]
-    specimens = _specimens(cursor, codec, batch.named, results)
+    beside = _beside(cursor, codec, batch.named, results)
     for m in results:
         parent = batch.after[m.key].parent
         m.flat = flatten(
             m.resource,
             facility=m.version.statement.origin.facility,
             report=batch.named.get((m.key[0], DIAGNOSTIC_REPORT, parent)) if parent else None,
-            specimen=specimens.get(_specimen_key(m.key[0], m.resource)),
+            specimen=beside.get(_named(m.key[0], m.resource, "specimen", SPECIMEN)),
+            encounter=beside.get(_named(m.key[0], m.resource, "encounter", ENCOUNTER)),
         )
     for m in made:
         m.indexed = params.extract(m.resource)
@@ -186,11 +188,15 @@ def _history_row(key: Key, version: Version, stored: tuple[int, bytes]) -> tuple
     )
 
 
-def _specimens(
+def _beside(
     cursor: rows.Cursor, codec: Codec, named: Mapping[Key, dict[str, Any]], observations: Iterable[Made]
 ) -> Mapping[Key, dict[str, Any]]:
-    """The specimens of the Observations: of the batch, and those that only the store has (a correction may not repeat it)."""
-    wanted = {_specimen_key(m.key[0], m.resource) for m in observations}
+    """Specimens and visits of the Observations: of the batch, and those that only the store has (a correction may not repeat them)."""
+    wanted = {
+        _named(m.key[0], m.resource, *which)
+        for m in observations
+        for which in (("specimen", SPECIMEN), ("encounter", ENCOUNTER))
+    }
     missing = [key for key in wanted if key[2] and key not in named]
     if not missing:
         return named
@@ -198,10 +204,10 @@ def _specimens(
     return {**named, **found}
 
 
-def _specimen_key(shard: int, resource: Mapping[str, Any]) -> Key:
-    """Key of Observation.specimen, which shares the shard of its patient; an empty id when there is none."""
-    kind, _, logical = ((resource.get("specimen") or {}).get("reference") or "").partition("/")
-    return shard, SPECIMEN, logical if kind == "Specimen" else ""
+def _named(shard: int, resource: Mapping[str, Any], element: str, rtype: int) -> Key:
+    """Key of what a reference of an Observation names, which shares the shard of its patient; an empty id when there is none."""
+    kind, _, logical = ((resource.get(element) or {}).get("reference") or "").partition("/")
+    return shard, rtype, logical if RESOURCE_TYPES.get(kind) == rtype else ""
 
 
 def _moved(batch: Batch) -> dict[Key, State]:

@@ -209,6 +209,62 @@ def test_an_emergency_is_not_interrupted_but_kept(serve: Any, tested: str, count
     assert (row["kind"], row["reason"], row["outcome"]) == ("no-answer", "emergency", "reference-only")
 
 
+@pytest.mark.parametrize("extension", [{"emergency": True}, {"emergency": True, "surgery": False}])
+def test_an_emergency_the_caller_states_is_not_interrupted_either(
+    serve: Any, tested: str, county: Any, extension: dict[str, bool]
+) -> None:
+    body = call(tested, draft()) | {"extension": {"org.tongjian.circumstances": extension}}
+
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        assert (await client.post(SIGN, json=body)).json() == {"cards": []}
+        # The plain door says the same of the same.
+        plain = {"patient": tested, "user": "D001", "orders": [{"code": "SGN"}], "circumstances": extension}
+        answer = (await client.post("/recognition/check", json=plain)).json()["answers"][0]
+        assert (answer["outcome"], answer["reminds"]) == ("reference-only", False)
+
+    serve(scenario)
+    assert [r["reason"] for r in ledger_rows(county.url)] == ["emergency", "emergency"]
+
+
+def test_the_visit_sent_along_counts_only_where_the_repository_does_not_have_it(
+    serve: Any, tested: str, county: Any
+) -> None:
+    visit = county.encounter("county-hospital", tested, "v1", "AMB", NOW - timedelta(hours=1))
+
+    def asked(id: str) -> dict[str, Any]:
+        sent = {"resourceType": "Encounter", "id": id, "class": {"code": "EMER"}}
+        return call(tested, draft(), encounterId=id) | {"prefetch": {"encounter": sent}}
+
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        assert len((await client.post(SIGN, json=asked(visit))).json()["cards"]) == 1
+        assert (await client.post(SIGN, json=asked("his-visit-7"))).json() == {"cards": []}
+
+    serve(scenario)
+
+
+@pytest.mark.parametrize(
+    "draft_says",
+    [
+        {"reasonCode": [{"text": "拟行胆囊切除术,术前检查"}]},
+        {"reasonCode": [{"coding": [{"system": systems.REPEAT_REASONS, "code": "3"}]}]},
+    ],
+)
+def test_a_decisive_item_before_surgery_is_not_recognized(serve: Any, county: Any, draft_says: dict[str, Any]) -> None:
+    hbsag = "L0182"  # 5196-1, decisive before surgery
+    here = county.patient("county-hospital", "1", "p-1", NOW - timedelta(days=60))
+    there = county.patient("north-township", "2", "p-1", NOW - timedelta(days=60))
+    county.report("north-township", there, "r1", [hbsag], NOW - timedelta(days=1))
+
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        usual = draft(hbsag, system=systems.ITEMS)
+        (card,) = (await client.post(SIGN, json=call(here, usual))).json()["cards"]
+        assert card["indicator"] == "warning"
+        (card,) = (await client.post(SIGN, json=call(here, usual | draft_says))).json()["cards"]
+        assert card["indicator"] == "info"
+
+    serve(scenario)
+
+
 def test_a_late_answer_is_empty_and_kept_in_the_ledger(serve: Any, tested: str, county: Any) -> None:
     async def scenario(client: httpx.AsyncClient, services: Services) -> None:
         with psycopg.connect(county.url) as lock:

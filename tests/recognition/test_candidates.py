@@ -7,12 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 
 from conformance import systems
-from fhir_server.recognition import candidates
+from conformance.fhirjson import loads
+from fhir_server.recognition import candidates, images
 from fhir_server.recognition.candidates import Found, Who
+from fhir_server.store import writes
 from fhir_server.store.body import Codec
+from fhir_server.store.change import Origin
 from fhir_server.store.database import open_pool
+from mappings.ids import shard_of_id
 
 NOW = datetime(2025, 11, 21, 9, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=60)
@@ -110,3 +115,98 @@ def test_an_emergency_is_read_from_the_visit_of_the_same_patient(county: Any) ->
     assert ask(clinic, here) is False
     assert ask(rescue, other) is None
     assert ask("unknown", here) is None
+
+
+def test_the_patient_and_its_results_come_in_one_round_trip(county: Any) -> None:
+    here = county.patient("county-hospital", "1", "p-1", LONG_AGO)
+    county.report("county-hospital", here, "r1", [UREA], NOW - timedelta(days=2))
+
+    async def ask(connection: Any) -> Any:
+        at_once = [
+            await candidates.find_at_once(connection, name, [UREA], NOW)
+            for name in (here, f"Patient/{here}", "a|b", "own")
+        ]
+        return at_once, await candidates.find(connection, at_once[0][0], [UREA], NOW)
+
+    (one, same, identifier, given), found = _run(county.url, ask)
+    assert one == same == (Who(shard_of_id(here), here, "county-hospital"), found)
+    assert found.person == "p-1"
+    assert (identifier, given) == (None, None)
+
+
+def test_a_patient_without_results_is_known_all_the_same(county: Any) -> None:
+    here = county.patient("county-hospital", "1", "p-1", LONG_AGO)
+
+    async def ask(connection: Any) -> Any:
+        return await candidates.find_at_once(connection, here, [UREA], NOW)
+
+    who, found = _run(county.url, ask)
+    assert (who.facility, found) == ("county-hospital", Found("p-1", ()))
+
+
+def test_what_a_result_states_beside_its_code_reaches_the_decision(county: Any) -> None:
+    """OBX-17, OBX-20 and the visit, from the stored resources to the candidate."""
+    here = county.patient("county-hospital", "1", "p-1", LONG_AGO)
+    visit = county.encounter("county-hospital", here, "v1", "IMP", LONG_AGO)
+    said = {
+        "method": {"text": "平扫"},
+        "bodySite": {"coding": [{"code": "24028007"}], "text": "右膝关节"},
+        "encounter": {"reference": f"Encounter/{visit}"},
+    }
+    knee = "R0001"
+    county.report("county-hospital", here, "r1", [knee], NOW - timedelta(days=1), changes=said)
+    county.report(
+        "county-hospital", here, "r2", [UREA], NOW - timedelta(days=1), changes={"method": {"text": "化学发光法"}}
+    )
+    by_item = {c.item: c for c in _find(county, here, items=(knee, UREA)).candidates}
+    stated = by_item[knee]
+    assert (stated.site, stated.laterality, stated.contrast, stated.health_check) == ("knee", "right", "without", False)
+    assert (by_item[UREA].method, by_item[UREA].health_check) == ("immunoassay", None)
+
+
+def test_the_study_behind_an_examination_says_whether_its_images_are_there(county: Any) -> None:
+    here = county.patient("county-hospital", "1", "p-1", LONG_AGO)
+    report = county.report("county-hospital", here, "r1", ["R0001"], NOW - timedelta(days=1))
+    study = {
+        "resourceType": "ImagingStudy", "status": "available", "subject": {"reference": f"Patient/{here}"},
+        "numberOfInstances": 3, "endpoint": [{"reference": "Endpoint/pacs"}],
+        "series": [{"uid": "1.2.3", "modality": {"code": "CT"}, "numberOfInstances": 3}],
+        "extension": [{"url": systems.IMAGE_QUALITY, "valueString": "甲级"}],
+    }  # fmt: skip
+    with psycopg.connect(county.url) as conn:
+        codec = Codec.load(conn)
+        origin = Origin("county-hospital", None, None, NOW - timedelta(hours=12))
+        made = writes.put(conn, codec, study, origin=origin, create=True)
+        resource = stored_report(conn, codec, report) | {"imagingStudy": [{"reference": f"ImagingStudy/{made.id}"}]}
+        writes.put(conn, codec, resource, origin=origin)
+
+    async def ask(connection: Any) -> Any:
+        found = await candidates.find(connection, Who(shard_of_id(here) or 0, here, None), ["R0001"], NOW)
+        before = await images.with_images(connection, codec, found.candidates, [])
+        return before, await images.with_images(connection, codec, found.candidates, ["R0001"])
+
+    (plain,), (seen,) = _run(county.url, ask)
+    assert (plain.images_complete, plain.images_reachable, plain.image_quality) == (None, None, None)
+    assert (seen.images_complete, seen.images_reachable, seen.image_quality) == (True, True, "甲级")
+
+
+def stored_report(conn: Any, codec: Codec, logical: str) -> dict[str, Any]:
+    row = conn.execute("SELECT dict, body FROM resource WHERE id = %s", (logical,)).fetchone()
+    resource: dict[str, Any] = loads(codec.decompress(row[0], row[1]))
+    return resource
+
+
+@pytest.mark.parametrize(
+    ("study", "complete", "reachable"),
+    [
+        ({"status": "available", "numberOfInstances": 3, "series": [{"numberOfInstances": 2}]}, False, None),
+        ({"status": "available"}, None, None),
+        ({"status": "registered", "endpoint": [{}]}, False, True),
+        ({"status": "unknown", "series": [{"endpoint": [{}]}]}, None, True),
+    ],
+)
+def test_images_that_are_not_known_to_be_there_are_not(
+    study: dict[str, Any], complete: bool | None, reachable: bool | None
+) -> None:
+    found = images.facts([study])
+    assert (found["images_complete"], found["images_reachable"], found["image_quality"]) == (complete, reachable, None)

@@ -14,6 +14,7 @@ from conformance.fhirjson import loads
 from fhir_server.store import repository
 from fhir_server.store.body import Codec
 from fhir_server.store.results import flatten
+from fhir_server.store.stated import Stated
 from tests.store import county
 
 _FULL = loads("""{
@@ -58,6 +59,7 @@ def test_takes_every_stated_part_of_a_quantity() -> None:
         "issued": datetime(2026, 3, 1, 3, 0, 0, 500000, tzinfo=UTC),
         "mark": "HR",
         "quality": "HEM",
+        "stated": Stated(),
     }
     assert str(row.number) == "0.010"
 
@@ -66,7 +68,7 @@ def test_invents_nothing_for_an_observation_that_says_nothing() -> None:
     row = flatten({"resourceType": "Observation"}, facility="county")
     assert row.status == "unknown"
     assert row.code == ""
-    assert {v for k, v in row._asdict().items() if k not in ("status", "code")} == {None}
+    assert {v for k, v in row._asdict().items() if k not in ("status", "code", "stated")} == {None}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""The study behind an examination: is it complete, can it be opened, is it fit? Read where an examination is ordered, which is rare.
+
+DiagnosticReport.imagingStudy leads to the ImagingStudy (http://hl7.org/fhir/R4/imagingstudy.html): complete when it is ``available``
+and its series hold no fewer instances than it names, reachable when it or one of its series has an endpoint. Its quality is what our
+extension states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from conformance import systems
+from conformance.fhirjson import loads
+from fhir_server.recognition.candidate import Candidate
+from fhir_server.store import reader
+from fhir_server.store.body import Codec
+
+_UNFINISHED: Final = frozenset({"registered", "cancelled", "entered-in-error"})
+
+
+async def with_images(db: Any, codec: Codec, found: Sequence[Candidate], items: Iterable[str]) -> tuple[Candidate, ...]:
+    """The candidates, those of ``items`` (imaging items) with what is known of their studies as it is now: two queries, or none."""
+    wanted = frozenset(items)
+    reports = {c.report for c in found if c.report and c.item in wanted}
+    if not reports:
+        return tuple(found)
+    stored = await reader.read_many(db, codec, [("DiagnosticReport", r) for r in sorted(reports)])
+    studies = {i: _references(loads(s.body)) for (_, i), s in stored.items() if not s.deleted}
+    opened = await reader.read_many(
+        db, codec, [("ImagingStudy", i) for i in sorted({i for many in studies.values() for i in many})]
+    )
+    bodies = {i: loads(s.body) for (_, i), s in opened.items() if not s.deleted}
+    return tuple(
+        replace(c, **facts([bodies[i] for i in studies.get(c.report or "", ()) if i in bodies]))
+        if c.item in wanted
+        else c
+        for c in found
+    )
+
+
+def _references(report: Mapping[str, Any]) -> list[str]:
+    named = [r.get("reference", "") for r in report.get("imagingStudy") or ()]
+    return [r.removeprefix("ImagingStudy/") for r in named if r.startswith("ImagingStudy/")]
+
+
+def facts(studies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """ImagingStudies of one report -> the fields of a Candidate about images; all None without any."""
+    if not studies:
+        return {}
+    said = [(_complete(s), _reachable(s), _quality(s)) for s in studies]
+    complete, reachable, quality = zip(*said, strict=True)
+    return {
+        "images_complete": _every(complete),
+        "images_reachable": _every(reachable),
+        "image_quality": next((q for q in quality if q), None),
+    }
+
+
+def _every(answers: Iterable[bool | None]) -> bool | None:
+    told = tuple(answers)
+    return False if False in told else None if None in told else True
+
+
+def _complete(study: Mapping[str, Any]) -> bool | None:
+    status, named = study.get("status"), study.get("numberOfInstances")
+    if status in _UNFINISHED:
+        return False
+    present = [s.get("numberOfInstances") for s in study.get("series") or ()]
+    if status != "available" or named is None or not present or None in present:
+        return None
+    return bool(sum(present) >= named > 0)
+
+
+def _reachable(study: Mapping[str, Any]) -> bool | None:
+    if study.get("endpoint") or any(s.get("endpoint") for s in study.get("series") or ()):
+        return True
+    return None
+
+
+def _quality(study: Mapping[str, Any]) -> str | None:
+    for extension in study.get("extension") or ():
+        if extension.get("url") == systems.IMAGE_QUALITY:
+            return next((v for k, v in extension.items() if k in ("valueString", "valueCode") and v), None)
+    return None
