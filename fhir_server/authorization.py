@@ -15,8 +15,8 @@ from typing import Any, Final
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 
-from fhir_server.access import Keys, authenticate, granted_of, issue_token
-from fhir_server.errors import Fault
+from fhir_server.access import Keys, Principal, authenticate, granted_of, issue_token
+from fhir_server.errors import Category, Fault
 from fhir_server.smart_clients import Client
 
 ALGORITHMS: Final = ("ES384", "RS384")
@@ -55,7 +55,25 @@ class Clients:
             raise Refused(
                 "invalid_request", f"Send client_assertion_type={_ASSERTION} and client_assertion, a signed JWT."
             )
-        signed = form["client_assertion"]
+        return self._verified(form["client_assertion"], audience, now, subject=True)
+
+    def speaker(self, header: str | None, audience: str, now: datetime) -> Principal | None:
+        """The client that signed the bearer token itself, as CDS Hooks 2.0 asks (section "Trusting CDS Clients"): iss = client id,
+        aud = ``audience``, the absolute address of the service called, exp, jti. None when the token is not of a registered client.
+
+        Raises Fault UNAUTHENTICATED when it names one and does not prove it.
+        """
+        scheme, _, signed = (header or "").partition(" ")
+        if scheme.lower() != "bearer" or _issuer_of(signed.strip()) not in self.known:
+            return None
+        try:
+            client = self._verified(signed.strip(), audience, now, subject=False)
+        except Refused as refused:
+            challenge = {"WWW-Authenticate": 'Bearer realm="tongjian", error="invalid_token"'}
+            raise Fault(Category.UNAUTHENTICATED, refused.text, headers=challenge) from None
+        return Principal(client.id, "system", client.facility, client.scopes)
+
+    def _verified(self, signed: str, audience: str, now: datetime, *, subject: bool) -> Client:
         # What it says of itself is believed only once the signature made with the key it leads to holds.
         client = self.known.get(_issuer_of(signed))
         if client is None:
@@ -64,16 +82,16 @@ class Clients:
             token = jwt.decode(signed, client.keys, algorithms=list(ALGORITHMS))
         except (JoseError, ValueError, UnicodeError):
             raise _unknown("The client assertion is not signed with a registered key (kid; ES384 or RS384).") from None
-        self._check(client, token.claims, audience, now)
+        self._check(client, token.claims, audience, now, subject)
         return client
 
-    def _check(self, client: Client, claims: Mapping[str, Any], audience: str, now: datetime) -> None:
+    def _check(self, client: Client, claims: Mapping[str, Any], audience: str, now: datetime, subject: bool) -> None:
         at = int(now.timestamp())
         registry = jwt.JWTClaimsRegistry(
             now=at,
             leeway=_SKEW,
             iss={"essential": True, "value": client.id},
-            sub={"essential": True, "value": client.id},
+            sub={"essential": subject, "value": client.id},
             aud={"essential": True, "value": audience},
             exp={"essential": True},
             jti={"essential": True},
@@ -82,7 +100,8 @@ class Clients:
             registry.validate(dict(claims))
         except JoseError:
             raise _unknown(
-                f"The client assertion needs iss and sub = client id, aud = {audience}, exp in the future and jti."
+                f"The client assertion needs iss {'and sub ' if subject else ''}= client id, aud = {audience}, exp in the future"
+                " and jti."
             ) from None
         ends, jti = int(claims["exp"]), claims["jti"]
         if ends > at + _LONGEST.total_seconds() + _SKEW:

@@ -28,6 +28,7 @@ from fhir_server.code_mappings import LiveProfiles
 from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.receive import Receiver
 from fhir_server.publish import deliver
+from fhir_server.recognition import reopen
 from fhir_server.scrape import Scrape
 from fhir_server.settings import OWN_MACHINE, Settings
 from fhir_server.smart_clients import load_clients
@@ -214,6 +215,8 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
 
     live = LiveProfiles(profiles)
     services = await open_services(settings, live, url)
+    known = services.rules.among(profiles)
+    reopening = asyncio.create_task(reopen.reopen(services.pool, services.ledger, known, services.clock()))
     intake = await open_pool(url, _INTAKE_CONNECTIONS, application_name="tongjian-intake")
     receiver = Receiver(intake, profiles, max_bytes=settings.mllp_max_message, clock=services.clock)
     await receiver.open()
@@ -252,9 +255,9 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         await server.stop()
         http.should_exit = True
         await asyncio.wait([serving])
-        for task in (workers, following, receiving, waiting):
+        for task in (workers, following, receiving, waiting, reopening):
             task.cancel()
-        await asyncio.wait([workers, following])
+        await asyncio.wait([workers, following, reopening])
         await delivering.stop(STOP_WITHIN)
         await receiver.close()
         await services.audit.close()

@@ -11,17 +11,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from conformance import fhirjson
-from fhir_server import telemetry
+from fhir_server import clock, telemetry
 from fhir_server.access import Principal
 from fhir_server.api.cards import card, language_of, names_of
 from fhir_server.api.cards import visit_card as cards_of_visit
 from fhir_server.api.content import raw_body
-from fhir_server.api.security import Asker, address_of, permit, services_of
+from fhir_server.api.security import address_of, permit, principal, services_of
+from fhir_server.authorization import Clients
 from fhir_server.errors import Category, Fault
 from fhir_server.recognition import circumstances, decisions, statement
 from fhir_server.recognition.check import Question, ask, sensitive_grants, visit_card
@@ -79,6 +80,17 @@ _USAGE: Final = (
 )
 
 
+async def principal_of(request: Request) -> Principal:
+    """The caller: a registered client by the JWT it signs for this very call (section "Trusting CDS Clients"), else a bearer token."""
+    clients: Clients = request.app.state.clients
+    root: str = request.app.state.base_url
+    audience = root.removesuffix("/fhir") + request.url.path
+    return clients.speaker(request.headers.get("authorization"), audience, clock.now()) or await principal(request)
+
+
+HookAsker = Annotated[Principal, Depends(principal_of)]
+
+
 @router.get("/cds-services")
 async def discover() -> dict[str, Any]:
     """The services offered (section "Discovery"); needs no token."""
@@ -98,7 +110,7 @@ async def discover() -> dict[str, Any]:
 
 
 @router.post("/cds-services/{service_id}")
-async def call(service_id: str, request: Request, asker: Asker) -> Response:
+async def call(service_id: str, request: Request, asker: HookAsker) -> Response:
     """Cards for draft orders (section "Calling a CDS Service"): 200 with ``cards``, 400 for a request that is not one."""
     began = time.perf_counter()
     service = _service(service_id)
@@ -120,7 +132,7 @@ async def call(service_id: str, request: Request, asker: Asker) -> Response:
 
 
 @router.post("/cds-services/{service_id}/feedback")
-async def feedback(service_id: str, request: Request, asker: Asker) -> Response:
+async def feedback(service_id: str, request: Request, asker: HookAsker) -> Response:
     """What the clinician did with cards (section "Feedback"): 200 when it is in the ledger, 400 for feedback that is not one, 503 when
     it cannot be kept."""
     return await keep_feedback(_service(service_id).id, request, asker)

@@ -98,6 +98,7 @@ async def read_reminder(card: str, request: Request, asker: Asker) -> Response:
         "user": found.doctor,
         "state": None if found.visit else decisions.state(line),
         "decisions": line,
+        "reopened": await decisions.reopened_of(services.pool, card),
         "entry": dict(found.entry),
     }
     return answer(content)

@@ -361,6 +361,12 @@ async def citation_of(db: Any, card: str, decision: str) -> dict[str, Any] | Non
     return None
 
 
+async def reopened_of(db: Any, card: str) -> list[dict[str, Any]]:
+    """Items of a reminder whose mark or assessment was taken back since, with the reason and when that was seen."""
+    rows = await db.fetch("SELECT at, entry FROM ledger WHERE card = $1 AND kind = 'reopened' ORDER BY at", card)
+    return [item | {"at": row["at"].isoformat()} for row in rows for item in orjson.loads(row["entry"])["items"]]
+
+
 async def line_of(db: Any, card: str) -> list[dict[str, Any]]:
     """All decisions on a reminder, oldest first."""
     return [orjson.loads(row["entry"]) for row in await db.fetch(_LINE, card)]

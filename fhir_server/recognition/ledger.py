@@ -26,7 +26,7 @@ import orjson
 from conformance import chain
 from fhir_server.store.database import borrowed
 
-Kind = Literal["reminder", "no-answer", "visit", "view", "feedback", "decision", "citation"]
+Kind = Literal["reminder", "no-answer", "visit", "view", "feedback", "decision", "citation", "reopened"]
 
 PATIENCE: Final = 0.15
 """Seconds the database may take for a group before the group goes to the spool."""

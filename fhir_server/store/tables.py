@@ -432,7 +432,10 @@ ledger = Table(
     Column("number", BigInteger, primary_key=True),
     Column("at", Time, nullable=False),
     Column(
-        "kind", Text, nullable=False, comment="reminder | no-answer | visit | view | feedback | decision | citation"
+        "kind",
+        Text,
+        nullable=False,
+        comment="reminder | no-answer | visit | view | feedback | decision | citation | reopened",
     ),
     Column("person", Id),
     Column("facility", Text, nullable=False),

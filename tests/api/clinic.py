@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from conformance import systems
 from fhir_server.access import Keys, issue_token
 from fhir_server.api import cds_hooks, decisions, recognition, responses
 from fhir_server.audit_event import AuditLog
+from fhir_server.authorization import Clients
 from fhir_server.recognition import rules as rules_module
 from fhir_server.recognition.ledger import Ledger
 from fhir_server.services import Services
 from fhir_server.settings import Settings
+from fhir_server.smart_clients import Client
 from fhir_server.store.body import Codec
 from fhir_server.store.database import open_pool, open_writer
 from mappings.profile import load_profiles
@@ -42,6 +44,7 @@ def play(
     scopes: str = "user/*.rs",
     role: str = "clinician",
     clock: Callable[[], datetime] = lambda: NOW,
+    clients: Mapping[str, Client] | None = None,
     **settings: Any,
 ) -> None:
     """Plays a scenario against the application; the client has a clinician's token of the county hospital."""
@@ -56,7 +59,7 @@ def play(
         audit, ledger, keys = AuditLog(url), Ledger(pool, folder / "spool"), Keys.load(folder)
         services = Services(chosen, pool, writer, codec, audit, keys, profiles, rules, ledger, clock)
         app = FastAPI(openapi_url=None)
-        app.state.services, app.state.base_url = services, BASE
+        app.state.services, app.state.base_url, app.state.clients = services, BASE, Clients(clients or {})
         responses.install(app)
         for part in (cds_hooks, recognition, decisions):
             app.include_router(part.router)

@@ -60,3 +60,6 @@ def upgrade() -> None:
         op.execute(f"COMMENT ON COLUMN resource_kind.{name} IS '{comment}'")
     op.execute(_VIEW)
     op.execute(_FUNCTION)
+    op.execute(
+        "COMMENT ON COLUMN ledger.kind IS 'reminder | no-answer | visit | view | feedback | decision | citation | reopened'"
+    )
