@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 from rich.console import Console
 from rich.panel import Panel as Box
 
-from conformance.systems import local_codes
-from fhir_server.demo.county import Panel
+from conformance.systems import ORDERABLES, local_codes
 from fhir_server.demo.story import Repeat
+from fhir_server.recognition.case_run import run_file
+from fhir_server.recognition.explain import Names, summary
 
 SERVICE = "recognition-order-sign"
 
@@ -41,15 +44,17 @@ class HookClient:
         resource: dict[str, Any] = entries[0]["resource"]
         return resource
 
-    async def order_sign(self, patient: str, system: str, panel: Panel) -> list[dict[str, Any]]:
-        """Cards for one draft order."""
+    async def order_sign(
+        self, patient: str, system: str, code: str, name: str, circumstances: dict[str, bool] | None = None
+    ) -> list[dict[str, Any]]:
+        """Cards for one draft order; ``circumstances`` as the HIS knows them."""
         order = {
             "resourceType": "ServiceRequest",
             "id": "draft-1",
             "status": "draft",
             "intent": "order",
             "subject": {"reference": f"Patient/{patient}"},
-            "code": {"coding": [{"system": system, "code": panel.code, "display": panel.name}]},
+            "code": {"coding": [{"system": system, "code": code, "display": name}]},
         }
         body = {
             "hook": "order-sign",
@@ -59,6 +64,7 @@ class HookClient:
                 "patientId": patient,
                 "draftOrders": {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": order}]},
             },
+            "extension": {"org.tongjian.circumstances": circumstances or {}},
         }
         answer = await self._http.post(f"{self._root}/cds-services/{SERVICE}", json=body)
         answer.raise_for_status()
@@ -74,6 +80,7 @@ class HookClient:
                     "outcome": "overridden",
                     "overrideReason": {"reason": {"code": reason["code"], "system": reason["system"]}},
                     "outcomeTimestamp": datetime.now(UTC).isoformat(),
+                    "extension": {"org.tongjian.patient-told": {"by": "D001", "at": datetime.now(UTC).isoformat()}},
                 }
             ]
         }
@@ -84,7 +91,9 @@ async def ask(console: Console, client: HookClient, repeat: Repeat, record_numbe
     """Asks for one repeat, shows the card, gives it back. Raises LookupError when the answer is empty."""
     patient = await client.patient(record_number)
     facility = repeat.dialect.facility
-    cards = await client.order_sign(patient["id"], local_codes(facility, "orders"), repeat.panel)
+    cards = await client.order_sign(
+        patient["id"], local_codes(facility, "orders"), repeat.panel.code, repeat.panel.name
+    )
     if not cards:
         raise LookupError("the recognition check gave no card")
     card = cards[0]
@@ -99,3 +108,35 @@ async def ask(console: Console, client: HookClient, repeat: Repeat, record_numbe
         )
     )
     return card
+
+
+WHOLE = "CHEM"
+"""A panel that no township reports whole: of its items some are fresh."""
+
+
+async def ask_more(console: Console, client: HookClient, repeat: Repeat, record_number: str) -> None:
+    """The same patient: a larger panel of which only a part is fresh, and the same panel in an emergency.
+
+    Raises LookupError when the answers are not those."""
+    patient = (await client.patient(record_number))["id"]
+    cards = await client.order_sign(patient, ORDERABLES, WHOLE, "生化全套")
+    if [c["indicator"] for c in cards] != ["info"]:
+        raise LookupError("a panel of which a part is fresh gave no card for information")
+    console.print(Box(f"[bold]{cards[0]['summary']}[/]", title="order-sign: a part is fresh"))
+    system, panel = local_codes(repeat.dialect.facility, "orders"), repeat.panel
+    if await client.order_sign(patient, system, panel.code, panel.name, {"emergency": True}):
+        raise LookupError("an emergency was interrupted")
+    console.print(
+        Box(f"{panel.name}: no card, nobody is interrupted; the ledger keeps it.", title="order-sign: emergency")
+    )
+
+
+def lapsed_mark(console: Console) -> None:
+    """A laboratory outside the consortium, before and after its quality assessment lapsed, by the rule case beside this module."""
+    results = run_file(Path(__file__).with_name("mark.yaml"))
+    if any(r.differs for r in results):
+        raise LookupError("the rule case of a lapsed mark came out otherwise")
+    zone = ZoneInfo("Asia/Shanghai")
+    names = Names({"city-lab": "省城检验中心"}, {}, zone)
+    said = [f"{r.case.id}: [bold]{summary(r.decision, names, 'zh')}[/]" for r in results if r.decision]
+    console.print(Box("\n".join(said), title="a mark whose quality assessment lapsed by one day"))

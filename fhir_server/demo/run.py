@@ -25,7 +25,7 @@ from adapters.transports.mllp import Sender, SendError
 from fhir_server.access import Keys, issue_token
 from fhir_server.demo import print_report
 from fhir_server.demo.county import UNMAPPED, Dialect, Panel, Test, analytes
-from fhir_server.demo.order_time import HookClient, ask
+from fhir_server.demo.order_time import HookClient, ask, ask_more, lapsed_mark
 from fhir_server.demo.story import Story, repeats, tell, today
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
@@ -285,6 +285,9 @@ async def _today(
         reason = card["overrideReasons"][0]
         await client.decline(card, reason)
         console.print(f"Declined: {reason['display']}\n")
+        writer = story.writers[declined.dialect.facility]
+        await ask_more(console, client, declined, writer.record_number(declined.prior.person))
+        lapsed_mark(console)
     except LookupError as fault:
         raise DemoFailed(f"The recognition check did not answer as it should: {fault}.") from fault
     finally:
