@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check lock bench scale kills sbom audit-deps clean
+.PHONY: demo test check lock bench bench-names scale kills sbom audit-deps clean
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -24,6 +24,10 @@ check: $(VENV)/ready  ## style, types, floors
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-names: $(VENV)/ready  ## proposals of the mapping worklist on local names: top-1, top-5, refused
+	$(BIN)/python benchmarks/bench_names.py
+	$(BIN)/python benchmarks/bench_names.py --file benchmarks/local_names_later.csv
 
 lock: ## renew requirements.lock: names, versions and hashes, no addresses (needs uv)
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -U -o requirements.lock

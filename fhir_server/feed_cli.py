@@ -41,11 +41,12 @@ def check(
     from fhir_server import feed_check, feed_report  # noqa: PLC0415 - keeps `--help` fast
     from fhir_server import settings as settings_module  # noqa: PLC0415
     from fhir_server.feed_card import judge, meets  # noqa: PLC0415
+    from mappings import catalogue  # noqa: PLC0415
     from mappings.profile import ProfileError, load_profiles  # noqa: PLC0415
 
     try:
         chosen = settings_module.load(data_dir=data, profiles_dir=profiles)
-        known = load_profiles(chosen.profiles_dir)
+        known = load_profiles(chosen.profiles_dir, catalogue=catalogue.of(chosen.rules_dir))
         if facility not in known:
             raise fail(f"There is no facility profile '{facility}'. Known: {', '.join(sorted(known))}.", _UNUSABLE)
         profile = _with_worklist(chosen, known[facility]) if worklist else known[facility]

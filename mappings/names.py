@@ -23,7 +23,14 @@ _DROPPED = re.compile(r"[^0-9a-z%#/\u3400-\u9fff]")
 _BRACKETED = re.compile(r"[(\[{【〔]([^()\[\]{}【】〔〕]*)[)\]}】〕]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTERS = re.compile(r"[a-z0-9%#]+")
-_HEAD = re.compile(r"^(?:血清|血浆|全血|血液|静脉血|人|血)(?=[\u3400-\u9fff])")
+_HEAD = re.compile(
+    r"^(?:血清|血浆|全血|静脉血|急诊|急查|床旁|血)(?=[a-z]{2})"
+    r"|^(?:血清|血浆|全血|血液|静脉血|末梢血|外周血|急诊|急查|床旁|人|血)(?=[\u3400-\u9fff])"
+)
+_PANEL = re.compile(
+    r"^[\u3400-\u9fff]*(?:常规|功能?|生化|电解质|血脂|凝血|甲功|两对半|五项|三项|四项|八项|全套|组套)[-—_:：]"
+)
+_SERUM = re.compile(r"^s-(?=[a-z]{2,})")
 _TAIL = re.compile(r"(?:测定|检测|检查|试验|定量|定性|水平|浓度|含量|数值|结果|筛查|计算|(?<=[a-z])值|测量)$")
 _METHOD = re.compile(r"[-—][^-—]*法$")
 INSIDE = 0.08
@@ -57,6 +64,8 @@ def variants(text: str) -> tuple[tuple[str, float], ...]:
 
     whole = _METHOD.sub("", _level(text))
     offer(_DROPPED.sub("", whole), 0.0)
+    for prefix, cost in ((_PANEL, 0.04), (_SERUM, 0.05)):
+        offer(_DROPPED.sub("", prefix.sub("", whole)), cost)
     outside = _DROPPED.sub("", _BRACKETED.sub(" ", whole))
     offer(outside, 0.02)
     for inside in _BRACKETED.findall(whole):

@@ -152,7 +152,12 @@ class Proposer:
         return found
 
     def _by_parts(self, text: str, offer: _Offer) -> None:
-        """A name that gives two names of one thing."""
+        """A name that gives two names of one thing, ``可的松/皮质醇``, ``Na+ 钠``."""
+        whole = names.key(text)
+        if (chinese := names.han(whole)) != whole:
+            short = "".join(c for c in whole if c not in chinese)
+            for number in set(self._by_name.get(chinese, ())) & set(self._by_abbreviation.get(short, ())):
+                offer(number, 0.95, "alias")
         parts = [set(self._by_name.get(part, ())) for part in names.synonyms(text)]
         if parts and all(parts):
             for number in set.intersection(*parts):

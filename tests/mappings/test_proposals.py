@@ -22,6 +22,14 @@ def test_spellings_of_the_issue_are_one_item(name: str) -> None:
     assert first(name) == "L0006"
 
 
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [("血清ALT", "L0006"), ("S-ALT", "L0006"), ("急诊血钾", "L0038"), ("Na+ 钠", "L0039"), ("血常规-白细胞", "L0097")],
+)
+def test_a_specimen_an_urgency_a_panel_or_a_second_name_beside_the_name_does_not_hide_it(name: str, item: str) -> None:
+    assert first(name) == item
+
+
 def test_the_unit_tells_activity_from_mass() -> None:
     assert first("肌酸激酶同工酶", unit="U/L") == "L0057"
     assert first("肌酸激酶同工酶", unit="ng/mL") == "L0058"
