@@ -223,3 +223,29 @@ def test_memory_does_not_grow_with_the_number_of_messages(tmp_path: Path) -> Non
     peak(10)
     # 400 messages more are 180 kB more to read; caches of texts seen before may grow to their own limits.
     assert peak(500) - peak(100) < 3_000_000
+
+
+def test_the_commands_and_figures_of_the_guide_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    text = (docs / "connect-a-feed.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(docs)
+    monkeypatch.setenv("COLUMNS", "100")
+    commands = re.findall(r"^tongjian check (examples/.*)$", text, re.MULTILINE)
+    codes = [1, 0]  # without a profile nothing is mapped; with the profile and its code maps the bar is met
+    assert len(commands) == len(codes)
+    shown = re.findall(
+        r"^```\n((?:Feed of|Unmapped test codes|  Results whose).*?)^```", text, re.MULTILINE | re.DOTALL
+    )
+    outputs = []
+    for command, code in zip(commands, codes, strict=True):
+        done = tongjian(*command.split())
+        assert done.exit_code == code
+        outputs.append("\n".join(line.rstrip() for line in done.stdout.splitlines()))
+    assert [s.rstrip() in outputs[n] for s, n in zip(shown, (0, 0, 1), strict=True)] == [True, True, True]
+
+
+def test_the_guide_lists_the_bar_as_it_is_set() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "connect-a-feed.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(golive_\w+)` \| ([\d.]+) \|", text, re.MULTILINE))
+    fields = {n: f.default for n, f in Settings.model_fields.items() if n.startswith("golive_")}
+    assert {n: float(v) for n, v in told.items()} == fields
