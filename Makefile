@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check lock bench bench-names scale kills sbom audit-deps clean
+.PHONY: demo test check lock bench bench-names fuzz scale kills sbom audit-deps clean
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -31,6 +31,9 @@ bench-names: $(VENV)/ready  ## proposals of the mapping worklist on local names:
 
 lock: ## renew requirements.lock: names, versions and hashes, no addresses (needs uv)
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -U -o requirements.lock
+
+fuzz: $(VENV)/ready  ## damaged messages through the readers: FUZZ_SECONDS (600) of CPU time; figures in docs/fuzzing.md
+	$(BIN)/python -m tests.fuzz.readers $(ARGS)
 
 scale: kills  ## the long forms: everything too long for `make test`
 

@@ -152,7 +152,7 @@ def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
             issues.append(Issue("charset-detected", "information", "MSH[1]-18", note))
         return Decoded(text, codec, tuple(issues))
     reason = "The bytes are neither in the declared character set nor in UTF-8, GB18030 or the facility's set. Correct MSH-18."
-    raise Unreadable(Issue("charset-unknown", "error", "MSH[1]-18", reason))
+    raise Unreadable(Issue("charset-unknown", "error", "MSH[1]-18", reason, "~".join(names) or None))
 
 
 def _declared_codecs(names: list[str], issues: list[Issue]) -> list[str]:

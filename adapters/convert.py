@@ -20,19 +20,19 @@ from mappings.profile import Profile
 class Format:
     """How one format is read.
 
-    convert  bytes of one message and the sender's profile -> Conversion
+    convert  bytes of one message, the sender's profile and when it was received (FHIR instant, or empty) -> Conversion
     peek     bytes of one message -> Envelope, without converting it
     split    a stream of messages -> the bytes of each
     """
 
-    convert: Callable[[bytes, Profile], Conversion]
+    convert: Callable[[bytes, Profile, str], Conversion]
     peek: Callable[[bytes, Facility], Envelope]
     split: Callable[[BinaryIO], Iterator[bytes]]
 
 
-def _hl7v2(raw: bytes, profile: Profile) -> Conversion:
+def _hl7v2(raw: bytes, profile: Profile, received_at: str) -> Conversion:
     message = hl7v2_reader.read(raw, profile.facility.charset)
-    conversion = engine.convert(message, profile, f"urn:sha256:{hashlib.sha256(raw).hexdigest()}")
+    conversion = engine.convert(message, profile, f"urn:sha256:{hashlib.sha256(raw).hexdigest()}", received_at)
     conversion.issues[:0] = message.issues
     return conversion
 
@@ -41,9 +41,12 @@ FORMATS: dict[str, Format] = {"hl7v2": Format(_hl7v2, hl7v2_peek.peek, hl7v2_rea
 """Format word -> its functions."""
 
 
-def convert(raw: bytes, profile: Profile, format: str = "hl7v2") -> Conversion:
-    """Read and map one message. Raises Unreadable when the bytes are not a message of the format, KeyError for an unknown format."""
-    return FORMATS[format].convert(raw, profile)
+def convert(raw: bytes, profile: Profile, format: str = "hl7v2", received_at: str = "") -> Conversion:
+    """Read and map one message; ``received_at`` (FHIR instant) tells what lies in the future.
+
+    Raises Unreadable when the bytes are not a message of the format, KeyError for an unknown format.
+    """
+    return FORMATS[format].convert(raw, profile, received_at)
 
 
 def peek(raw: bytes, profile: Profile, format: str = "hl7v2") -> Envelope:

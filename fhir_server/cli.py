@@ -206,7 +206,7 @@ def convert(
         raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as fault:
         raise _fail(f"{file} cannot be read: {fault.strerror}.", 2) from None
-    outcome = convert_file(raw, known[facility], pretty=pretty)
+    outcome = convert_file(raw, known[facility], pretty=pretty, at=datetime.now(UTC).isoformat())
     if outcome.bundle:
         sys.stdout.buffer.write(outcome.bundle + b"\n")
     sys.stdout.buffer.flush()

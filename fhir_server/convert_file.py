@@ -48,14 +48,17 @@ class _Collected:
         self.quality_control += found.quality_control
 
 
-def convert_file(raw: bytes, profile: Profile, *, pretty: bool = True) -> Outcome:
-    """Read, convert and validate every message of a file. Raises nothing: what is wrong stands in the notes."""
+def convert_file(raw: bytes, profile: Profile, *, pretty: bool = True, at: str = "") -> Outcome:
+    """Read, convert and validate every message of a file. Raises nothing: what is wrong stands in the notes.
+
+    at  now, as FHIR instant, to know what lies in the future; empty when that is not asked
+    """
     all_of_them = _Collected()
     messages = list(split(io.BytesIO(raw))) or [raw]
     for number, message in enumerate(messages, 1):
         of = {"message": number} if len(messages) > 1 else {}
         try:
-            all_of_them.add(convert(message, profile), of)
+            all_of_them.add(convert(message, profile, received_at=at), of)
         except Unreadable as fault:
             all_of_them.issues.append(of | fault.issue.as_dict())
     notes = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from conformance import systems
 from mappings import ids
 from mappings.annotations import add_notes, participation
 from mappings.assemble_patient import map_condition
@@ -67,6 +68,9 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
     for procedure in order.imaging:
         for compiled in plan.maps("order", "Imaging"):
             compiled.apply(procedure, x, out)
+    if "orderDetail" in out and "code" not in out:
+        # Invariant prr-1: details need a code.
+        out["code"] = {"coding": [{"system": systems.DATA_ABSENT, "code": "unknown"}]}
     if "occurrenceTiming" in out:
         out.pop("occurrenceDateTime", None)
         x.check_period(out["occurrenceTiming"].get("repeat", {}), "boundsPeriod")
@@ -152,6 +156,8 @@ def _specimen(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     record = specimen.record
     key = specimen_key(record) or ("", scope)
+    if x.facility.order_numbers == "daily":
+        key = (*key, x.order.day)
     logical = ids.logical_id(x.shard, x.facility.id, "Specimen", x.patient, *key)
     out = _blank(logical, x)
     for compiled in plan.maps("order", "Specimen"):

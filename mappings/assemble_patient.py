@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mappings import ids
+from mappings import ids, plausible
 from mappings.annotations import NOTE, add_notes, participation
 from mappings.compiled import CompiledMap
 from mappings.context import Context
@@ -67,6 +67,8 @@ def map_patient(group: Patient, x: Context, plan: Plan) -> None:
         record = group.pid if compiled.segment == "PID" else group.pd1
         if record is not None:
             compiled.apply(record, x, out)
+    if group.pid is not None:
+        plausible.check_birth(out, group.pid, x)
     for relative in group.relatives:
         _relative(relative, x, plan)
         for compiled in plan.maps("patient", "Contact"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from conformance import systems
-from mappings import ids, microbiology
+from mappings import ids, microbiology, sub_ids
 from mappings.annotations import REPORT_NOTE, add_notes, participation
 from mappings.assemble_order import map_request, map_specimens, peers
 from mappings.code_table import table
@@ -48,9 +48,12 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     code = code_key(obr)
     number = filler if filler[1] else placer
     business = ""
+    taken_on = _day_of(obr.first(7), x) or (_day_of(order.results[0].record.first(14), x) if order.results else "")
     if number[1]:
-        logical = ids.logical_id(x.shard, x.facility.id, "DiagnosticReport", x.patient, *number, code)
-        business = "|".join(("DiagnosticReport", *number, code))
+        daily = (taken_on,) if x.facility.order_numbers == "daily" else ()
+        logical = ids.logical_id(x.shard, x.facility.id, "DiagnosticReport", x.patient, *number, code, *daily)
+        # The day belongs to the key: a number that an analyser uses again another day takes no result from anybody.
+        business = "|".join(("DiagnosticReport", *number, code, taken_on)).rstrip("|")
     else:
         words = "The report has neither filler nor placer number; it is kept under its code and time."
         x.issue("no-report-key", "warning", words, where=f"{obr.where}-3")
@@ -67,10 +70,14 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     x.order = state
     _set_day(order, state, x)
     x.peers = peers(order)
+    # A further OBR of the report states its own time; effective[x] has one form only.
+    earlier: dict[str, Any] = {key: out.pop(key) for key in ("effectiveDateTime", "effectivePeriod") if key in out}
     for compiled in maps:
         record = order.orc if compiled.segment == "ORC" else obr
         if record is not None:
             compiled.apply(record, x, out)
+    if "effectiveDateTime" not in out and "effectivePeriod" not in out:
+        out.update(earlier)
     if not obr.get(25):
         _missing_report_status(obr.where, x, out)
     if "code" not in out:
@@ -108,6 +115,9 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
             results.append(observation)
             kinds.add(result.record.first(2))
             made.append((result.record, entries[-1].resource))
+    if x.facility.sub_ids == "components" and len(made) > 1:
+        made = sub_ids.together(made, x)
+        out["result"] = results = [{"reference": f"Observation/{observation['id']}"} for _, observation in made]
     microbiology.link(order, made, x)
     if not results:
         del out["result"]
@@ -152,11 +162,16 @@ def _set_day(order: Order, state: OrderState, x: Context) -> None:
     candidates = [obr.first(7) if obr is not None else "", *(r.record.first(14) for r in order.results[:1])]
     candidates.append(obr.first(22) if obr is not None else "")
     for written in candidates:
-        digits = written[:8]
-        if len(digits) == 8 and digits.isdigit():
-            state.day = f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}"
+        if day := _day_of(written, x):
+            state.day = day
             return
     state.day = x.sent_at[:10]
+
+
+def _day_of(written: str, x: Context) -> str:
+    """Calendar date of a time as written, empty when it has none."""
+    digits = x.hl7_time(written)[:8] if written else ""
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}" if len(digits) == 8 and digits.isdigit() else ""
 
 
 def _missing_report_status(where: str, x: Context, out: dict[str, Any]) -> None:

@@ -73,6 +73,7 @@ class Context:
         "encounter",
         "facility",
         "field",
+        "latest",
         "made",
         "memo",
         "order",
@@ -107,6 +108,7 @@ class Context:
         self.encounter: dict[str, str] | None = None
         self.order = OrderState()
         self.sent_at = ""
+        self.latest = ""
         self.control_id = ""
         self.trigger = ""
         self.source_uri = ""
@@ -197,7 +199,7 @@ class Context:
         """Read a date or time in the facility's zone; an impossible one is an issue ``bad-date`` of ``severity``."""
         if not written:
             return None
-        moment = times.parse(written, self.zone, birth=birth)
+        moment = times.parse(self.hl7_time(written), self.zone, birth=birth)
         if moment is None:
             self.issue(
                 "bad-date", severity, "This is not a date or time that exists; correct it and send again.", written
@@ -207,6 +209,10 @@ class Context:
             self.zone_noted = True
             self.issue("zone-assumed", "information", f"Times carry no zone; {self.facility.time_zone} is assumed.")
         return moment
+
+    def in_future(self, moment: times.Moment) -> bool:
+        """True when what happened then cannot have happened yet (mappings.plausible.latest)."""
+        return bool(self.latest) and moment.instant > self.latest
 
     def check_period(self, holder: dict[str, Any], key: str = "period") -> None:
         """A Period that ends before it starts (invariant per-1) loses its end, and an issue says so."""
@@ -227,7 +233,17 @@ class Context:
 
     def quiet_time(self, written: str) -> times.Moment | None:
         """Read a time another rule has already read and reported on."""
-        return times.parse(written, self.zone)
+        return times.parse(self.hl7_time(written), self.zone)
+
+    def hl7_time(self, written: str) -> str:
+        """A date or time as HL7 writes it, when the profile names the sender's format."""
+        forms = self.facility.date_formats
+        return times.hl7(written, tuple(forms)) if forms else written
+
+    def keep(self, entries: list[Entry]) -> None:
+        """Only these entries stay; where the others stood is forgotten."""
+        self.conversion.entries[:] = entries
+        self._places = {e.resource["id"]: at for at, e in enumerate(entries)}
 
     # --- resources ---------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from conformance import systems
+from mappings import plausible
 from mappings.assemble_order import map_request, map_specimens
 from mappings.assemble_patient import map_patient, map_visit, place
 from mappings.assemble_result import LABORATORY, Reports, map_observation, map_report
@@ -19,6 +20,7 @@ from mappings.documents import map_document
 from mappings.grouping import Groups, Order, Patient, group
 from mappings.model import Conversion, Entry, Merge, Recency, Tier, Unread
 from mappings.order_state import OrderState
+from mappings.paths import rewritten
 from mappings.patient_key import patient_key
 from mappings.profile import Profile
 from mappings.provenance import finish, map_header, read_more
@@ -41,17 +43,20 @@ def _memo(profile: Profile) -> Memo:
     return found
 
 
-def convert(source: Source, profile: Profile, digest: str = "") -> Conversion:
+def convert(source: Source, profile: Profile, digest: str = "", received_at: str = "") -> Conversion:
     """Map one message.
 
     source   the message as values at paths
     profile  everything known about its sender
     digest   ``urn:sha256:<hex>`` of the raw bytes, for Provenance; empty when unknown
+    received_at  when the message was received (FHIR instant): a date of the past that is later holds the message; empty: not looked at
     Gives entries, issues, unread fields, worklist rows and merge statements. A message with an issue of severity error is held: its
     entries are what could be mapped and are not to be applied. Raises nothing for bad content.
     """
     x = Context(profile, _memo(profile))
-    records = source.records
+    records, taken = rewritten(source.records, profile.facility)
+    for moved, field in taken:
+        x.fields_read(moved).add(field)
     header = next((r for r in records if r.name == "MSH"), None)
     if header is None:
         x.issue("no-message-type", "error", "There is no MSH segment.", where="MSH[1]")
@@ -68,8 +73,11 @@ def convert(source: Source, profile: Profile, digest: str = "") -> Conversion:
     x.source_uri = systems.source_uri(profile.facility.id, x.control_id)
     sent = x.quiet_time(header.first(7))
     x.sent_at = sent.instant if sent else ""
+    x.latest = plausible.latest(received_at)
+    plausible.check_header(header, code, x)
     found = plan(code)
     groups = group(records)
+    plausible.check_times(groups, x, results=found.map.family == "result")
     provenance = map_header(groups, x, found)
     _hold(groups, x, found)
     reports: Reports = {}
@@ -95,11 +103,13 @@ def _hold(groups: Groups, x: Context, found: Plan) -> None:
     if len(keys) > 1:
         words = "A result message names two patients; send one message for each."
         second = groups.patients[1].pid
-        x.issue("two-patients", "error", words, where=second.where if second is not None else "PID[2]")
+        value = second.first(3) if second is not None else None
+        x.issue("two-patients", "error", words, value, f"{second.where if second is not None else 'PID[2]'}-3")
     for patient in groups.patients:
         if patient.results and not any(order.obr is not None for order in patient.orders):
             words = "There are results (OBX) without an order (OBR); it is not known what was reported."
-            x.issue("obx-without-obr", "error", words, where=patient.results[0].record.where)
+            record = patient.results[0].record
+            x.issue("obx-without-obr", "error", words, record.first(3), f"{record.where}-3")
             return
 
 

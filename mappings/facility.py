@@ -153,5 +153,15 @@ class Facility(_Part):
     """OBR-25 text -> DiagnosticReport.status, before the shipped table."""
     destinations: list[Destination] = Field(default_factory=list)
     """Where results that others made for this facility are sent to (docs/outbound.md)."""
+    triggers: dict[str, str] = Field(default_factory=dict)
+    """Own message types: MSH-9 as sent (``ZLB^Z01``) -> what it means (``ORU^R01``)."""
+    paths: dict[str, str] = Field(default_factory=dict)
+    """Where something is really found: the standard's place -> this sender's (``PID-19: ZPI-2``, ``OBX-3.1: OBX-3.4``)."""
+    date_formats: list[str] = Field(default_factory=list)
+    """Dates written another way than HL7 or ISO: ``dd/MM/yyyy HH:mm:ss``, tried in order before the others."""
+    sub_ids: Literal["observations", "components"] = "observations"
+    """Results of one code told apart by OBX-4: an Observation each, or one with components."""
+    order_numbers: Literal["lasting", "daily"] = "lasting"
+    """``daily``: order and specimen numbers (OBR-3, SPM-2) start again every day, as analysers do; the day is then part of them."""
     quality_control_patients: list[str] = Field(default_factory=list)
     """Regular expressions on the PID-3 value that mark a quality-control run."""

@@ -256,4 +256,5 @@ def request_id(placer: tuple[str, str], filler: tuple[str, str], code: str, x: C
     number_ = placer if placer[1] else filler
     if not number_[1]:
         return ""
-    return ids.logical_id(x.shard, x.facility.id, "ServiceRequest", x.patient, *number_, code)
+    daily = (x.order.day,) if x.facility.order_numbers == "daily" and not placer[1] else ()
+    return ids.logical_id(x.shard, x.facility.id, "ServiceRequest", x.patient, *number_, code, *daily)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from conformance import systems
 from mappings import catalogue as catalogue_module
-from mappings import codes, destinations, profile_yaml, units
+from mappings import code_table, codes, destinations, paths, profile_yaml, times, triggers, units
 from mappings.catalogue import Catalogue
 from mappings.codes import CodeTable, Found, LocalOrder, LocalTest, clean_name
 from mappings.csv_rows import Problem
@@ -228,6 +228,24 @@ def _check_values(facility: Facility, wrong: _Wrong) -> None:
             codecs.lookup(facility.charset)
         except LookupError:
             wrong(("charset",), f"{facility.charset!r} is not a character set")
+    for target, source in facility.paths.items():
+        for path in (target, source):
+            try:
+                paths.parse(path)
+            except ValueError as fault:
+                wrong(("paths", target), str(fault))
+    for sent, means in facility.triggers.items():
+        code, _, event = means.partition("^")
+        if not event or not triggers.known_trigger(code, event):
+            wrong(("triggers", sent), f"{means!r} is not a message type like ORU^R01")
+    for index, form in enumerate(facility.date_formats):
+        try:
+            times.pattern(form)
+        except ValueError as fault:
+            wrong(("date_formats", index), str(fault))
+    for text, code in facility.flags.items():
+        if code_table.table("Interpretation").get(code) is None:
+            wrong(("flags", text), f"{code!r} is not an ObservationInterpretation code")
     names: set[str] = set()
     for index, channel in enumerate(facility.channels):
         if channel.name in names:

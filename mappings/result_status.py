@@ -105,6 +105,13 @@ def result_time(record: Record, x: Context, out: dict[str, Any]) -> bool:
     moment = x.time(record.first(14), "error")
     if moment is None:
         return False
+    if x.latest and moment.instant > x.latest:
+        x.issue(
+            "future-date",
+            "error",
+            "This lies in the future; correct the clock or the date and send again.",
+            record.first(14),
+        )
     out["effectiveDateTime"] = moment.fhir
     return True
 

@@ -18,7 +18,7 @@ from mappings.context import Context
 from mappings.datatypes import plain
 from mappings.order_state import Noted
 from mappings.registry import call
-from mappings.source import NULL, Element, Record, part
+from mappings.source import NULL, Element, Record, part, text
 from mappings.units import Unit
 
 SUB_ID = "http://hl7.org/fhir/StructureDefinition/observation-v2-subid"
@@ -189,7 +189,7 @@ def result_value(record: Record, x: Context, out: dict[str, Any]) -> bool:
     test = noted.test if noted is not None else None
     typed = values.typed(
         kind,
-        record.get(5),
+        record.get(5) if kind not in _DATES or not x.facility.date_formats else _as_hl7(record.get(5), x),
         noted.unit if noted is not None else None,
         zone=x.zone,
         concept=lambda element: concept(element, x, "answers"),
@@ -207,6 +207,13 @@ def result_value(record: Record, x: Context, out: dict[str, Any]) -> bool:
     if typed.issues:
         x.conversion.issues.extend(typed.issues)
     return True
+
+
+_DATES = frozenset({"DT", "TS", "DTM"})
+
+
+def _as_hl7(elements: tuple[Element, ...], x: Context) -> tuple[Element, ...]:
+    return tuple((x.hl7_time(text(e[0])), *e[1:]) for e in elements)
 
 
 @call("result_unit")

@@ -64,6 +64,38 @@ def sortable(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+_LETTERS = {"yyyy": r"(?P<y>\d{4})", "MM": r"(?P<M>\d{1,2})", "dd": r"(?P<d>\d{1,2})", "HH": r"(?P<H>\d{1,2})", "mm": r"(?P<m>\d{1,2})",
+            "ss": r"(?P<s>\d{1,2})"}  # fmt: skip
+_LETTER = re.compile("yyyy|MM|dd|HH|mm|ss|[A-Za-z]")
+
+
+@lru_cache(maxsize=256)
+def pattern(form: str) -> re.Pattern[str]:
+    """A date format of a profile (``dd/MM/yyyy HH:mm:ss``) as expression. Raises ValueError without a year."""
+    out, last = "", 0
+    for found in _LETTER.finditer(form):
+        if found[0] not in _LETTERS or _LETTERS[found[0]] in out:
+            raise ValueError(f"{form!r}: {found[0]!r} is not one of yyyy MM dd HH mm ss, or stands twice")
+        out += re.escape(form[last : found.start()]) + _LETTERS[found[0]]
+        last = found.end()
+    out += re.escape(form[last:])
+    if "<y>" not in out:
+        raise ValueError(f"{form!r} has no year (yyyy)")
+    return re.compile(out, re.ASCII)
+
+
+@lru_cache(maxsize=4096)
+def hl7(text: str, forms: tuple[str, ...]) -> str:
+    """Text in one of the profile's date formats -> HL7 digits; any other text as it is."""
+    for form in forms:
+        found = pattern(form).fullmatch(text.strip())
+        if found:
+            given = found.groupdict()
+            digits = [given.get(k) or "" for k in "yMdHms"]
+            return "".join(part.rjust(2, "0") if part else "" for part in digits)
+    return text
+
+
 def parse(text: str, zone: ZoneInfo, *, birth: bool = False) -> Moment | None:
     """Read one date or date-time; None when it is empty, impossible or not sure.
 

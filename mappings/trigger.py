@@ -23,3 +23,8 @@ def trigger(header: Record, event: str = "") -> tuple[str, str]:
     if not name and (joined := _JOINED.match(code)):
         code, name = joined[1], joined[2]
     return code, (name or event.strip().upper() or _ONLY_EVENT.get(code, "")) if code else ""
+
+
+def trigger_name(header: Record, event: str = "") -> str:
+    """``<message code>^<trigger event>``, the code alone without an event, empty when MSH-9 is empty."""
+    return "^".join(part for part in trigger(header, event) if part)

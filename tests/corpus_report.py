@@ -141,6 +141,12 @@ REASONS = {
     "no-patient": "There is no PID segment.",
     "no-patient-key": "PID names no identifier: PID-3 and PID-2, 4, 18 and 19 are empty.",
     "bad-date": "A date that identity or a decision rests on does not exist (birth date, time of a result).",
+    "unknown-trigger": "MSH-9 names a message type or trigger event that stands in no HL7 table.",
+    "no-control-id": "MSH-10 is empty.",
+    "future-date": "Something that happened lies more than a day after the message was received.",
+    "birth-date-conflict": "The birth date is not the one in the resident ID number.",
+    "continued-message": "A part of a message (DSC, MSH-14) whose other part did not follow.",
+    "no-link": "A link message (A24, A37) names only one patient.",
     "obx-without-obr": "A result message has results without an order: it is not known what was reported.",
 }
 

@@ -11,10 +11,10 @@ from typing import Literal
 from adapters.charset import codec_named
 from adapters.contract import Unreadable
 from adapters.hl7v2.delimiters import STANDARD, Separators, escape
-from adapters.hl7v2.peek import trigger
 from adapters.hl7v2.reader import opened, read
 from adapters.hl7v2.segment import Segment
 from conformance.issue import Issue
+from mappings.trigger import trigger_name
 
 Code = Literal["AA", "AE", "AR", "CA", "CE", "CR"]
 Outcome = Literal["accepted", "error", "rejected"]
@@ -77,7 +77,7 @@ def _facts_of(header: Segment, separators: Separators, charset: str) -> Facts:
         separators,
         (header.raw(3), header.raw(4)),
         (header.raw(5), header.raw(6)),
-        trigger(header),
+        trigger_name(header),
         header.raw(10).strip(),
         header.raw(11),
         header.first(12).strip(),

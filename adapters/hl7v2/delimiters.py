@@ -48,7 +48,7 @@ def _hex_text(body: str, escape: str, codec: str) -> tuple[str, str] | None:
     for candidate in dict.fromkeys((codec, "utf-8", "gb18030")):
         text = None if candidate.startswith("utf-16") else text_of(data, candidate)
         if text is not None:
-            return None if _CONTROL.search(text) else (text, candidate)
+            return None if _CONTROL.search(text) else (text.replace("\ufeff", ""), candidate)
     return None
 
 

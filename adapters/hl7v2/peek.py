@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from zoneinfo import ZoneInfo
 
 from adapters.contract import Envelope
@@ -10,28 +9,13 @@ from adapters.hl7v2.reader import opened, segment_lines
 from adapters.hl7v2.segment import Segment
 from mappings import times
 from mappings.facility import Facility
+from mappings.paths import rewritten, segments
 from mappings.patient_key import patient_key
 from mappings.quality_control import is_quality_control
+from mappings.source import Record
+from mappings.trigger import trigger_name
 
-_JOINED = re.compile(r"([A-Z][A-Z0-9]{2})[^A-Z0-9]([A-Z][A-Z0-9]{2})(?![A-Z0-9])")
 _WANTED = frozenset(("EVN", "PID", "MRG", "SPM"))
-# Versions 2.1 and 2.2 named these messages without an event; each had only one.
-_ONLY_EVENT = {"ORU": "R01", "ORM": "O01"}
-
-
-def trigger(header: Segment, event: str = "") -> str:
-    """``<message code>^<trigger event>`` of MSH-9; ``event`` is EVN-1, used when MSH-9 has none.
-
-    Also reads what senders write instead: only the structure (``ADT_A01``, ``^^ORU_R01``), or another separator than the message's
-    own (``ORU^R01`` under other encoding characters). Empty when MSH-9 is empty.
-    """
-    code, name, structure = (header.first(9, n).strip().upper() for n in (1, 2, 3))
-    if not code and structure:
-        code = structure
-    if not name and (joined := _JOINED.match(code)):
-        code, name = joined.groups()
-    name = name or event.strip().upper() or _ONLY_EVENT.get(code, "")
-    return f"{code}^{name}" if code and name else code
 
 
 def peek(raw: bytes, facility: Facility) -> Envelope:
@@ -45,23 +29,26 @@ def peek(raw: bytes, facility: Facility) -> Envelope:
     header = start.header
     field = start.separators.field
     counts: dict[str, int] = {}
-    records = [header]
+    wanted = _WANTED | segments(facility) if facility.paths else _WANTED
+    found: list[Record] = [header]
     for line in segment_lines(start)[0]:
         name = line[:3]
-        if name not in _WANTED:
+        if name not in wanted:
             name = name.upper()
-            if name not in _WANTED:
+            if name not in wanted:
                 continue
         if line[3:4] == field:
             counts[name] = number = counts.get(name, 0) + 1
-            records.append(Segment(name, f"{name}[{number}]", line, start.rules))
-    found = {name: [r for r in records if r.name == name] for name in ("EVN", "PID", "MRG")}
-    keys = [patient_key(record, facility) for record in (*found["PID"], *found["MRG"])]
-    sent = times.parse(header.first(7), ZoneInfo(facility.time_zone))
+            found.append(Segment(name, f"{name}[{number}]", line, start.rules))
+    records, _ = rewritten(found, facility)
+    msh = records[0]
+    event = next((r.first(1) for r in records if r.name == "EVN"), "")
+    keys = [patient_key(r, facility) for name in ("PID", "MRG") for r in records if r.name == name]
+    sent = times.parse(times.hl7(msh.first(7), tuple(facility.date_formats)), ZoneInfo(facility.time_zone))
     return Envelope(
         format="hl7v2",
-        trigger=trigger(header, found["EVN"][0].first(1) if found["EVN"] else ""),
-        control_id=header.first(10).strip(),
+        trigger=trigger_name(msh, event),
+        control_id=msh.first(10).strip(),
         sender=(header.first(3).strip(), header.first(4).strip()),
         sent_at=sent.at if sent else None,
         charset=start.charset,

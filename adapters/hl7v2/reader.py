@@ -13,6 +13,7 @@ from typing import BinaryIO, NoReturn
 
 from adapters.charset import codec_named, decode, text_of, wide_codec
 from adapters.contract import Unreadable
+from adapters.hl7v2.continuation import joined
 from adapters.hl7v2.delimiters import ABSENT, Separators, escapes
 from adapters.hl7v2.segment import HEADER, Rules, Segment
 from conformance.issue import Issue
@@ -34,6 +35,8 @@ _PIECE_LENGTH = 32
 """No match of _PIECE is longer: so much of a chunk is looked at again with the next one."""
 _CHUNK = 256 * 1024
 _STRAY = 64 * 1024
+_LONGEST = 16 * 1024 * 1024
+"""Characters of one segment: as much as the default of a channel (max_bytes)."""
 _NEXT = re.compile(r"\r\s*MSH(?=[^A-Za-z0-9\r])", re.IGNORECASE)
 _FRAME_END = re.compile(r"\r?[\[<](?:EOM|EOB|EB|FS|0x1C|1C)[\]>](?:[\[<](?:CR|0x0D|0D)[\]>])?\s*\Z", re.IGNORECASE)
 _SEGMENT = re.compile(r"[A-Za-z][A-Za-z0-9]{2}", re.ASCII)
@@ -201,6 +204,9 @@ def opened(raw: bytes, fallback_charset: str = "") -> Opened:
         content = content.replace("\r\n", "\r").replace("\n", "\r")
     if len(message) != len(message.translate(None, _CONTROLS)):
         content = _without_controls(content, issues)
+    if "\ufeff" in content:
+        # A byte order mark inside a message (files that were joined) has no meaning, and alone it is no text in FHIR.
+        content = content.replace("\ufeff", "")
     content = content.rstrip("\r")
     if content.endswith(("]", ">")):
         content = _FRAME_END.sub("", content)
@@ -260,6 +266,8 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
             name = line.partition(rules.field)[0].rstrip().upper()
         counts[name] = number = counts.get(name, 0) + 1
         records.append(Segment(name, f"{name}[{number}]", line, rules))
+        if len(line) > _LONGEST:
+            _report_length(records[-1], issues)
         if name not in _OFTEN or line[:3] != name:
             _report(records[-1], line, issues)
     for index, field in joined:
@@ -335,6 +343,14 @@ def segment_lines(start: Opened) -> tuple[list[str], list[tuple[int, int]]]:
     return lines, joined
 
 
+def _report_length(record: Segment, issues: list[Issue]) -> None:
+    """Issue about the longest field of a segment that is too long to be stored."""
+    raws = [record.raw(n) for n in range(len(record.fields()))]
+    field = max(range(len(raws)), key=lambda n: len(raws[n]))
+    note = f"The field has {len(raws[field])} characters; more than {_LONGEST} in a segment are not taken."
+    issues.append(Issue("too-long", "error", f"{record.where}-{field}", note, raws[field][:40]))
+
+
 def _report(record: Segment, line: str, issues: list[Issue]) -> None:
     """Issues about a segment's name: not three characters, not in capitals; or the message goes on in another one."""
     if len(record.name) != 3:
@@ -344,8 +360,8 @@ def _report(record: Segment, line: str, issues: list[Issue]) -> None:
         note = "The segment id is not in capitals; read as if it were."
         issues.append(Issue("segment-case", "information", record.where, note))
     if record.name == "DSC" and record.first(1):
-        note = "The message is continued in another message; each part is read on its own."
-        issues.append(Issue("continued-message", "warning", record.where, note))
+        note = "The message goes on in another message, which did not follow; send both parts in one file, or the whole message."
+        issues.append(Issue("continued-message", "error", f"{record.where}-1", note, record.first(1)))
 
 
 def _report_escapes(records: list[Segment], lines: list[str], start: Opened, issues: list[Issue]) -> None:
@@ -373,6 +389,11 @@ def _report_escapes(records: list[Segment], lines: list[str], start: Opened, iss
 
 
 def split(stream: BinaryIO) -> Iterator[bytes]:
+    """The messages of a file, one after another, continued ones put together (continuation.joined)."""
+    return joined(_pieces(stream))
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
     """The messages of a file, one after another: batches (FHS, BHS ... BTS, FTS; section 2.10.3), MLLP frames, or messages in a row.
 
     Memory use is that of the largest message. Framing, blank lines and the batch segments are left out; each message ends with CR.

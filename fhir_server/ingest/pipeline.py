@@ -108,7 +108,7 @@ class Pipeline:
             return _held(message, Conversion(issues=[issue]), None)
         mapping = self._mapping(conn, profile)
         try:
-            conversion = convert(message.raw, profile, message.format)
+            conversion = convert(message.raw, profile, message.format, message.received_at.isoformat())
             faults = [] if conversion.held else [i for e in conversion.entries for i in validator.check(e.resource)]
         except Unreadable as unreadable:
             return _held(message, Conversion(issues=[unreadable.issue]), mapping)

@@ -84,7 +84,7 @@ def test_the_same_filler_number_under_another_patient_is_another_report_with_the
         _ids(right, "DiagnosticReport") + _ids(right, "Observation")
     )
     keys = [e.business for c in (wrong, right) for e in _of(c, "DiagnosticReport")]
-    assert keys == [f"DiagnosticReport|{systems.facility_system('county-lab', 'filler')}|F1|XCG"] * 2
+    assert keys == [f"DiagnosticReport|{systems.facility_system('county-lab', 'filler')}|F1|XCG|2024-03-18"] * 2
 
 
 def test_observations_and_specimens_belong_to_their_report() -> None:
@@ -239,6 +239,16 @@ def test_a_message_without_a_time_gives_no_provenance_but_everything_else() -> N
 def test_every_resource_says_which_message_it_came_from() -> None:
     found = _report(WBC.format(n=1, v="6.1", s="F"), control="C77")
     assert {e.resource["meta"]["source"] for e in found.entries} == {"urn:tongjian:county-lab#C77"}
+
+
+def test_two_obr_of_one_report_may_state_a_time_and_a_period() -> None:
+    orders = [
+        f"OBR|{n}|PL1|F1|XCG^血常规^L|||{taken}|||||||||||||||||F"
+        for n, taken in ((1, "20240318"), (2, "20240318|20240319"))
+    ]
+    report = _of(_convert(_PID.format(patient="P1"), *orders), "DiagnosticReport")[0].resource
+    assert "effectiveDateTime" not in report
+    assert report["effectivePeriod"] == {"start": "2024-03-18", "end": "2024-03-19"}
 
 
 def test_no_usable_report_key_is_told_and_gives_an_id_that_stays() -> None:

@@ -115,7 +115,7 @@ def test_conversion_shows_every_fact_written_for_the_message(name: str, profiles
     raw = (HERE / f"{name}.hl7").read_bytes()
     if "message" in golden:
         raw = list(split(io.BytesIO(raw)))[int(golden["message"]) - 1]
-    conversion = convert(raw, profiles[golden["profile"]])
+    conversion = convert(raw, profiles[golden["profile"]], received_at=golden.get("received", ""))
     faults = [fault for path, wanted in golden.get("facts", {}).items() if (fault := check(conversion, path, wanted))]
     kinds = [e.resource["resourceType"] for e in conversion.entries]
     for kind, number in golden.get("counts", {}).items():

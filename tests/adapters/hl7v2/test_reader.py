@@ -130,6 +130,13 @@ def test_control_characters_are_left_out_with_an_issue() -> None:
     assert [k for k, _ in keys(found)] == ["control-character"]
 
 
+def test_a_byte_order_mark_inside_a_message_is_left_out() -> None:
+    found = read(message("PID|1|\ufeff|P1\ufeff||\\XEFBBBF\\Li"))
+    assert found.records[1].get(2) == ()
+    assert found.records[1].get(3) == (("P1",),)
+    assert found.records[1].first(5) == "Li"
+
+
 def test_every_separator_may_be_another_one() -> None:
     raw = "MSH@$*!%@LIS@H1@@@20260102@@ORU$R01@M1@P@2.3\rOBX@1@NM@WBC$x%y@@10^9/L@a!S!b@1*2"
     found = read(raw.encode())
@@ -259,8 +266,8 @@ def test_add_goes_on_with_the_last_field_before_it() -> None:
 
 def test_a_message_that_goes_on_elsewhere_is_marked() -> None:
     found = read(message("OBX|1|TX|R||first", "DSC|next1|F"))
-    assert keys(found) == [("continued-message", "DSC[1]")]
-    assert found.issues[0].severity == "warning"
+    assert keys(found) == [("continued-message", "DSC[1]-1")]
+    assert found.issues[0].severity == "error"
 
 
 def test_batch_segments_around_one_message_are_left_out_with_an_issue() -> None:

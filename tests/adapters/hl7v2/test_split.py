@@ -93,6 +93,20 @@ def test_bytes_without_a_header_come_out_so_that_reading_them_says_why() -> None
     assert len(pieces) == 2
 
 
+def test_parts_that_follow_each_other_become_one_message() -> None:
+    def part(number: int, text: str, pointer: str = "", goes_on: str = "") -> bytes:
+        lines = [f"MSH|^~\\&|L|H|||20260102||ORU^R01|M{number}|P|2.5||{pointer}", f"OBX|{number}|ST|T||{text}"]
+        return "\r".join([*lines, *([f"DSC|{goes_on}|F"] if goes_on else []), ""]).encode()
+
+    parts = [part(1, "first", "", "P1"), part(2, "second", "P1", "P2"), part(3, "third", "P2")]
+    found = list(split(io.BytesIO(b"".join(parts))))
+    assert len(found) == 1
+    assert b"DSC" not in found[0] and found[0].count(b"MSH") == 1
+    assert all(text in found[0] for text in (b"first", b"second", b"third"))
+    # A part whose continuation is missing, or another's, stays alone.
+    assert len(list(split(io.BytesIO(parts[0] + parts[2])))) == 2
+
+
 def test_an_empty_file_has_no_message() -> None:
     assert list(split(io.BytesIO(b""))) == list(split(io.BytesIO(b"\xef\xbb\xbf\r\n\r\n"))) == []
 

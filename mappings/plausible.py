@@ -1,0 +1,76 @@
+"""What holds a message although it can be read: an unknown trigger, no control id, a date in the future, a birth date that the
+resident ID number contradicts. Each issue names segment and field and carries the value."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from conformance import systems
+from mappings import resident_id, times
+from mappings.context import Context
+from mappings.grouping import Groups
+from mappings.source import Record
+from mappings.triggers import known_trigger
+
+_FUTURE = "This lies in the future; correct the clock or the date and send again."
+_TOLERANCE = timedelta(days=1)
+"""So far a sender's clock or zone may be ahead."""
+_UTC = ZoneInfo("UTC")
+_RESULT_TIMES = (7, 8, 22)
+
+
+def latest(received_at: str) -> str:
+    """The last instant (sortable UTC text) a thing that happened may carry: a day after receipt. Empty when that is not known."""
+    base = times.parse(received_at, _UTC)
+    return times.sortable(base.at + _TOLERANCE) if base else ""
+
+
+def check_header(header: Record, code: str, x: Context) -> None:
+    """MSH-7, 9 and 10."""
+    if not known_trigger(code, x.trigger):
+        words = "The message type or trigger event is in no HL7 table (0076, 0003); the profile may say what it means (triggers)."
+        x.issue("unknown-trigger", "error", words, "^".join(v for v in (code, x.trigger) if v), f"{header.where}-9")
+    if not x.control_id:
+        words = "The message has no control id (MSH-10); without it nobody can be answered and no repeat be known."
+        x.issue("no-control-id", "error", words, "", f"{header.where}-10")
+    if header.first(14):
+        words = "The message goes on with one that did not come before it; send both parts in one file, or the whole message."
+        x.issue("continued-message", "error", words, header.first(14), f"{header.where}-14")
+    if x.latest and x.sent_at > x.latest:
+        x.issue("future-date", "error", _FUTURE, header.first(7), f"{header.where}-7")
+
+
+def check_times(groups: Groups, x: Context, *, results: bool) -> None:
+    """Birth, death, and in results when it was measured, reported and taken. OBX-14 is looked at where it is mapped."""
+    for patient in groups.patients:
+        if patient.pid is not None:
+            _not_future(patient.pid, (7, 29), x)
+        for order in patient.orders if results else ():
+            if order.obr is not None:
+                _not_future(order.obr, _RESULT_TIMES, x)
+            for specimen in order.specimens:
+                _not_future(specimen.record, (17, 18), x)
+
+
+def _not_future(record: Record, fields: tuple[int, ...], x: Context) -> None:
+    for field in fields:
+        written = record.first(field) if record.get(field) else ""
+        moment = x.quiet_time(written) if written else None
+        if moment is not None and x.in_future(moment):
+            x.issue("future-date", "error", _FUTURE, written, f"{record.where}-{field}")
+
+
+def check_birth(patient: dict[str, Any], pid: Record, x: Context) -> None:
+    """PID-7 against the birth date inside a valid resident ID number (GB 11643): one of them is another person's."""
+    born = patient.get("birthDate", "")
+    if len(born) != 10:
+        return
+    for identifier in patient.get("identifier", ()):
+        number = resident_id.read(identifier["value"]) if identifier.get("system") == systems.RESIDENT_ID else None
+        if number is not None and number.birth_date != born:
+            words = (
+                "The birth date is not the one in the resident ID number; one of them is wrong, or another person's."
+            )
+            x.issue("birth-date-conflict", "error", words, pid.first(7), f"{pid.where}-7")

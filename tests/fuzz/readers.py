@@ -1,0 +1,146 @@
+"""``make fuzz``: damaged messages through reading, peeking and converting for FUZZ_SECONDS of CPU time (hypothesis; docs/fuzzing.md).
+
+A target is a folder of sound files and a function that may raise Unreadable and nothing else. Add a format with one row of ``TARGETS``.
+A finding is shrunk by hypothesis, printed with its bytes, and makes the exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from adapters.contract import Unreadable
+from adapters.convert import convert, peek, split
+from conformance import validator
+from mappings.profile import Profile, load_profiles
+
+HERE = Path(__file__).parent
+_ROUND = 400
+"""Examples between two looks at the clock."""
+_SLOWEST = 5.0
+"""Seconds of CPU time one damaged message of a few kilobytes may take."""
+
+_BITS = (
+    b"|", b"^", b"~", b"\\", b"&", b"\r", b"\n", b"\r\n", b"\x0b", b"\x1c\r", b"\0", b"\xef\xbb\xbf", b'""', b"MSH|^~\\&|",
+    b"MSH", b"PID|", b"OBR|", b"OBX|", b"ORC|", b"SPM|", b"NTE|", b"DSC|", b"ADD|", b"FHS|", b"BTS|", b"MRG|", b"TXA|", b"ED",
+    b"SN", b"NM", b"NA", b"\\X", b"\\X0D\\", b"\\.br\\", b"\\E\\", b"\x81\x30\x81\x30", b"\xb0\xa1", b"\xff\xfe", b"20240230",
+    b"99999999999999", b"-0", b"1E400", b"1e-99999", "↑".encode(), "阳性".encode(), "≥1:160".encode(), b"9" * 60, b"A" * 300,
+    b"~" * 40, b"^" * 40, b"UNICODE UTF-8", b"GB18030", b"8859/1",
+)  # fmt: skip
+"""What a damage puts in: delimiters, segment ids, escapes, parts of characters, odd numbers and dates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``seeds``: glob below tests/; ``run``: reads one input."""
+
+    seeds: str
+    run: Callable[[bytes, Profile], None]
+
+
+def hl7v2(raw: bytes, profile: Profile) -> None:
+    """Split, peek and convert; what is converted is valid FHIR; peek and conversion agree about control runs."""
+    for message in split(io.BytesIO(raw)):
+        try:
+            envelope = peek(message, profile)
+            conversion = convert(message, profile)
+        except Unreadable as refused:
+            assert refused.issue.key and refused.issue.text
+            continue
+        assert envelope.quality_control == conversion.quality_control or conversion.held is not None
+        faults = [
+            i for e in conversion.entries for i in validator.check(e.resource) if i.severity in ("error", "fatal")
+        ]
+        assert not faults, faults[:3]
+        for issue in conversion.issues:
+            assert issue.key and issue.text
+    try:
+        convert(raw, profile)
+    except Unreadable:
+        return
+
+
+TARGETS = {"hl7v2": Target("mappings/golden/*.hl7", hl7v2)}
+
+
+@st.composite
+def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
+    """A sound message with one to six damages."""
+    out = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(1, 6))):
+        kind = draw(st.integers(0, 6))
+        at = draw(st.integers(0, max(len(out) - 1, 0)))
+        end = min(len(out), at + draw(st.integers(0, 60)))
+        if kind == 0:
+            del out[at:]
+        elif kind == 1:
+            out[at:at] = draw(st.sampled_from(_BITS))
+        elif kind == 2:
+            out[at:end] = draw(st.sampled_from(_BITS))
+        elif kind == 3:
+            del out[at:end]
+        elif kind == 4:
+            out[at:at] = out[at:end] * draw(st.integers(1, 8))
+        elif kind == 5:
+            out[at:end] = draw(st.binary(max_size=12))
+        else:
+            other = draw(st.sampled_from(seeds))
+            cut = draw(st.integers(0, len(other)))
+            out[at:end] = other[cut : cut + 400]
+    return bytes(out)
+
+
+def fuzz(target: Target, seconds: float, first_seed: int) -> int:
+    """Runs until ``seconds`` of CPU time are used; gives the number of inputs. Raises what a finding raised, after shrinking."""
+    seeds = [path.read_bytes() for path in sorted((HERE.parent).glob(target.seeds))]
+    profiles = load_profiles()
+    every = [profiles["generic"], *(p for name, p in profiles.items() if name != "generic")]
+    count = 0
+
+    def once(raw: bytes, profile: Profile) -> None:
+        nonlocal count
+        count += 1
+        began = time.process_time()
+        target.run(raw, profile)
+        assert time.process_time() - began < _SLOWEST
+
+    until = time.process_time() + seconds
+    number = first_seed
+    while time.process_time() < until:
+        rounds = settings(
+            max_examples=_ROUND,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        )
+        seed(number)(rounds(given(damaged(seeds), st.sampled_from(every))(once)))()
+        number += 1
+    return count
+
+
+def main() -> int:
+    """FUZZ_SECONDS (default 600) of CPU time over all targets; ``--seed`` repeats a run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("targets", nargs="*", default=list(TARGETS))
+    chosen = parser.parse_args()
+    seconds = float(os.environ.get("FUZZ_SECONDS", "600")) / len(chosen.targets)
+    for name in chosen.targets:
+        count = fuzz(TARGETS[name], seconds, chosen.seed)
+        sys.stdout.write(f"{name}: {count} inputs in {seconds:.0f} CPU seconds, seed {chosen.seed}, nothing found\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
