@@ -50,6 +50,9 @@ def _order_concept(element: Element, day: str, x: Context) -> tuple[dict[str, An
     out += [
         c for c in sent if (c["system"], c["code"]) not in known and (c["code"] != code or c["system"] == systems.LOINC)
     ]
+    if sent and sent[0]["system"] == systems.LOINC and sent[0]["code"] == code:
+        # A valid LOINC code sent first stays first (guide: CWE[CodeableConcept]).
+        out.sort(key=lambda coding: coding["system"] != systems.LOINC)
     body: dict[str, Any] = {"coding": out} if out else {}
     text = plain(element, 9) or name or plain(element, 5) or code or plain(element, 4)
     if text:

@@ -88,6 +88,9 @@ def _code_answer(element: Element, name_elsewhere: str, day: str, x: Context) ->
             coding["code"] == code and coding["system"] != systems.LOINC
         ):
             out.append(coding)
+    if first[2].upper() in _LOINC_NAMES:
+        # A valid LOINC code sent first stays first (guide: CWE[CodeableConcept]).
+        out.sort(key=lambda coding: coding["system"] != systems.LOINC or coding["code"] != first[0])
     body: dict[str, Any] = {"coding": out} if out else {}
     text = plain(element, 9) or name or name_elsewhere or code or plain(element, 5) or plain(element, 4)
     if text:

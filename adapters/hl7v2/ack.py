@@ -173,16 +173,50 @@ _TEXTS = {
 }
 _CONDITION_OF = {
     **dict.fromkeys(
-        ("no-header", "empty", "binary-noise", "several-messages", "no-patient", "frame-unfinished"), "100"
+        (
+            "no-header",
+            "empty",
+            "binary-noise",
+            "several-messages",
+            "no-patient",
+            "frame-unfinished",
+            "obx-without-obr",
+            "two-patients",
+            "continued-message",
+            "no-link",
+        ),
+        "100",
     ),
     **dict.fromkeys(
-        ("too-short-header", "no-key", "no-identifier", "missing-field", "no-message-type", "no-code"), "101"
+        (
+            "too-short-header",
+            "no-key",
+            "no-identifier",
+            "missing-field",
+            "no-message-type",
+            "no-code",
+            "no-control-id",
+            "no-patient-key",
+            "no-merge-key",
+        ),
+        "101",
     ),
-    **dict.fromkeys(("bad-delimiters", "charset-unknown", "bad-date", "bad-number", "bad-value"), "102"),
+    **dict.fromkeys(
+        (
+            "bad-delimiters",
+            "charset-unknown",
+            "bad-date",
+            "bad-number",
+            "bad-value",
+            "future-date",
+            "birth-date-conflict",
+        ),
+        "102",
+    ),
     **dict.fromkeys(("unmapped-code", "unknown-code", "unknown-unit", "unknown-status"), "103"),
-    "too-large": "104",
+    **dict.fromkeys(("too-large", "too-long"), "104"),
     **dict.fromkeys(("unsupported-type", "unsupported-message"), "200"),
-    "unsupported-event": "201",
+    **dict.fromkeys(("unsupported-event", "unknown-trigger"), "201"),
     "unsupported-version": "203",
     **dict.fromkeys(("unknown-facility", "foreign-facility", "unknown-sender", "unknown-channel"), "204"),
     "duplicate-key": "205",

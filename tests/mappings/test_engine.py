@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
-from adapters.convert import convert
+from adapters.convert import convert, split
 from conformance import fhirjson, systems
 from mappings import engine
 from mappings.directory import facility_organization_id
@@ -192,18 +193,18 @@ def test_a_test_code_keeps_its_meaning_of_the_day_the_result_was_taken(tmp_path:
 
 def test_nothing_kept_from_earlier_messages_changes_a_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every golden message gives the same with a cold memory as after all the others."""
-    names = sorted(GOLDEN.glob("*.hl7"))
+    raws = [raw for path in sorted(GOLDEN.glob("*.hl7")) for raw in split(io.BytesIO(path.read_bytes()))]
     profile = _PROFILES["county-lab"]
 
     def all_of() -> list[tuple[bytes, object, object, object]]:
-        found = [convert(p.read_bytes(), profile) for p in names]
+        found = [convert(raw, profile) for raw in raws]
         return [(fhirjson.dumps(c.bundle()), c.issues, sorted(c.unread, key=str), c.unmapped) for c in found]
 
     warm = all_of()
     cold = []
-    for path in names:
+    for raw in raws:
         monkeypatch.setattr(engine, "_MEMOS", {})
-        found = convert(path.read_bytes(), profile)
+        found = convert(raw, profile)
         cold.append((fhirjson.dumps(found.bundle()), found.issues, sorted(found.unread, key=str), found.unmapped))
     assert cold == warm
 
