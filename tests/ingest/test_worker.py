@@ -157,10 +157,10 @@ def test_one_bad_message_of_a_batch_is_held_and_the_others_are_stored(
                 conn.execute("SELECT 1 / 0")
         return genuine_apply(conn, codec, batches)
 
-    def convert(raw: bytes, profile: Profile, format: str) -> Any:
+    def convert(raw: bytes, profile: Profile, format: str, received_at: str) -> Any:
         if b"R-BUG" in raw:
             raise KeyError("王建国")
-        return genuine_convert(raw, profile, format)
+        return genuine_convert(raw, profile, format, received_at)
 
     monkeypatch.setattr(pipeline.repository, "apply", apply)
     monkeypatch.setattr(pipeline, "convert", convert)
@@ -343,9 +343,9 @@ def test_a_message_that_kills_its_worker_is_held_and_the_rest_goes_on(
         "import os, signal\n"
         "from fhir_server.ingest import pipeline\n"
         "genuine = pipeline.convert\n"
-        "def convert(raw, profile, format):\n"
+        "def convert(raw, profile, format, received_at):\n"
         "    if b'DEADLY' in raw: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return genuine(raw, profile, format)\n"
+        "    return genuine(raw, profile, format, received_at)\n"
         "pipeline.convert = convert\n"
         "worker.run(",
     )
@@ -367,10 +367,10 @@ def test_a_long_conversion_keeps_its_lease(
     genuine = pipeline.convert
     calls = []
 
-    def slow(raw: bytes, profile: Profile, format: str) -> Any:
+    def slow(raw: bytes, profile: Profile, format: str, received_at: str) -> Any:
         calls.append(1)
         time.sleep(2.5)
-        return genuine(raw, profile, format)
+        return genuine(raw, profile, format, received_at)
 
     monkeypatch.setattr(pipeline, "convert", slow)
     send(serve, [oru("M1")])
