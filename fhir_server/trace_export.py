@@ -40,7 +40,7 @@ class OtlpJson(SpanExporter):
     """Posts spans to ``<endpoint>/v1/traces``."""
 
     def __init__(self, endpoint: str) -> None:
-        self._client = httpx.Client(timeout=5.0)
+        self._client = httpx.Client(timeout=10.0)  # the default of OTEL_EXPORTER_OTLP_TIMEOUT
         self._url = f"{endpoint.rstrip('/')}/v1/traces"
         self._away = False
 

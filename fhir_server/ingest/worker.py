@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 
 _POLL = 1.0
 _LONGEST_PAUSE = 10.0
-_OPTIONS = "-c statement_timeout=300000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+OPTIONS = (
+    "-c synchronous_commit=on -c statement_timeout=300000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+)
 
 
 def run(
@@ -115,7 +117,7 @@ class Worker:
                     self._url,
                     autocommit=True,
                     application_name="tongjian-worker",
-                    options=_OPTIONS,
+                    options=OPTIONS,
                     connect_timeout=10,
                     **KEEPALIVE,
                 ) as conn:
@@ -185,7 +187,7 @@ class Worker:
     def _beat(self, token: str, done: threading.Event) -> None:
         while not done.wait(self._lease / 3):
             try:
-                with psycopg.connect(self._url, autocommit=True, connect_timeout=5, options=_OPTIONS) as conn:
+                with psycopg.connect(self._url, autocommit=True, connect_timeout=5, options=OPTIONS) as conn:
                     inbox.heartbeat(conn, token, self._lease)
                     self._sign.live(conn)
             except psycopg.OperationalError as fault:

@@ -82,6 +82,8 @@ async def open_pool(
         reset=_as_it_was,
         server_settings={
             "application_name": application_name,
+            # Whatever a role or database was given: what is acknowledged is on disk.
+            "synchronous_commit": "on",
             "statement_timeout": str(int(statement_timeout * 1000)),
             "idle_in_transaction_session_timeout": "60000",
             # The best plan of a search depends on its values: a plan made for any value is a trap for some.
@@ -130,7 +132,7 @@ def open_writer(
             **KEEPALIVE,
             "application_name": application_name,
             # Plans made for an empty table must not outlive it: a bulk load starts from nothing.
-            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
+            "options": f"-c synchronous_commit=on -c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000"
             " -c plan_cache_mode=force_custom_plan",
         },
     )

@@ -100,7 +100,7 @@ def serve(tmp_path: Path, database_url: str) -> Serve:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(40)
+                process.wait(60)
             finally:
                 process.kill()
                 process.communicate()

@@ -93,7 +93,7 @@ def drive(served: Served) -> None:
 def test_a_message_is_one_trace_from_the_socket_to_the_database(serve: Serve, collector: Collector) -> None:
     with serve(otlp_endpoint=collector.endpoint) as served:
         drive(served)
-        assert eventually(lambda: bool(collector.named("apply") and collector.named("receive")), 30)
+        assert eventually(lambda: bool(collector.named("apply") and collector.named("receive")), 90)
     assert set(collector.paths) == {"/v1/traces"}
     (receive,), (convert,), (apply,) = (collector.named(n) for n in ("receive", "convert", "apply"))
     assert receive["role"] == "serve"
@@ -122,7 +122,7 @@ def test_a_request_continues_the_trace_of_its_caller(serve: Serve, collector: Co
 def test_spans_show_no_name_and_no_number(serve: Serve, collector: Collector) -> None:
     with serve(otlp_endpoint=collector.endpoint) as served:
         drive(served)
-        assert eventually(lambda: bool(collector.named("apply")), 30)
+        assert eventually(lambda: bool(collector.named("apply")), 90)
     shown = json.dumps(collector.spans(), ensure_ascii=False)
     assert NAME not in shown
     assert NUMBER not in shown
@@ -136,7 +136,7 @@ def test_the_share_of_traces_is_a_setting_all_processes_agree_on(serve: Serve, c
                 exchange(line, oru(f"C{number}", patient=f"P{number}"))
         with served.client() as http:
             done = 'tongjian_messages_converted_total{channel="default",facility="alpha"} 40.0'
-            assert eventually(lambda: done in http.get("/metrics").text, 30)
+            assert eventually(lambda: done in http.get("/metrics").text, 90)
     traces = [{s["traceId"] for s in collector.named(n)} for n in ("receive", "convert", "apply")]
     assert traces[0] == traces[1] == traces[2]
     # 40 fair coins: fewer than 3 or more than 37 heads come up once in a million runs (binomial distribution).
@@ -159,5 +159,5 @@ def test_a_collector_that_is_away_costs_spans_and_nothing_else(serve: Serve) -> 
         drive(served)
         with served.client() as http:
             assert http.get("/fhir/metadata").status_code == 200
-        assert eventually(lambda: "traces_lost" in served.log(), 20)
+        assert eventually(lambda: "traces_lost" in served.log(), 90)
     assert NAME not in served.log()

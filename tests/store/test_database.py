@@ -15,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
+from fhir_server.ingest import worker
 from fhir_server.store import database
 from fhir_server.store.tables import metadata
 
@@ -104,3 +105,21 @@ def test_a_server_that_does_not_answer_holds_up_nobody_with_a_deadline(database_
             return waited
 
     assert asyncio.run(story()) < 2
+
+
+def test_commits_are_durable_whatever_the_database_was_given(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute(f"ALTER DATABASE {conn.info.dbname} SET synchronous_commit = off")
+
+    async def of_the_intake() -> Any:
+        pool = await database.open_pool(database_url, 1, application_name="tongjian-intake")
+        try:
+            return await pool.fetchval("SHOW synchronous_commit")
+        finally:
+            await pool.close()
+
+    assert asyncio.run(of_the_intake()) == "on"
+    with database.open_writer(database_url, 1) as pool, pool.connection() as writer:
+        assert writer.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    with psycopg.connect(database_url, options=worker.OPTIONS) as conn:
+        assert conn.execute("SHOW synchronous_commit").fetchone() == ("on",)
