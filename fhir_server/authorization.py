@@ -64,7 +64,7 @@ class Clients:
         Raises Fault UNAUTHENTICATED when it names one and does not prove it.
         """
         scheme, _, signed = (header or "").partition(" ")
-        if scheme.lower() != "bearer" or _issuer_of(signed.strip()) not in self.known:
+        if not self.known or scheme.lower() != "bearer" or _issuer_of(signed.strip()) not in self.known:
             return None
         try:
             client = self._verified(signed.strip(), audience, now, subject=False)

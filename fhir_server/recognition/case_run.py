@@ -16,6 +16,7 @@ from fhir_server.recognition.case_file import SHANGHAI, Case, CaseError, Expect,
 from fhir_server.recognition.case_rows import PERSON, Received
 from fhir_server.recognition.case_world import Built, build
 from fhir_server.recognition.check import Answer as Reminder
+from fhir_server.recognition.circumstances import Circumstances, either, of_request
 from fhir_server.recognition.criteria import Criterion
 from fhir_server.recognition.decide import Decision, Member, decide
 from fhir_server.recognition.order import Order
@@ -84,16 +85,16 @@ def ask(case: Case, folder: Path, rules: Path | None = None) -> Asked:
     emergency = context.emergency
     if emergency is None and context.visit:
         emergency = is_emergency({"class": {"code": context.visit}})
-    stated = [x for x in (context.surgery, context.transfusion) if x is not None]
+    told = Circumstances(emergency, either(context.surgery, context.transfusion)) | of_request(request)
     order = Order(
         found.orderable,
         facility,
         None,
         PERSON,
-        emergency=emergency,
+        emergency=told.emergency,
         code=found.code,
         name=found.name,
-        surgery=any(stated) if stated else None,
+        surgery=told.surgery,
         grants=frozenset(context.grants),
     )
     return Asked(built, order, case_rows.read(case, built, folder))

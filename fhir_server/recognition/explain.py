@@ -13,6 +13,8 @@ from typing import Final, Literal
 from fhir_server.recognition.criteria import JUDGES, Answer, Candidate
 from fhir_server.recognition.decide import Decision, Member, Outcome
 from fhir_server.recognition.rules import Mode, Rules
+from mappings import ucum
+from mappings.display_units import convert
 
 Language = Literal["zh", "en"]
 SUMMARY_LENGTH: Final = 139
@@ -206,13 +208,22 @@ def detail(decision: Decision, rules: Rules, names: Names, language: Language) -
             )
         cells = (
             name,
-            value_text(result) if result else "-",
+            value_text(result) + _in_our_unit(result, rules) if result else "-",
             names.facility(result.facility, language) if result else "-",
             f"{at:%Y-%m-%d %H:%M}" if at else "-",
             finding,
         )
         lines.append("| " + " | ".join(escaped(c) for c in cells) + " |")
     return "\n".join((*lines, "", _basis(decision, rules, language)))
+
+
+def _in_our_unit(result: Candidate, rules: Rules) -> str:
+    """The same value in the unit of the catalogue, where the sender used another size of it; for reading only."""
+    item = rules.items.get(result.item or "")
+    if item is None or result.number is None or not result.unit or ucum.same_unit(result.unit, item.unit):
+        return ""
+    value = convert(result.number, result.unit, item.unit, item.molar_mass)
+    return "" if value is None else f" (= {value} {item.unit})"
 
 
 def _age(member: Member, language: Language) -> str:

@@ -29,6 +29,8 @@ _PASSED: Final = {
     "未通过": False,
 }
 _NATIONAL: Final = frozenset({NATIONAL, "全国", "国家"})
+_OTHER_NAMES: Final = {"全区": "150000"}
+"""What people call a region beside its names: Inner Mongolia's mark reads 全区HR (Chifeng)."""
 _CODE: Final = re.compile(r"^(\d{2}|\d{4}|\d{6})$")
 Wrong = Callable[[Row, str, str], None]
 
@@ -126,7 +128,7 @@ def _period(row: Row, file: str, problems: list[Problem]) -> Period:
 def scope_of(text: str, regions: Mapping[str, tuple[str, str]], agreements: Mapping[str, Agreement]) -> str:
     """A scope as people write it -> ``national``, a region code or an agreement id; empty when it is none of these.
 
-    Understood: ``全国HR``, ``national``, ``42``, ``420100``, ``武汉HR``, ``鄂``, ``京津冀``.
+    Understood: ``全国HR``, ``national``, ``42``, ``420100``, ``武汉HR``, ``鄂``, ``京津冀``, ``全区HR``.
     """
     word = text.strip().removesuffix("HR").strip()
     if word.lower() in _NATIONAL:
@@ -135,6 +137,8 @@ def scope_of(text: str, regions: Mapping[str, tuple[str, str]], agreements: Mapp
         return word
     if _CODE.match(word):
         return word
+    if word in _OTHER_NAMES:
+        return _OTHER_NAMES[word]
     for agreement in agreements.values():
         if word == agreement.name:
             return agreement.id
