@@ -94,7 +94,7 @@ def code_key(record: Record | None) -> str:
 @call("order_control")
 def order_control(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """ORC-1 -> the business event, and the status where ORC-5 does not give one."""
-    code = record.first(1).strip()
+    code = plain(record.get(1)[0])
     if not code:
         return False
     coding = {"system": systems.V2 + "0119", "code": code}

@@ -119,7 +119,7 @@ def result_time(record: Record, x: Context, out: dict[str, Any]) -> bool:
 @call("observation_type")
 def observation_type(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """OBX-29 -> a further category (table 0936)."""
-    code = record.first(29)
+    code = plain(record.get(29)[0])
     if not code:
         return False
     out["category"] = [*x.order.category, {"coding": [{"system": systems.V2 + "0936", "code": code}]}]

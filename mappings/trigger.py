@@ -17,12 +17,12 @@ def trigger(header: Record, event: str = "") -> tuple[str, str]:
     Reads what senders write instead: only the structure (``ADT_A01``, ``^^ORU_R01``), or another separator than the message's own
     (``ORU^R01`` under other encoding characters). Both empty when MSH-9 is empty.
     """
-    code, name, structure = (header.first(9, n).strip().upper() for n in (1, 2, 3))
+    code, name, structure = (" ".join(header.first(9, n).split()).upper() for n in (1, 2, 3))
     if not code and structure:
         code = structure
     if not name and (joined := _JOINED.match(code)):
         code, name = joined[1], joined[2]
-    return code, (name or event.strip().upper() or _ONLY_EVENT.get(code, "")) if code else ""
+    return code, (name or " ".join(event.split()).upper() or _ONLY_EVENT.get(code, "")) if code else ""
 
 
 def trigger_name(header: Record, event: str = "") -> str:

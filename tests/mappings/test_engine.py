@@ -242,6 +242,11 @@ def test_every_resource_says_which_message_it_came_from() -> None:
     assert {e.resource["meta"]["source"] for e in found.entries} == {"urn:tongjian:county-lab#C77"}
 
 
+def test_a_line_end_inside_a_code_is_no_part_of_it() -> None:
+    found = _report("OBX|1|NM|WBC^白细胞^L||6.1|10*9/L|||||F||||||||||||||||||RSLT\\.br\\")
+    assert _of(found, "Observation")[0].resource["category"][1]["coding"][0]["code"] == "RSLT"
+
+
 def test_two_obr_of_one_report_may_state_a_time_and_a_period() -> None:
     orders = [
         f"OBR|{n}|PL1|F1|XCG^血常规^L|||{taken}|||||||||||||||||F"
