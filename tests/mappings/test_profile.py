@@ -196,6 +196,12 @@ def test_a_fault_in_an_inherited_key_names_the_base_file(tmp_path: Path) -> None
         ("id: a\norganization: {name: a}\nchannels:\n  - {name: x}\n  - {name: x}\n", 5, "channels.1.name"),
         ("id: a\norganization: {name: a}\ncodes:\n  tests: none.csv\n", 4, "codes.tests"),
         ("id: a\norganization: {name: a}\nperformers:\n  LAB: nobody\n", 4, "performers.LAB"),
+        ("id: a\norganization: {name: a}\npaths:\n  PID-19: ZPI-2\n  PID19: ZPI-3\n", 5, "paths.PID19"),
+        ("id: a\norganization: {name: a}\ntriggers:\n  ZLB^Z01: ORU^Q99\n", 4, "triggers.ZLB^Z01"),
+        ("id: a\norganization: {name: a}\ndate_formats:\n  - dd/MM/yy\n", 4, "date_formats.0"),
+        ("id: a\norganization: {name: a}\nflags:\n  M: NORMAL\n", 4, "flags.M"),
+        ("id: a\norganization: {name: a}\norder_numbers: weekly\n", 3, "order_numbers"),
+        ("id: a\norganization: {name: a}\nsub_ids: both\n", 3, "sub_ids"),
     ],
 )
 def test_each_fault_names_file_line_and_key(tmp_path: Path, text: str, line: int, key: str) -> None:
