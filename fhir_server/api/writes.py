@@ -153,7 +153,7 @@ class Writer:
         if not found:
             return None
         row = found[0]
-        body = self.codec.decompress(row["dict"], bytes(row["body"]))
+        body = self.codec.decompress(row["dict"], bytes(row["body"]), (row["id"], row["patient"], row["order"]))
         return Change(
             "unchanged",
             kind,

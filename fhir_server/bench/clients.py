@@ -72,17 +72,19 @@ async def drive(base: str, token: str, paths: Sequence[str], *, seconds: float, 
         nonlocal place, size
         while (start := time.perf_counter()) < end:
             place += 1
-            size += await connection.get(asked[place % len(asked)])
+            got = await connection.get(asked[place % len(asked)])
+            size += got
             times.append((time.perf_counter() - start) * 1000)
 
     began = time.perf_counter()
-    async with asyncio.TaskGroup() as tasks:
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for connection in connections:
+                tasks.create_task(run(connection))
+        return Asked(time.perf_counter() - began, size, sorted(times))
+    finally:
         for connection in connections:
-            tasks.create_task(run(connection))
-    elapsed = time.perf_counter() - began
-    for connection in connections:
-        connection.close()
-    return Asked(elapsed, size, sorted(times))
+            await connection.close()
 
 
 def main(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
@@ -91,9 +92,11 @@ class Connection:
         await self._reader.readexactly(2)
         return total
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Closes the connection."""
         self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
 
 
 def request(base: str, token: str, path: str) -> bytes:

@@ -44,8 +44,10 @@ from mappings.profile import Profile, load_profiles
 SEED = 20260302
 SPAN = timedelta(days=730)
 MESSAGES_A_PATIENT = 8
-_SAMPLES = 60
+SAMPLES = 60
 """Messages of each facility that are stored for real."""
+DOCTORS = 7
+"""Doctors of a facility in the messages of a visit (``demo.county``)."""
 _BATCH = 150
 _AT_ONCE = 500
 _BARE = ("resource", "search_value")
@@ -86,18 +88,20 @@ def stored(conn: psycopg.Connection[Any]) -> int:
     return int(row[0]) if row else 0
 
 
-def load(url: str, profiles_dir: Path | None, observations: int, processes: int = 0) -> dict[str, Any]:
+def load(
+    url: str, profiles_dir: Path | None, observations: int, processes: int = 0, *, sampled: int = SAMPLES
+) -> dict[str, Any]:
     """Brings a migrated database up to at least ``observations``; figures of what was done. Nothing is lost when it is interrupted:
-    the next load goes on."""
+    the next load goes on. processes: 0 for one on each core; sampled: messages of each facility that are stored for real."""
     began = time.perf_counter()
     profiles = load_profiles(profiles_dir)
     with psycopg.connect(url, autocommit=True) as conn:
         have = stored(conn)
         missing = max(0, observations - have)
         if missing:
-            samples = _store_samples(conn, url, profiles, start=have)
+            told = _store_samples(conn, url, profiles, sampled, start=have)
             _drop_indexes(conn)
-            _fill(url, profiles_dir, samples, have, -(-missing // OBX), processes or os.cpu_count() or 1)
+            _fill(url, profiles_dir, told, have, -(-missing // OBX), processes or os.cpu_count() or 1)
         filled = time.perf_counter()
         _build_indexes(conn)
         for table in (*_BARE, "resource_kind", "business_key", "source_patient", "identity_link"):
@@ -131,16 +135,16 @@ def _fill(
 # --- the sample ------------------------------------------------------------------------------------------------------------
 
 
-def samples(profiles: Mapping[str, Profile], now: datetime, *, seed: int) -> list[Sample]:
-    """Messages of all facilities, each of its own person, number and day."""
+def samples(profiles: Mapping[str, Profile], now: datetime, count: int, *, seed: int) -> list[Sample]:
+    """``count`` messages of each facility, each of its own person, number and day."""
     rng = random.Random(seed)  # noqa: S311 - invented results
-    people = iter(population(_SAMPLES * len(DIALECTS), rng, now.date()))
+    people = iter(population(count * len(DIALECTS), rng, now.date()))
     known = panels(profiles)
     out = []
     for dialect in DIALECTS:
         writer = Writer(dialect)
         zone = profiles[dialect.facility].zone
-        for n in range(_SAMPLES):
+        for n in range(count):
             at = (now - SPAN + timedelta(hours=n)).astimezone(zone).replace(microsecond=0)
             times = (at + LATER[0], at + LATER[1], at + LATER[2])
             panel = known[dialect.facility][n % len(known[dialect.facility])]
@@ -162,11 +166,13 @@ def samples(profiles: Mapping[str, Profile], now: datetime, *, seed: int) -> lis
 
 
 def _store_samples(
-    conn: psycopg.Connection[Any], url: str, profiles: Mapping[str, Profile], *, start: int
+    conn: psycopg.Connection[Any], url: str, profiles: Mapping[str, Profile], count: int, *, start: int
 ) -> list[Sample]:
     """Through inbox and pipeline, as a converter does it."""
-    made = samples(profiles, datetime.now(UTC), seed=SEED + start)
+    now = datetime.now(UTC)
+    made = samples(profiles, now, count, seed=SEED + start)
     accepted = asyncio.run(_accept(url, profiles, made))
+    asyncio.run(_accept(url, profiles, _visits(profiles, now, SEED + start)))
     pipeline = Pipeline(profiles, Codec.load(conn), lambda: datetime.now(UTC))
     turn = 0
     while claimed := claim(conn, f"bench/{start}/{turn}", 60.0, 40):
@@ -174,6 +180,19 @@ def _store_samples(
         turn += 1
     mappings = dict(conn.execute("SELECT id, mapping FROM inbox WHERE id = ANY(%s)", (accepted,)).fetchall())
     return [replace(s, inbox=i, mapping=mappings[i]) for s, i in zip(made, accepted, strict=True)]
+
+
+def _visits(profiles: Mapping[str, Profile], now: datetime, seed: int) -> list[Sample]:
+    """A visit with each doctor of each facility: the people of a load refer to these doctors and places (``_register``)."""
+    out = []
+    people = population(DOCTORS, random.Random(seed), now.date())  # noqa: S311 - invented people
+    for dialect in DIALECTS:
+        profile = profiles[dialect.facility]
+        at = (now - SPAN).astimezone(profile.zone).replace(microsecond=0)
+        for n, person in enumerate(people):
+            raw = Writer(dialect).visit(replace(person, number=seed * DOCTORS + n), at)
+            out.append(Sample(dialect.facility, dialect.address, raw, "", peek(raw, profile).control_id, (at, at, at)))
+    return out
 
 
 async def _accept(url: str, profiles: Mapping[str, Profile], made: Sequence[Sample]) -> list[int]:
@@ -262,7 +281,9 @@ def write(cursor: rows.Cursor, codec: Codec, clones: Sequence[Clone]) -> None:
     numbers = kinds.record(cursor, {m.kind for m in observations})
     with rows.copying(cursor, "resource") as put:
         for m in observations:
-            put(versions.current_row(m, batch.after[m.key], numbers[m.kind], codec.compress(m.body)))
+            after, order = batch.after[m.key], m.flat.order if m.flat else None
+            kept = codec.compress(m.body, (m.key[2], after.patient, order))
+            put(versions.current_row(m, after, numbers[m.kind], kept))
     values = [(*m.key, n, *value) for m in observations for n, value in enumerate(m.indexed.values)]
     rows.copy(cursor, "search_value", values)
 
@@ -284,7 +305,8 @@ def _register(
         statements, patients = [], []
         for n, person in enumerate(people[begin : begin + _AT_ONCE], part.first + begin):
             dialect = DIALECTS[n % len(DIALECTS)]
-            sample = told[dialect.facility][n % _SAMPLES][1]
+            known_here = told[dialect.facility]
+            sample = known_here[n % len(known_here)][1]
             known = replace(person, number=n)
             at = oldest.astimezone(profiles[dialect.facility].zone)
             made = convert(writers[dialect.facility].visit(known, at), profiles[dialect.facility])

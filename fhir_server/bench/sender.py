@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -82,6 +83,12 @@ class _Line:
             answer = await self._reader.readuntil(_END)
         return any(good in answer for good in _GOOD)
 
+    async def close(self) -> None:
+        """Ends the connection."""
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
 
 async def send(
     host: str, port: int, messages: Iterable[tuple[str, bytes]], *, connections: int, rate: float | None
@@ -113,9 +120,13 @@ async def send(
                 refused += 1
             times.append((time.perf_counter() - start) * 1000)
 
-    async with asyncio.TaskGroup() as tasks:
-        for line, queue in lines:
-            tasks.create_task(run(line, queue))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for line, queue in lines:
+                tasks.create_task(run(line, queue))
+    finally:
+        for line, _ in lines:
+            await line.close()
     return Sent(total, time.perf_counter() - began, refused, sorted(times))
 
 

@@ -105,6 +105,8 @@ def serving(settings: Settings, url: str) -> Iterator[Running]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _addresses(process: subprocess.Popen[str]) -> tuple[str, str, int]:

@@ -39,7 +39,7 @@ WITH brought AS (
     array_agg(id || '/_history/' || version) AS ids
   FROM result WHERE "order" IS NOT NULL AND until IS NULL AND effective >= %(start)s - interval '31 days' GROUP BY 1, 2
 )
-SELECT r.shard, r.id, r.patient, r.dict, r.body, r.issued_at, b.collected, b.items, b.ids, p.facility
+SELECT r.shard, r.id, r.patient, r."order", r.dict, r.body, r.issued_at, b.collected, b.items, b.ids, p.facility
 FROM resource r
 LEFT JOIN brought b ON b.shard = r.shard AND b.id = r.id
 LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.patient
@@ -56,7 +56,7 @@ WHERE "order" IS NULL AND until IS NULL AND report IS NOT NULL AND status = ANY(
 GROUP BY shard, report, patient, facility ORDER BY 5, 2"""
 
 _ENCOUNTERS: Final = """
-SELECT r.id, r.dict, r.body FROM unnest(%s::smallint[], %s::text[]) AS w(shard, id)
+SELECT r.dict, r.body, r.id, r.patient, r."order" FROM unnest(%s::smallint[], %s::text[]) AS w(shard, id)
 JOIN resource r ON r.shard = w.shard AND r.rtype = %s AND r.id = w.id AND NOT r.deleted"""
 
 
@@ -115,7 +115,8 @@ def _chunk(
     profiles: Mapping[str, Profile],
     rows: Sequence[Mapping[str, Any]],
 ) -> Chunk:
-    bodies = [fhirjson.loads(codec.decompress(row["dict"], row["body"])) for row in rows]
+    names = ("id", "patient", "order")
+    bodies = [fhirjson.loads(codec.decompress(r["dict"], r["body"], [r[name] for name in names])) for r in rows]
     emergencies = _emergencies(conn, codec, rows, bodies)
     placed: list[Placed] = []
     unknown: list[str] = []
@@ -189,7 +190,9 @@ def _emergencies(
         return {}
     shards, visits = zip(*sorted(named), strict=True)
     found = conn.execute(_ENCOUNTERS, (list(shards), list(visits), RESOURCE_TYPES["Encounter"])).fetchall()
-    return {visit: is_emergency(fhirjson.loads(codec.decompress(number, body))) for visit, number, body in found}
+    return {
+        names[0]: is_emergency(fhirjson.loads(codec.decompress(number, body, names))) for number, body, *names in found
+    }
 
 
 def _facility(body: Mapping[str, Any]) -> str:

@@ -135,7 +135,8 @@ async def emergency(connection: asyncpg.Connection, codec: Codec, encounter: str
     if shard is None:
         return None
     row = await connection.fetchrow(
-        "SELECT dict, body FROM resource WHERE shard = $1 AND rtype = $2 AND id = $3 AND patient = $4 AND NOT deleted",
+        'SELECT dict, body, id, patient, "order" FROM resource'
+        " WHERE shard = $1 AND rtype = $2 AND id = $3 AND patient = $4 AND NOT deleted",
         shard,
         _ENCOUNTER,
         encounter,
@@ -144,7 +145,7 @@ async def emergency(connection: asyncpg.Connection, codec: Codec, encounter: str
     if row is None:
         return None
     try:
-        return is_emergency(loads(codec.decompress(row["dict"], row["body"])))
+        return is_emergency(loads(codec.decompress(row["dict"], row["body"], row[2:])))
     except UnknownDictionary:  # written by a newer process: not worth failing the answer for
         return None
 

@@ -22,7 +22,7 @@ from fhir_server.search.sql import Context, Statement, where
 
 WALK: Final = 4000
 """Rows that a walk in page order looks at before matches are collected instead."""
-COLUMNS: Final = "r.shard, r.id, r.version, r.updated, r.patient, r.dict, r.body"
+COLUMNS: Final = 'r.shard, r.id, r.version, r.updated, r.patient, r.dict, r.body, r."order"'
 _NULLABLE: Final = frozenset({"start_at", "issued_at", "patient", ""})
 
 

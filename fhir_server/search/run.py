@@ -19,7 +19,8 @@ from fhir_server.search.query import Include, Query
 from fhir_server.search.sql import Context
 
 Row = Mapping[str, Any]
-Decompress = Callable[[int, bytes], bytes]
+Decompress = Callable[[int, bytes, Sequence[str | None]], bytes]
+"""Dictionary, compressed body, names of its row (store.body) -> JSON."""
 MAX_ROUNDS: Final = 8
 """Most rounds of ``:iterate``."""
 
@@ -78,7 +79,8 @@ def search(
 
 
 def _hit(type: str, row: Row, decompress: Decompress) -> Hit:
-    return Hit(type, row["id"], row["patient"], decompress(row["dict"], bytes(row["body"])))
+    logical, patient = row["id"], row["patient"]
+    return Hit(type, logical, patient, decompress(row["dict"], bytes(row["body"]), (logical, patient, row["order"])))
 
 
 def _included(

@@ -35,12 +35,12 @@ class Stored(NamedTuple):
 
 
 _CURRENT: Final = """
-SELECT rtype, id, version, updated, deleted, false AS stale, seq, shard, patient, inbox, mapping, dict, body
+SELECT rtype, id, version, updated, deleted, false AS stale, seq, shard, patient, inbox, mapping, dict, body, "order"
 FROM resource
 WHERE rtype = $1 AND id = $2 AND shard IN ($3, (SELECT shard FROM client_id WHERE rtype = $1 AND id = $2))
 """
 _PAST: Final = """
-SELECT rtype, id, version, updated, deleted, stale, seq, shard, patient, inbox, mapping, dict, body
+SELECT rtype, id, version, updated, deleted, stale, seq, shard, patient, inbox, mapping, dict, body, "order"
 FROM resource_history
 WHERE rtype = $1 AND id = $2 AND shard IN ($3, (SELECT shard FROM client_id WHERE rtype = $1 AND id = $2))
 """
@@ -48,7 +48,7 @@ _MANY: Final = """
 SELECT r.*
 FROM unnest($1::smallint[], $2::text[], $3::smallint[]) AS k(rtype, id, derived)
 CROSS JOIN LATERAL (
-    SELECT rtype, id, version, updated, deleted, false AS stale, seq, shard, patient, inbox, mapping, dict, body
+    SELECT rtype, id, version, updated, deleted, false AS stale, seq, shard, patient, inbox, mapping, dict, body, "order"
     FROM resource r
     WHERE r.rtype = k.rtype AND r.id = k.id
       AND r.shard IN (k.derived, (SELECT c.shard FROM client_id c WHERE c.rtype = k.rtype AND c.id = k.id))
@@ -59,11 +59,11 @@ _FEED: Final = """
 SELECT v.*
 FROM unnest($1::smallint[]) AS t(rtype)
 CROSS JOIN LATERAL (
-    (SELECT rtype, id, version, updated, deleted, false AS stale, seq, shard, patient, inbox, mapping, dict, body
+    (SELECT rtype, id, version, updated, deleted, false AS stale, seq, shard, patient, inbox, mapping, dict, body, "order"
      FROM resource
      WHERE rtype = t.rtype AND seq < $2 AND updated >= $3 ORDER BY seq DESC LIMIT $4)
     UNION ALL
-    (SELECT rtype, id, version, updated, deleted, stale, seq, shard, patient, inbox, mapping, dict, body
+    (SELECT rtype, id, version, updated, deleted, stale, seq, shard, patient, inbox, mapping, dict, body, "order"
      FROM resource_history
      WHERE rtype = t.rtype AND seq < $2 AND updated >= $3 AND NOT stale ORDER BY seq DESC LIMIT $4)
 ) v
@@ -158,7 +158,7 @@ def _at(resource_type: str, logical: str) -> tuple[int, str, int]:
 
 
 def _stored(codec: Codec, row: Any) -> Stored:
-    rtype, logical, version, updated, deleted, stale, seq, shard, patient, inbox, mapping, dictionary, body = row
+    rtype, logical, version, updated, deleted, stale, seq, shard, patient, inbox, mapping, dictionary, body, order = row
     return Stored(
         TYPE_NAMES[rtype],
         logical,
@@ -171,5 +171,5 @@ def _stored(codec: Codec, row: Any) -> Stored:
         patient,
         inbox,
         mapping,
-        b"" if deleted else codec.decompress(dictionary, body),
+        b"" if deleted else codec.decompress(dictionary, body, (logical, patient, order)),
     )

@@ -110,20 +110,24 @@ def stored_recency(state: State) -> bytes:
     return state.recency[:RECENCY_LENGTH]
 
 
-def bodies(cursor: Cursor, keys: Collection[Key]) -> dict[Key, tuple[int, bytes]]:
-    """Dictionary id and compressed body of the current version; deleted ones are left out."""
+Stored = tuple[int, bytes, tuple[str | None, ...]]
+"""Dictionary id, compressed body, names of its row: what ``Codec.decompress`` takes."""
+
+
+def bodies(cursor: Cursor, keys: Collection[Key]) -> dict[Key, Stored]:
+    """The current bodies; deleted resources are left out."""
     if not keys:
         return {}
     cursor.execute(
         """
         SELECT r.*
         FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)
-        CROSS JOIN LATERAL (SELECT shard, rtype, id, dict, body FROM resource r
+        CROSS JOIN LATERAL (SELECT shard, rtype, id, dict, body, patient, "order" FROM resource r
             WHERE r.shard = k.shard AND r.rtype = k.rtype AND r.id = k.id AND NOT r.deleted OFFSET 0) r
         """,
         _arrays(keys),
     )
-    return {row[:3]: (row[3], bytes(row[4])) for row in cursor.fetchall()}
+    return {row[:3]: (row[3], bytes(row[4]), (row[2], *row[5:])) for row in cursor.fetchall()}
 
 
 def kept_contents(cursor: Cursor, keys: Collection[Key]) -> dict[Key, set[bytes]]:

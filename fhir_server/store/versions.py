@@ -70,12 +70,15 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
             for key, version in past:
                 resource, body = rendered(version, instants)
                 changes.append(_change(key, version, resource, body))
-                add(_history_row(key, version, codec.compress(body)))
+                names = (key[2], version.statement.patient, None)
+                add(_history_row(key, version, codec.compress(body, names)))
     if made:
         with rows.copying(cursor, "resource") as add:
             for m in made:
                 changes.append(_change(m.key, m.version, m.resource, m.body))
-                add(current_row(m, batch.after[m.key], numbers[m.kind], codec.compress(m.body)))
+                after, order = batch.after[m.key], m.flat.order if m.flat else None
+                stored = codec.compress(m.body, (m.key[2], after.patient, order))
+                add(current_row(m, after, numbers[m.kind], stored))
     rows.copy(cursor, "search_value", [(*m.key, n, *value) for m in made for n, value in enumerate(m.indexed.values)])
     return changes
 
@@ -99,8 +102,8 @@ def _index(cursor: rows.Cursor, codec: Codec, batch: Batch, made: Sequence[Made]
     return kinds.record(cursor, {m.kind for m in made})
 
 
-def stored_resource(codec: Codec, stored: tuple[int, bytes]) -> dict[str, Any]:
-    """A resource from its row (dictionary id, compressed body)."""
+def stored_resource(codec: Codec, stored: rows.Stored) -> dict[str, Any]:
+    """A resource from its row."""
     resource: dict[str, Any] = loads(codec.decompress(*stored))
     return resource
 
@@ -228,6 +231,6 @@ def delete(cursor: rows.Cursor, codec: Codec, key: Key, state: State, origin: Or
         *(*key, state.version, state.top, state.updated, True, state.patient),
         *(*nothing, rows.packed([]), rows.stored_recency(state), state.content, None, origin.inbox, origin.mapping),
         *(origin.backfill, *_NO_RESULT),
-        *codec.compress(b""),
+        *codec.compress(b"", (key[2], state.patient, None)),
     )
     rows.copy(cursor, "resource", [row])

@@ -41,8 +41,8 @@ def _check_arrival(sql: Sql, line: Line) -> None:
 
 
 _VERSIONS = """
-SELECT id, version, stale, inbox, dict, body FROM resource_history WHERE rtype = %s
-UNION ALL SELECT id, version, false, inbox, dict, body FROM resource WHERE rtype = %s ORDER BY id, version
+SELECT id, version, stale, inbox, dict, body, patient, "order" FROM resource_history WHERE rtype = %s
+UNION ALL SELECT id, version, false, inbox, dict, body, patient, "order" FROM resource WHERE rtype = %s ORDER BY id, version
 """
 
 
@@ -53,8 +53,8 @@ def _check_results(sql: Sql, lines: Sequence[Line]) -> None:
     serial: dict[str, list[tuple[int, int, int]]] = {}
     singles = []
     rtype = RESOURCE_TYPES["Observation"]
-    for logical, version, stale, inbox, dictionary, body in sql(_VERSIONS, rtype, rtype):
-        resource = loads(codec.decompress(dictionary, bytes(body)))
+    for logical, version, stale, inbox, dictionary, body, *names in sql(_VERSIONS, rtype, rtype):
+        resource = loads(codec.decompress(dictionary, bytes(body), (logical, *names)))
         value = int(resource["valueQuantity"]["value"])
         assert not stale, f"Observation/{logical}: version {version} came after a newer one"
         if resource["code"]["coding"][0]["code"] == "SERIAL":

@@ -138,10 +138,11 @@ class Teller:
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {}
-        for rtype, logical, withdrawn, dictionary, body in self._conn.execute(
-            "SELECT rtype, id, withdrawn, dict, body FROM resource"
+        for rtype, withdrawn, dictionary, body, *names in self._conn.execute(
+            'SELECT rtype, withdrawn, dict, body, id, patient, "order" FROM resource'
         ):
-            resource = loads(self._codec.decompress(dictionary, bytes(body)))
+            logical = names[0]
+            resource = loads(self._codec.decompress(dictionary, bytes(body), names))
             # When it came, and from which of several equal messages, is the only thing that may differ.
             for name in ("versionId", "lastUpdated", "source"):
                 resource["meta"].pop(name, None)

@@ -55,8 +55,9 @@ def _apply(conn: psycopg.Connection[Any], codec: Codec, messages: list[list[Entr
 
 def _state(conn: psycopg.Connection[Any], codec: Codec) -> tuple[Any, ...]:
     resources = {}
-    for rtype, logical, dictionary, body in conn.execute("SELECT rtype, id, dict, body FROM resource"):
-        resource = loads(codec.decompress(dictionary, bytes(body)))
+    rows = conn.execute('SELECT rtype, id, patient, "order", dict, body FROM resource')
+    for rtype, logical, patient, order, dictionary, body in rows:
+        resource = loads(codec.decompress(dictionary, bytes(body), (logical, patient, order)))
         resource.pop("meta")
         resources[rtype, logical] = resource
     results = conn.execute(

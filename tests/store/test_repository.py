@@ -32,17 +32,19 @@ def apply(conn: Conn, codec: Codec, *messages: Sequence[Entry], inbox: int = 1, 
 
 def current(conn: Conn, codec: Codec, kind: str, logical: str) -> tuple[int, dict[str, Any]]:
     row = conn.execute(
-        "SELECT version, dict, body FROM resource WHERE rtype = %s AND id = %s", (RESOURCE_TYPES[kind], logical)
+        'SELECT version, dict, body, id, patient, "order" FROM resource WHERE rtype = %s AND id = %s',
+        (RESOURCE_TYPES[kind], logical),
     ).fetchone()
     assert row is not None
-    return row[0], loads(codec.decompress(row[1], bytes(row[2])))
+    return row[0], loads(codec.decompress(row[1], bytes(row[2]), row[3:]))
 
 
 def everything(conn: Conn, codec: Codec) -> dict[tuple[int, str], dict[str, Any]]:
     """All current resources without what depends on the order of arrival: version id, times and the message that came first."""
     found = {}
-    for rtype, logical, dictionary, body in conn.execute("SELECT rtype, id, dict, body FROM resource"):
-        resource = loads(codec.decompress(dictionary, bytes(body)))
+    rows = conn.execute('SELECT rtype, id, patient, "order", dict, body FROM resource')
+    for rtype, logical, patient, order, dictionary, body in rows:
+        resource = loads(codec.decompress(dictionary, bytes(body), (logical, patient, order)))
         resource.pop("meta")
         found[rtype, logical] = resource
     return found
@@ -149,11 +151,11 @@ def test_a_result_for_the_wrong_patient_is_withdrawn_when_it_is_sent_again(conn:
     version, stored = current(conn, codec, "Observation", county.observation_id("1", "R1", "GLU"))
     assert (version, stored["status"]) == (2, "entered-in-error")
     past = conn.execute(
-        "SELECT dict, body FROM resource_history WHERE id = %s AND version = 1",
+        'SELECT dict, body, id, patient, "order" FROM resource_history WHERE id = %s AND version = 1',
         (county.observation_id("1", "R1", "GLU"),),
     ).fetchone()
     assert past is not None
-    assert loads(codec.decompress(past[0], bytes(past[1])))["status"] == "final"
+    assert loads(codec.decompress(past[0], bytes(past[1]), past[2:]))["status"] == "final"
 
 
 _TWO = [("ALT", Decimal(40)), ("GLU", Decimal("6.30"))]
