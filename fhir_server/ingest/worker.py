@@ -74,9 +74,16 @@ def run(
         signal.signal(number, end)
     if attached:
         threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
-    gc.set_threshold(_GARBAGE_AFTER)
+    settle()
     Worker(url, profiles, stop, batch=batch, lease=lease, clock=clock).run()
     tracing.stop()
+
+
+def settle() -> None:
+    """Profiles and schemas are loaded and stay: looking through them for garbage again and again was a fifth of a worker's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GARBAGE_AFTER)
 
 
 def _end_with_parent(stop: threading.Event) -> None:
@@ -132,8 +139,6 @@ class Worker:
                     pipeline = make(self._profiles, Codec.load(conn), self._clock)
                     conn.execute(f"LISTEN {inbox.READY_CHANNEL}")
                     pause = 0.1
-                    # Profiles and schemas stay: looking through them again and again was a fifth of a worker's time.
-                    gc.freeze()
                     self._serve(conn, pipeline)
                     self._sign.end(conn)
             except (CannotStore, psycopg.OperationalError, psycopg.InterfaceError, psycopg.ProgrammingError) as fault:
