@@ -1,4 +1,4 @@
-"""``tongjian bench``: what needs no database runs at a small size and gives the figures under the names it promises. No time is judged here."""
+"""``tongjian bench``: what needs no database runs at a small size and gives the figures under the promised names; no time is judged."""
 
 from __future__ import annotations
 
