@@ -191,8 +191,8 @@ def test_the_study_behind_an_examination_says_whether_its_images_are_there(count
 
 
 def stored_report(conn: Any, codec: Codec, logical: str) -> dict[str, Any]:
-    row = conn.execute("SELECT dict, body FROM resource WHERE id = %s", (logical,)).fetchone()
-    resource: dict[str, Any] = loads(codec.decompress(row[0], row[1]))
+    row = conn.execute('SELECT dict, body, id, patient, "order" FROM resource WHERE id = %s', (logical,)).fetchone()
+    resource: dict[str, Any] = loads(codec.decompress(row[0], row[1], row[2:]))
     return resource
 
 
