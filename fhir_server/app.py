@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from fhir_server import clock
 from fhir_server.access import Keys
-from fhir_server.api import authorization, cds_hooks, decisions, recognition, responses, rest
+from fhir_server.api import audit, authorization, cds_hooks, decisions, recognition, responses, rest
 from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
@@ -39,14 +39,14 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
     writer = open_writer(url, settings.write_connections)
     with writer.connection() as conn:
         codec = Codec.load(conn)
-    audit = AuditLog(url)
+    log = AuditLog(url)
     ledger = Ledger(pool, settings.data_dir / "ledger-spool")
     return Services(
         settings=settings,
         pool=pool,
         writer=writer,
         codec=codec,
-        audit=audit,
+        audit=log,
         keys=Keys.load(settings.data_dir),
         profiles=profiles,
         rules=rules.load(settings.rules_dir),
@@ -71,6 +71,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client])
     app.include_router(cds_hooks.router)
     app.include_router(recognition.router)
     app.include_router(decisions.router)
+    app.include_router(audit.router)
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

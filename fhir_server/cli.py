@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fhir_server import clock
 from fhir_server import settings as settings_module
+from fhir_server.audit_cli import audit, review
 from fhir_server.bench.commands import bench
 from fhir_server.deliveries_cli import deliveries
 from fhir_server.feed_cli import check
@@ -43,6 +44,8 @@ cli.add_typer(worklist, name="map")
 cli.command("check")(check)
 audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
 cli.add_typer(audit_log, name="audit-log")
+cli.command()(audit)
+cli.add_typer(review, name="review")
 err = Console(stderr=True, soft_wrap=True)
 
 DataDir = Annotated[
@@ -355,33 +358,6 @@ def verify_audit_log(data: DataDir = None) -> None:
     if breaks:
         raise _fail(f"{len(breaks)} places do not hold.")
     typer.echo("Every entry is as it was written.")
-
-
-@cli.command()
-def audit(
-    start: Annotated[datetime, typer.Option("--from", help="First day of the period.")],
-    end: Annotated[datetime, typer.Option("--to", help="End of the period, exclusive.")],
-    form: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
-    data: DataDir = None,
-    profiles: Profiles = None,
-) -> None:
-    """Duplicate audit: which repeats of a period were avoidable, by the same rules as the order-time answer."""
-    import psycopg  # noqa: PLC0415
-
-    from fhir_server.duplicates import detect, report  # noqa: PLC0415
-    from fhir_server.recognition import rules  # noqa: PLC0415
-
-    chosen = _settings(data_dir=data, profiles_dir=profiles)
-    known = _profiles(chosen)
-    period = tuple(t if t.tzinfo else t.replace(tzinfo=chosen.zone) for t in (start, end))
-    with _database(chosen) as url, psycopg.connect(url) as conn:
-        found = detect.audit(conn, rules.load(chosen.rules_dir), known, period[0], period[1])
-    if form == "table":
-        Console().print(report.table(found))
-    elif form in ("csv", "json"):
-        typer.echo(report.as_csv(found) if form == "csv" else report.as_json(found), nl=False)
-    else:
-        raise _fail("--format is table, csv or json.")
 
 
 def main() -> None:

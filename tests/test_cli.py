@@ -24,6 +24,7 @@ COMMANDS = [
     "deliveries",
     "check",
     "map",
+    "review",
 ]
 
 ORU = (

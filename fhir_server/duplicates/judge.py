@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from fhir_server.duplicates.orders import Placed
 from fhir_server.duplicates.report import Kind
+from fhir_server.duplicates.said import Said, Spoken
 from fhir_server.recognition.criteria import Answer, Candidate
 from fhir_server.recognition.decide import Decision, Outcome, decide
 from fhir_server.recognition.order import Order
 from fhir_server.recognition.rules import Rules
 
-REMINDED_WITHIN: Final = timedelta(hours=24)
-"""A reminder and the order it was for lie at most this far apart."""
+_NO_IMAGE: Final = "98"
+"""Local reason: the image or result could not be opened (mappings/catalogue/local-reasons.csv)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,78 +40,54 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A reminder that was overridden with a lawful reason."""
+class Verdict:
+    """What kind of repeat an order is and why, what the clinician saw, and the decision whose results covered the order."""
 
-    at: datetime
-    facility: str
-    person: str | None
-    orderable: str
-    placers: frozenset[str]
-    reason: str
+    kind: Kind
+    cause: str
+    reminder: str
+    proof: Decision
 
 
-@dataclass(frozen=True, slots=True)
 class Judged:
-    """One order: the decision as of its time, and with hindsight (of results issued by then; then also of those without that time)."""
+    """One order: the decision as of its time, and where that says no, with hindsight."""
 
-    placed: Placed
-    then: Decision
-    hindsight: Decision
-    perhaps: Decision
-    visible: Mapping[str, Candidate]
-    """Result id -> the version visible at the order's time, under the person linked then."""
+    __slots__ = ("_latest", "_undated", "late", "order", "placed", "rules", "then", "visible")
 
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         placed: Placed,
         links: Mapping[str, Sequence[Link]],
         results: Mapping[str, Sequence[Candidate]],
         rules: Rules,
-    ) -> Judged:
+    ) -> None:
         """Judge an order. ``links``: Patient -> its links, and ``*`` + Patient -> links of all who ever shared a person with it;
         ``results``: Patient -> every version of its results of the wanted items, without person and grade."""
         own = links.get(placed.patient, ())
         then = _person(own, placed.at)
         now = next((link for link in own if link.until is None), None)
-        order = Order(placed.orderable, placed.facility, placed.patient, then.person if then else None, placed.id)
+        self.placed, self.rules = placed, rules
+        self.order = Order(placed.orderable, placed.facility, placed.patient, then.person if then else None, placed.id)
+        self.late = replace(self.order, person=now.person if now else None)
         rows: list[Candidate] = []
-        latest: dict[str, Candidate] = {}
-        undated: dict[str, Candidate] = {}
+        self._latest: dict[str, Candidate] = {}
+        self._undated: dict[str, Candidate] = {}
+        at = placed.at
         for patient in dict.fromkeys((placed.patient, *(link.patient for link in links.get("*" + placed.patient, ())))):
             theirs = links.get(patient, ())
-            link, current = _person(theirs, placed.at), next((x for x in theirs if x.until is None), None)
+            link, current = _person(theirs, at), next((x for x in theirs if x.until is None), None)
             linked = patient == placed.patient or bool(now and current and current.person == now.person)
             for c in results.get(patient, ()):
-                if placed.report and c.report == placed.report:
+                if (placed.report and c.report == placed.report) or (placed.id and c.order == placed.id):
                     continue
-                rows.append(_seen(c, then, link))
+                if c.recorded and c.recorded <= at and (c.until is None or c.until > at):
+                    rows.append(c if patient == placed.patient else _seen(c, then, link))
                 if linked:
-                    target = undated if c.issued is None else latest
-                    if (c.issued is None or c.issued <= placed.at) and c.version > getattr(
-                        target.get(c.id), "version", 0
-                    ):
-                        target[c.id] = _ignoring_arrival(c, now, current, placed.at)
-        late = replace(order, person=now.person if now else None)
-        return cls(
-            placed,
-            decide(order, rows, rules, placed.at),
-            decide(late, latest.values(), rules, placed.at),
-            decide(late, (*latest.values(), *undated.values()), rules, placed.at),
-            {
-                c.id: c
-                for c in rows
-                if c.recorded and c.recorded <= placed.at and (c.until is None or c.until > placed.at)
-            },
-        )
-
-    @property
-    def proof(self) -> Decision:
-        """The decision whose results covered the order."""
-        if self.then.outcome is Outcome.RECOGNIZED or self._unknown(self.then):
-            return self.then
-        return self.hindsight if self.hindsight.outcome is Outcome.RECOGNIZED else self.perhaps
+                    target = self._undated if c.issued is None else self._latest
+                    if (c.issued is None or c.issued <= at) and c.version > getattr(target.get(c.id), "version", 0):
+                        target[c.id] = c if patient == placed.patient else _seen(c, now, current)
+        self.visible = {c.id: c for c in rows}
+        self.then = decide(self.order, rows, rules, at)
 
     @property
     def partial(self) -> bool:
@@ -118,39 +95,65 @@ class Judged:
         shown = [m for m in self.then.required if m.shown]
         return 0 < len(shown) < len(self.then.required)
 
-    def kind(self, rules: Rules, refusals: Iterable[Refusal]) -> tuple[Kind | None, str]:
-        """What kind of repeat it is and why; None when it is none."""
-        if self.then.outcome is Outcome.RECOGNIZED:
-            reason = self._reason(rules, refusals)
-            return ("justified", f"reason-{reason}") if reason else ("avoidable", "")
-        if self.hindsight.outcome is Outcome.RECOGNIZED:
-            return "system", self._cause()
-        if unknown := self._unknown(self.then):
-            return "undetermined", ",".join(unknown)
-        if self.perhaps.outcome is Outcome.RECOGNIZED:
-            return "undetermined", "issued"
-        return None, ""
+    def verdict(self, spoken: Spoken) -> Verdict | None:
+        """What kind of repeat it is; None when it is none."""
+        then = self.then
+        if then.outcome is Outcome.RECOGNIZED:
+            return self._repeated(spoken)
+        late = [self._in_hindsight(c) for c in self._latest.values()]
+        hindsight = decide(self.late, late, self.rules, self.placed.at) if late else then
+        if hindsight.outcome is Outcome.RECOGNIZED:
+            return Verdict("system", self._cause(hindsight), "none", hindsight)
+        if _without_image(then):
+            return Verdict("system", "missing-image", "none", then)
+        if unknown := self._unknown(then):
+            return Verdict("undetermined", ",".join(unknown), self._reminder(spoken), then)
+        if self._undated:
+            undated = [self._in_hindsight(c) for c in self._undated.values()]
+            perhaps = decide(self.late, (*late, *undated), self.rules, self.placed.at)
+            if perhaps.outcome is Outcome.RECOGNIZED:
+                return Verdict("undetermined", "issued", "none", perhaps)
+        return None
 
-    def _reason(self, rules: Rules, refusals: Iterable[Refusal]) -> str:
-        given = next((code for code in self.placed.reasons if code in rules.reasons), "")
-        if given or self.placed.emergency:
-            return given or "4"
-        person = self.then.order.person
-        best: tuple[timedelta, str] | None = None
-        for refusal in refusals:
-            if refusal.facility != self.placed.facility or refusal.orderable != self.placed.orderable.code:
-                continue
-            apart = abs(refusal.at - self.placed.at)
-            same_order = not refusal.placers.isdisjoint(self.placed.placers)
-            same_person = person is not None and refusal.person == person and apart <= REMINDED_WITHIN
-            if (same_order or same_person) and (best is None or apart < best[0]):
-                best = (apart, refusal.reason)
-        return best[1] if best else ""
+    def _said(self, spoken: Spoken) -> Said | None:
+        p = self.placed
+        return spoken.nearest(p.facility, p.orderable.code, self.order.person, p.patient, p.placers, p.at)
 
-    def _cause(self) -> str:
+    def _reminder(self, spoken: Spoken) -> str:
+        said = self._said(spoken)
+        return said.state if said else "none"
+
+    def _repeated(self, spoken: Spoken) -> Verdict:
+        """A recognizable result was visible: was there a lawful reason, or did the platform fail to say so?"""
+        said = self._said(spoken)
+        seen = said.state if said else "none"
+        given = next((code for code in self.placed.reasons if code in self.rules.reasons), "")
+        if not given and (self.placed.emergency or (said and said.emergency)):
+            given = "4"
+        if not given and said and said.state == "declined" and said.refusal:
+            given = said.reason
+        if given:
+            return Verdict("justified", f"reason-{given}", seen, self.then)
+        if said and said.state == "declined" and said.reason:
+            # A local reason that is no refusal: the result was not to be had, or the repeat was part of a series.
+            if said.reason == _NO_IMAGE:
+                return Verdict("system", "missing-image", seen, self.then)
+            return Verdict("justified", f"local-{said.reason}", seen, self.then)
+        if said and said.state == "no-answer":
+            return Verdict("system", "repository-away", seen, self.then)
+        return Verdict("avoidable", "", seen, self.then)
+
+    def _in_hindsight(self, c: Candidate) -> Candidate:
+        """As if it had been there, with its code mapped: an item is known by LOINC where only the local code is not."""
+        item = None if c.item or not c.loinc else self.rules.by_loinc.get(c.loinc)
+        at = self.placed.at
+        recorded = min(c.recorded, at) if c.recorded else at
+        return replace(c, recorded=recorded, until=None, item=item.code if item else c.item)
+
+    def _cause(self, hindsight: Decision) -> str:
         """Why the platform could not offer what hindsight finds: the first cause, in the order data takes."""
         causes = set()
-        for member in self.hindsight.required:
+        for member in hindsight.required:
             result = member.shown
             seen = self.visible.get(result.id) if result else None
             if result is None:
@@ -161,9 +164,7 @@ class Judged:
                 causes.add("unmapped-code")
             elif seen.unit != result.unit:
                 causes.add("unmapped-unit")
-            elif seen.patient != self.placed.patient and (
-                seen.person != self.then.order.person or seen.grade != "certain"
-            ):
+            elif seen.patient != self.placed.patient and (seen.person != self.order.person or seen.grade != "certain"):
                 causes.add("identity-not-linked")
             elif seen.version != result.version:
                 causes.add("corrected-later")
@@ -194,5 +195,11 @@ def _seen(c: Candidate, mine: Link | None, theirs: Link | None) -> Candidate:
     return replace(c, person=theirs.person, grade=grade)
 
 
-def _ignoring_arrival(c: Candidate, mine: Link | None, theirs: Link | None, at: datetime) -> Candidate:
-    return replace(_seen(c, mine, theirs), recorded=min(c.recorded, at) if c.recorded else at, until=None)
+def _without_image(decision: Decision) -> bool:
+    """Every required member has a result, and all that speaks against any is an image that is not complete or not reachable."""
+    obstacles = [c for m in decision.required for c in m.obstacles]
+    return (
+        bool(obstacles)
+        and all(m.result for m in decision.required)
+        and all(c.name == "images" and c.evidence.get("reason") in ("complete", "reachable") for c in obstacles)
+    )

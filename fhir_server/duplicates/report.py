@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from functools import reduce
+from typing import Any, Final, Literal
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from conformance import fhirjson
+from fhir_server.duplicates.spreadsheet import Sheet, workbook
+from fhir_server.recognition.decide import instant
+from mappings.catalogue import Orderable
 
 Kind = Literal["avoidable", "justified", "undetermined", "system"]
 Basis = Literal["order", "collection"]
@@ -25,12 +31,16 @@ class Finding:
     id        derived from order and orderable: the same audit twice gives the same findings
     kind      avoidable: a recognizable result was visible and no lawful reason is recorded; justified: a lawful reason is recorded;
               undetermined: something needed to tell is not known; system: the result existed, but the platform could not offer it
-    cause     justified: ``reason-1`` ... ``reason-6``; system: ``not-yet-received``, ``unmapped-code``, ``unmapped-unit``,
-              ``identity-not-linked``, ``corrected-later``; undetermined: the criteria unknown; else empty
+    cause     justified: ``reason-1`` ... ``reason-6``, or a local reason; system: ``not-yet-received``, ``unmapped-code``,
+              ``unmapped-unit``, ``identity-not-linked``, ``corrected-later``, ``missing-image``, ``repository-away``; undetermined:
+              the criteria unknown; else empty
+    reminder  what the clinician saw: ``none``, ``open`` (nothing decided), ``adopted``, ``declined``, ``revoked``, ``no-answer``
+    doctor, department  who ordered, as far as the order says so; empty when not
     order     ``ServiceRequest/<id>``, or ``DiagnosticReport/<id>`` where a feed sends no orders
     at        the order's time; basis: where that time comes from
     prior     Observations (with version) that covered the order; repeated: Observations of the order itself
     decision  the decision as of that time (docs/recognition.md), with the version of the rules
+    catalogue digest of the catalogue used
     """
 
     id: str
@@ -45,6 +55,35 @@ class Finding:
     repeated: tuple[str, ...]
     price_fen: int | None
     decision: dict[str, Any]
+    doctor: str = ""
+    department: str = ""
+    reminder: str = "none"
+    catalogue: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What an audit is narrowed to; empty: not narrowed. ``item``: code of an orderable, or of a catalogue item it requires."""
+
+    facility: str = ""
+    department: str = ""
+    doctor: str = ""
+    item: str = ""
+
+    def holds(self, facility: str, department: str, doctor: str, orderable: Orderable) -> bool:
+        """Is an order inside?"""
+        return (
+            self.facility in ("", facility)
+            and self.department in ("", department)
+            and self.doctor in ("", doctor)
+            and (not self.item or self.item == orderable.code or self.item in orderable.required)
+        )
+
+
+EVERYTHING: Final = Scope()
+
+
+_COUNTS: Final = ("orders", "avoidable", "justified", "undetermined", "system", "partial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +107,12 @@ class Row:
         """Orders of which every required item had an earlier result."""
         return self.avoidable + self.justified + self.undetermined + self.system
 
+    def plus(self, other: Row) -> Row:
+        """Both counted together; everything else is this row's."""
+        known = self.amount_fen is not None and other.amount_fen is not None
+        counts = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
+        return replace(self, **counts, amount_fen=(self.amount_fen or 0) + (other.amount_fen or 0) if known else None)
+
     def with_order(self, finding: Finding | None, *, partial: bool) -> Row:
         """The row after one more order."""
         row = replace(self, orders=self.orders + 1, partial=self.partial + (1 if partial else 0))
@@ -82,7 +127,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The audit of the orders of a period [start, end). ``not_understood``: facility -> orders of unknown codes."""
+    """The audit of the orders of a period [start, end). ``not_understood``: facility -> orders of unknown codes. ``pairs``: earlier
+    results looked at beside an order."""
 
     start: datetime
     end: datetime
@@ -90,23 +136,9 @@ class Report:
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
     not_understood: dict[str, int] = field(default_factory=dict)
-
-
-def _total(rows: Iterable[Row], facility: str, basis: Basis) -> Row:
-    total = Row(facility, "", "", basis)
-    for row in rows:
-        known = total.amount_fen is not None and row.amount_fen is not None
-        total = replace(
-            total,
-            orders=total.orders + row.orders,
-            avoidable=total.avoidable + row.avoidable,
-            justified=total.justified + row.justified,
-            undetermined=total.undetermined + row.undetermined,
-            system=total.system + row.system,
-            partial=total.partial + row.partial,
-            amount_fen=(total.amount_fen or 0) + (row.amount_fen or 0) if known else None,
-        )
-    return total
+    scope: Scope = EVERYTHING
+    catalogue: str = ""
+    pairs: int = 0
 
 
 def totals(report: Report) -> tuple[Row, ...]:
@@ -116,7 +148,7 @@ def totals(report: Report) -> tuple[Row, ...]:
     for basis in bases:
         rows = [r for r in report.rows if r.basis == basis]
         if rows:
-            out.append(_total(rows, "", basis))
+            out.append(reduce(Row.plus, rows, Row("", "", "", basis)))
     return tuple(out)
 
 
@@ -160,10 +192,19 @@ def _caption(report: Report) -> str:
         "repeats = avoidable + justified + undetermined + system; yuan: price of the avoidable ones.\n"
         "partial: only some required items had an earlier result, which is no repeat. Rows without either are left out."
     )
+    for kind, found in causes(report.findings).items():
+        text += f"\n{kind}: " + ", ".join(f"{cause} {count}" for cause, count in found.items()) + "."
     if report.not_understood:
         named = ", ".join(f"{facility} {count}" for facility, count in sorted(report.not_understood.items()))
         text += f"\nOrders whose code is not in the catalogue, not judged: {named}."
     return text
+
+
+def as_text(report: Report) -> str:
+    """The table as text, 160 columns wide."""
+    out = io.StringIO()
+    Console(file=out, width=160).print(table(report))
+    return out.getvalue()
 
 
 def as_csv(report: Report) -> str:
@@ -184,13 +225,74 @@ def as_dict(report: Report) -> dict[str, Any]:
         "start": report.start.isoformat(),
         "end": report.end.isoformat(),
         "rules": report.rules_version,
+        "catalogue": report.catalogue,
+        "scope": {k: v or None for k, v in asdict(report.scope).items()},
         "rows": [asdict(r) | {"repeats": r.repeats} for r in report.rows],
         "totals": [asdict(r) | {"repeats": r.repeats} for r in totals(report)],
         "not_understood": report.not_understood,
-        "findings": [asdict(f) | {"at": f.at.isoformat()} for f in report.findings],
+        "causes": causes(report.findings),
+        "findings": [finding_dict(f) for f in report.findings],
     }
+
+
+def finding_dict(finding: Finding) -> dict[str, Any]:
+    """One finding as JSON values."""
+    return asdict(finding) | {"at": instant(finding.at)}
+
+
+def causes(findings: Iterable[Finding]) -> dict[str, dict[str, int]]:
+    """Kind -> cause -> number of findings, most frequent first."""
+    out: dict[str, Counter[str]] = {}
+    for f in findings:
+        out.setdefault(f.kind, Counter())[f.cause or f.reminder] += 1
+    return {kind: dict(counted.most_common()) for kind, counted in sorted(out.items())}
 
 
 def as_json(report: Report) -> str:
     """``as_dict`` as JSON text, indented, with a line end."""
     return fhirjson.dumps(as_dict(report), pretty=True).decode() + "\n"
+
+
+def as_xlsx(report: Report) -> bytes:
+    """Excel: counts, causes, and every finding with its results; amounts in fen."""
+    about: list[tuple[str, Any]] = [
+        ("from", report.start.isoformat()),
+        ("to (exclusive)", report.end.isoformat()),
+        ("rules", report.rules_version),
+        ("catalogue", report.catalogue),
+        *((f"only {name}", value) for name, value in asdict(report.scope).items() if value),
+        *((f"orders of unknown codes: {facility}", count) for facility, count in sorted(report.not_understood.items())),
+    ]
+    rows = [*report.rows, *totals(report)]
+    head = ("facility", "orderable", "name", "basis")
+    return workbook(
+        (
+            Sheet("about", ("what", "value"), about),
+            Sheet("counts", (*head, *_COLUMNS, "amount_fen"), (_line(r) for r in rows)),
+            Sheet(
+                "causes",
+                ("kind", "cause", "findings"),
+                ((kind, cause, n) for kind, found in causes(report.findings).items() for cause, n in found.items()),
+            ),
+            Sheet(
+                "findings",
+                _FINDING_COLUMNS,
+                ([_cell(finding_dict(f)[name]) for name in _FINDING_COLUMNS] for f in report.findings),
+            ),
+        )
+    )
+
+
+_FINDING_COLUMNS: Final = (
+    "id", "kind", "cause", "reminder", "facility", "department", "doctor", "orderable", "order", "at", "basis", "price_fen", "prior",
+    "repeated",
+)  # fmt: skip
+
+
+def _line(row: Row) -> list[Any]:
+    name = row.name or "total"
+    return [row.facility, row.orderable, name, row.basis, *(getattr(row, c) for c in _COLUMNS), row.amount_fen]
+
+
+def _cell(value: Any) -> Any:
+    return " ".join(value) if isinstance(value, tuple | list) else value

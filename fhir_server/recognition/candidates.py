@@ -24,8 +24,8 @@ from mappings.ids import shard_of_id
 
 _LINKED: Final = ("person", "grade")
 _KEPT: Final = tuple(f.name for f in fields(Candidate) if f.name not in NOT_KEPT)
-RESULT_COLUMNS: Final = ", ".join(f'r."{name}"' for name in _KEPT if name not in _LINKED)
-"""Columns of ``result`` (alias r) that fill a Candidate, in its field order without person and grade."""
+RESULT_FIELDS: Final = tuple(name for name in _KEPT if name not in _LINKED)
+"""Fields of a Candidate that are columns of ``result``."""
 _ALL: Final = ", ".join(f"f.linked_{name}" if name in _LINKED else f'(f.found)."{name}"' for name in _KEPT)
 _PATIENT: Final = RESOURCE_TYPES["Patient"]
 _ENCOUNTER: Final = RESOURCE_TYPES["Encounter"]

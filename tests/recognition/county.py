@@ -143,7 +143,7 @@ class County:
         self._apply(facility, recorded, [Entry(resource, Recency(Tier.FINAL, "", sortable(recorded)), patient)])
         return logical
 
-    def encounter(self, facility: str, patient: str, number: str, kind: str, since: datetime) -> str:
+    def encounter(self, facility: str, patient: str, number: str, kind: str, since: datetime, **more: Any) -> str:
         """A visit of a class (AMB, EMER ...); its logical id."""
         logical = logical_id(_shard(patient), facility, "Encounter", number)
         resource = {
@@ -152,6 +152,7 @@ class County:
             "status": "in-progress",
             "class": {"system": systems.V3 + "ActCode", "code": kind},
             "subject": {"reference": f"Patient/{patient}"},
+            **more,
         }
         self._apply(facility, since, [Entry(resource, Recency(Tier.FINAL, "", sortable(since)), patient)])
         return logical
