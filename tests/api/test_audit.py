@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from conformance import systems
 from fhir_server.recognition import rules as rules_module
 from fhir_server.services import Services
 from tests.api.clinic import NOW, RENAL, play
@@ -98,8 +99,7 @@ def test_repeats_of_sensitive_items_need_the_grant(county: County, tmp_path: Pat
     here = next(iter(county.counts)).removeprefix("Patient/")
     item = next(i for i in county.rules.items.values() if i.sensitivity and i.window_days >= 3 and i.loinc)
     county.report("county-hospital", here, "r9", [item.code], NOW - timedelta(days=2))
-    coding = [{"system": "http://loinc.org", "code": item.loinc}]
-    county.order("county-hospital", here, "P9", "", NOW, code={"coding": coding})
+    county.order("county-hospital", here, "P9", item.loinc, NOW, systems.LOINC)
 
     def shown(expected: bool) -> Any:
         async def scenario(client: httpx.AsyncClient, services: Services) -> None:

@@ -123,9 +123,16 @@ class County:
         return logical
 
     def order(
-        self, facility: str, patient: str, number: str, code: str, authored: datetime | None, **changes: Any
+        self,
+        facility: str,
+        patient: str,
+        number: str,
+        code: str,
+        authored: datetime | None,
+        system: str = "",
+        **changes: Any,
     ) -> str:
-        """A ServiceRequest with the facility's own order code; its logical id."""
+        """A ServiceRequest with the facility's own order code, or one of ``system``; its logical id."""
         logical = logical_id(_shard(patient), facility, "ServiceRequest", number)
         resource = {
             "resourceType": "ServiceRequest",
@@ -134,7 +141,7 @@ class County:
             "status": "active",
             "intent": "order",
             "identifier": [{"system": systems.facility_system(facility, "placer"), "value": number}],
-            "code": {"coding": [{"system": systems.local_codes(facility, "orders"), "code": code}]},
+            "code": {"coding": [{"system": system or systems.local_codes(facility, "orders"), "code": code}]},
             "subject": {"reference": f"Patient/{patient}"},
             **({"authoredOn": authored.isoformat()} if authored else {}),
             **changes,
