@@ -103,7 +103,7 @@ def audit_at(
     scope: Scope = EVERYTHING,
     processes: int = 1,
 ) -> Report:
-    """The same over the database ``url``, with profiles and rules of folders (None: the shipped ones), shared among processes by shard."""
+    """The same over the database ``url``, with profiles and rules of folders (None: the shipped ones), shared among processes."""
     tasks = [Task(url, profiles, rules, start, end, scope, (n, processes)) for n in range(processes)]
     if processes == 1:
         return audit_part(tasks[0])
@@ -206,7 +206,7 @@ def _brought(conn: psycopg.Connection[Any], repeats: Sequence[Placed]) -> dict[s
 
 
 def _finding(
-    placed: Placed, verdict: Verdict, brought: Mapping[str, Sequence[str]], profile: Profile | None
+    placed: Placed, verdict: Verdict, brought: Mapping[str, Sequence[str]], profile: Profile | None, version: str
 ) -> Finding:
     decision = verdict.proof
     prior = [m.shown or m.result for m in decision.required]
