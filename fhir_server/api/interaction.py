@@ -11,7 +11,6 @@ from urllib.parse import quote, urlencode
 import psycopg
 from fastapi import Request
 
-from conformance.capability import RESOURCE_TYPES
 from fhir_server.access import Principal
 from fhir_server.api.content import query_of, query_pairs
 from fhir_server.api.security import address_of, services_of
@@ -20,7 +19,7 @@ from fhir_server.audit_event import Action, Outcome
 from fhir_server.errors import Category, Fault
 from fhir_server.search import dates, run
 from fhir_server.search.query import MAX_COUNT, Query
-from fhir_server.search.sql import Context
+from fhir_server.search.statement import Context
 from fhir_server.services import Services
 from fhir_server.store.database import borrowed
 
@@ -55,9 +54,12 @@ async def in_thread(act: Callable[..., T], *arguments: object) -> T:
 
 
 async def search(services: Services, query: Query, context: Context, asker: Principal) -> run.Found:
-    """Runs a search on the read pool; what comes along is of types the asker may search."""
-    allowed = frozenset(t for t in RESOURCE_TYPES if asker.may("search-type", t)) if query.includes else frozenset()
-    steps = run.search(query, context, services.codec.decompress, allowed=allowed.__contains__)
+    """Runs a search on the read pool; what comes along, and what chains look at, is of types the asker may search."""
+
+    def allowed(type: str) -> bool:
+        return asker.may("search-type", type)
+
+    steps = run.search(query, context, services.codec.decompress, allowed=allowed)
     sql = next(steps)
     async with borrowed(services.pool) as connection:
         while True:
@@ -76,7 +78,7 @@ async def in_transaction(services: Services, context: Context, asker: Principal,
     def transaction() -> T:
         with services.writer.connection() as conn:
             with conn.transaction():
-                writer = Writer(conn, services.codec, context, asker.facility)
+                writer = Writer(conn, services.codec, context, asker.facility, lambda t: asker.may("search-type", t))
                 result = act(writer)
                 told = writer.finish()
             if told:

@@ -100,15 +100,13 @@ async def transact(request: Request, asker: Asker) -> Response:
     results: list[transaction.Step | Fault] = list(steps)
     if kind == "transaction":
         good = [s for s in steps if not isinstance(s, Fault)]
-        results = list(
-            await in_transaction(services, context, asker, lambda w: transaction.all_or_nothing(w, good, asker.may))
-        )
+        results = list(await in_transaction(services, context, asker, lambda w: transaction.all_or_nothing(w, good)))
     else:
         for position, step in enumerate(steps):
             if isinstance(step, Fault):
                 continue
             try:
-                results[position] = await in_transaction(services, context, asker, transaction.single(step, asker.may))
+                results[position] = await in_transaction(services, context, asker, transaction.single(step))
             except EXPECTED as error:
                 results[position] = fault_of(error)
     done = [s for s in results if not isinstance(s, Fault)]

@@ -116,8 +116,8 @@ def _step(entry: Any, at: str, base: str) -> Step:
     )
 
 
-def all_or_nothing(writer: Writer, sent: Sequence[Step], allowed: Callable[[str, str], bool]) -> list[Step]:
-    """Carries out a transaction; the caller commits. ``allowed(interaction, type)`` says what may come along with a search.
+def all_or_nothing(writer: Writer, sent: Sequence[Step]) -> list[Step]:
+    """Carries out a transaction; the caller commits.
 
     Returns the steps with their outcomes, in the order they were sent; those given stay as they are, so that a transaction can be
     tried again. Raises Fault, with the entry it is about, and then nothing may be committed.
@@ -137,11 +137,11 @@ def all_or_nothing(writer: Writer, sent: Sequence[Step], allowed: Callable[[str,
             taken.add((step.type, step.id))
     writer.lock([f"{s.type}/{s.id}" for s in changing if s.id])
     for step in ordered:
-        _at(step, lambda s: _carry_out(writer, s, places, allowed))
+        _at(step, lambda s: _carry_out(writer, s, places))
     return steps
 
 
-def single(sent: Step, allowed: Callable[[str, str], bool]) -> Callable[[Writer], Step]:
+def single(sent: Step) -> Callable[[Writer], Step]:
     """What carries out one entry of a batch, in a transaction of its own, and returns it with its outcome."""
 
     def carry_out(writer: Writer) -> Step:
@@ -150,7 +150,7 @@ def single(sent: Step, allowed: Callable[[str, str], bool]) -> Callable[[Writer]
         if step.method != "GET":
             places.resolve(step)
             places.name(step)
-        _carry_out(writer, step, places, allowed)
+        _carry_out(writer, step, places)
         return step
 
     return carry_out
@@ -230,9 +230,9 @@ class _Places:
         return f"{kind}/{found}"
 
 
-def _carry_out(writer: Writer, step: Step, places: _Places, allowed: Callable[[str, str], bool]) -> None:
+def _carry_out(writer: Writer, step: Step, places: _Places) -> None:
     if step.method == "GET":
-        _get(writer, step, allowed)
+        _get(writer, step)
         return
     if step.written is None:
         if step.method == "DELETE":
@@ -243,7 +243,7 @@ def _carry_out(writer: Writer, step: Step, places: _Places, allowed: Callable[[s
     step.touched.append((step.type, change.patient if change else None))
 
 
-def _get(writer: Writer, step: Step, allowed: Callable[[str, str], bool]) -> None:
+def _get(writer: Writer, step: Step) -> None:
     if step.id:
         change = writer.current(step.type, step.id)
         if change is None:
@@ -253,8 +253,7 @@ def _get(writer: Writer, step: Step, allowed: Callable[[str, str], bool]) -> Non
         step.touched.append((step.type, change.patient))
         return
     query = parse(step.type, query_pairs(step.query))
-    types = frozenset(t for t in RESOURCE_TYPES if allowed("search-type", t))
-    found = writer.search(query, types)
+    found = writer.search(query)
     step.answer = searchset(query, found, writer.context.base)
     step.touched.extend((hit.type, hit.patient) for hit in found.hits)
 

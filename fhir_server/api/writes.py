@@ -6,7 +6,7 @@ Everything a write entails commits with it: history, search rows, flat results, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from fhir_server.publish import outbox
 from fhir_server.search import include, run
 from fhir_server.search.page import Sql
 from fhir_server.search.query import Query, parse
-from fhir_server.search.sql import Context
+from fhir_server.search.statement import Context
 from fhir_server.store import repository, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
@@ -48,6 +48,8 @@ class Writer:
     codec: Codec
     context: Context
     facility: str
+    allowed: Callable[[str], bool]
+    """Whether resources of a type may be searched."""
     changes: list[Change] = field(default_factory=list)
 
     @property
@@ -131,9 +133,9 @@ class Writer:
         with self.conn.cursor() as cursor:
             rows.lock(cursor, names)
 
-    def search(self, query: Query, allowed: frozenset[str] = frozenset()) -> run.Found:
+    def search(self, query: Query) -> run.Found:
         """A search that sees what this transaction wrote."""
-        steps = run.search(query, self.context, self.codec.decompress, allowed=allowed.__contains__)
+        steps = run.search(query, self.context, self.codec.decompress, allowed=self.allowed)
         sql = next(steps)
         while True:
             try:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -19,12 +20,14 @@ from conformance.capability import PATIENT_LINKS, RESOURCE_TYPES
 
 # (kind, argument): child name | as type | is type | index number | where field=value | extension url
 Step = tuple[str, str]
+Part = tuple[str, tuple[Step, ...], str]
+"""One part of an expression: normalised text, steps, the only resource type a reference may point to, or empty."""
 
-INDEXED_KINDS: Final = frozenset({"token", "reference", "string", "date", "uri"})
+INDEXED_KINDS: Final = frozenset({"token", "reference", "string", "date", "uri", "quantity", "number"})
 COMMON_TYPES: Final = frozenset({"Coding", "CodeableConcept", "code", "boolean"})
 """Datatypes of token values that many resources have in common."""
-_NUMBERED: Final = INDEXED_KINDS | {"quantity", "number"}
-"""Kinds whose paths have numbers; those not indexed yet have theirs reserved."""
+QUANTITIES: Final = frozenset({"Quantity", "Age", "Count", "Distance", "Duration", "Money", "Range"})
+"""Datatypes that quantity parameters look at."""
 
 # The date parameter held in resource.start_at and end_at, where it is not called ``date``.
 _MAIN_DATE: Final = {
@@ -53,7 +56,7 @@ class Path:
     text     normalised FHIRPath without the type filter on the reference
     steps    how to walk it
     number   search_value.param; number - 1 is its bit in the presence map (resource_kind.present); fixed, stored rows carry it
-    seed     seed of its token hashes
+    seed     seed of its token hashes; negative for references, whose hashes PostgreSQL can compute (leaves.hash_of)
     many     an element on the way repeats
     types    datatypes at the end
     systems  code systems a plain ``code`` is bound to; empty when it is not bound or not a code
@@ -79,6 +82,18 @@ class Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Element:
+    """A repeating element that a composite parameter looks at as a whole (``Observation.component``): its values stand together.
+
+    path   steps to the element; its number and seed are those of the composite values
+    parts  two: (kind of the part, steps below the element of each expression of it, paths below the element)
+    """
+
+    path: Path
+    parts: tuple[tuple[str, tuple[Path, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Parameter:
     """A search parameter of one resource type.
 
@@ -86,6 +101,8 @@ class Parameter:
     paths     what it looks at: (path, the only resource type a reference may point to, or empty)
     targets   resource types a reference may point to, served ones only
     column    ``date`` (start_at, end_at), ``issued`` (issued_at), or empty: tokens and search_value
+    joined    composite of elements that stand once in the resource: both hold; its parts as parameters of their own
+    elements  composite of elements that repeat
     """
 
     code: str
@@ -94,11 +111,13 @@ class Parameter:
     paths: tuple[tuple[Path, str], ...]
     targets: tuple[str, ...]
     column: str
+    joined: tuple[Parameter, ...] = ()
+    elements: tuple[Element, ...] = ()
 
     @property
     def indexed(self) -> bool:
         """True when a search by it can be answered."""
-        return bool(self.paths) and self.kind in INDEXED_KINDS
+        return bool(self.paths) and self.kind in (*INDEXED_KINDS, "composite")
 
 
 def about(type: str, parameter: Parameter) -> bool:
@@ -142,7 +161,7 @@ def parameters(type: str) -> dict[str, Parameter]:
     found = [d for d in _file()["parameters"] if {type, "Resource", "DomainResource"} & set(d["base"])]
     found = [d for d in found if d["code"] != "_lastUpdated"]
     parts = {d["url"]: [p for e in _union(d["expression"]) if (p := parse(type, e))] for d in found}
-    texts = sorted({(d["type"], text) for d in found if d["type"] in _NUMBERED for text, _, _ in parts[d["url"]]})
+    texts = sorted({(d["type"], text) for d in found if d["type"] in INDEXED_KINDS for text, _, _ in parts[d["url"]]})
     number = {key: n for n, key in enumerate(texts, 1)}
     # The presence map is one signed 64-bit integer.
     if len(number) > 63:
@@ -169,13 +188,67 @@ def parameters(type: str) -> dict[str, Parameter]:
             tuple(RESOURCE_TYPES) if "Resource" in targets else tuple(targets),
             column,
         )
+    # Composites are numbered after all others, by their order; they have no bit of their own.
+    joint: dict[str, int] = {}
+    for d in found:
+        if d["type"] == "composite" and (made := _composite(type, d, parts[d["url"]], number, joint)).paths:
+            out[d["code"]] = made
     return out
+
+
+@cache
+def _kinds() -> dict[str, str]:
+    return {d["url"]: d["type"] for d in _file()["parameters"]}
+
+
+def _composite(
+    type: str,
+    definition: Mapping[str, Any],
+    bases: list[Part],
+    number: Mapping[tuple[str, str], int],
+    joint: dict[str, int],
+) -> Parameter:
+    """A composite parameter: of the resource itself, of a repeating element, or of both (combo-code-value-quantity)."""
+    joined: list[Parameter] = []
+    found: list[Element] = []
+    shown: list[tuple[Path, str]] = []
+    for text, steps, _ in bases:
+        parts = [_part(type, text, c, number) for c in definition["component"]]
+        if not all(paths for _, paths in parts):
+            continue
+        shown += [(path, "") for path in parts[-1][1]]
+        if not steps:
+            joined = [Parameter(paths[0].text, k, "", tuple((p, "") for p in paths), (), "") for k, paths in parts]
+            continue
+        name = f"{text}({'$'.join(kind + ' ' + '|'.join(p.text for p in paths) for kind, paths in parts)})"
+        seed = xxhash.xxh64_intdigest(f"composite {name}".encode())
+        place = joint.setdefault(name, len(number) + len(joint) + 1)
+        below = tuple((kind, tuple(replace(p, steps=p.steps[len(steps) :]) for p in paths)) for kind, paths in parts)
+        found.append(Element(Path(name, steps, place, seed, True, (), ()), below))
+    return Parameter(
+        definition["code"], "composite", definition["url"], tuple(shown), (), "", tuple(joined), tuple(found)
+    )
+
+
+def _part(
+    type: str, base: str, component: Mapping[str, str], number: Mapping[tuple[str, str], int]
+) -> tuple[str, tuple[Path, ...]]:
+    """(kind, paths) of one component. The kind is that of its definition, or, where two official definitions are mixed up
+    (DocumentReference-relationship) or name no datatype (Group-characteristic-value), that of the parameter with the same path."""
+    # ``DateTime`` is how one official definition spells dateTime.
+    wanted = [f"{base}.{e.replace('DateTime', 'dateTime')}" for e in _union(component["expression"])]
+    known = [(k, t) for k, t in number if any(t == w or t.startswith(f"{w}.as(") for w in wanted)]
+    stated = _kinds()[component["definition"]]
+    kind = stated if any(k == stated for k, _ in known) else next((k for k, _ in known), stated)
+    parts = [(text, parse(type, text)) for k, text in known if k == kind]
+    return kind, tuple(_path(type, kind, text, p[1], number[kind, text]) for text, p in parts if p)
 
 
 def _path(type: str, kind: str, text: str, steps: tuple[Step, ...], number: int) -> Path:
     many, types, systems = _end(type, steps)
     # The kind is part of the seed: Person.name as string and as token must not meet.
-    return Path(text, steps, number, xxhash.xxh64_intdigest(f"{kind} {text}".encode()), many, types, systems)
+    seed = xxhash.xxh64_intdigest(f"{kind} {text}".encode())
+    return Path(text, steps, number, -seed if kind == "reference" else seed, many, types, systems)
 
 
 def _end(type: str, steps: tuple[Step, ...]) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
@@ -235,7 +308,7 @@ DECEASED: Final = "Patient.deceased.exists() and Patient.deceased != false"
 """The one expression that is a computation, not a path."""
 
 
-def parse(type: str, part: str) -> tuple[str, tuple[Step, ...], str] | None:
+def parse(type: str, part: str) -> Part | None:
     """One part of an expression -> (normalised text, steps, reference type filter), or None when it belongs to another type.
 
     Raises ValueError for FHIRPath beyond what the R4 search parameters use.

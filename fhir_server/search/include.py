@@ -15,7 +15,8 @@ from fhir_server.search.leaves import COMMON_TARGETS, Leaf, hash_of, reference_t
 from fhir_server.search.page import COLUMNS, Sql
 from fhir_server.search.params import walk
 from fhir_server.search.query import Include
-from fhir_server.search.sql import Statement, kinds_of, of_patients
+from fhir_server.search.sql import of_patients
+from fhir_server.search.statement import Statement, kinds_of
 from mappings.ids import shard_of_id
 
 MAX_INCLUDED: Final = 10_000

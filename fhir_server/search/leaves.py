@@ -9,13 +9,16 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 from decimal import Decimal
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 import xxhash
 
 from conformance import systems
 from fhir_server.search import dates
-from fhir_server.search.definitions import Path
+from fhir_server.search.definitions import QUANTITIES, Path
+from fhir_server.search.quantities import Stored, stored
 
 STRING_LENGTH: Final = 200
 """Characters of a string that are indexed; a longer search value is cut to the same length."""
@@ -27,28 +30,34 @@ OF_TYPE: Final = "\x1c"
 """Before type system, type code and value of an Identifier: its hash answers ``:of-type``."""
 COMMON_TARGETS: Final = frozenset({"Organization", "Location", "Device"})
 """Resource types that many resources refer to: such a reference stands with the kind of the resource."""
+TEXTS_IN_KIND: Final = ("Observation.", "DiagnosticReport.")
+"""Where paths begin whose coded texts stand with the kind of the resource; elsewhere they are rows of search_value."""
 _REMEMBERED: Final = 4096
 """Codings whose hashes each path remembers."""
 
 
 class SearchValue(NamedTuple):
-    """One row of search_value: path number and either a normalised string, a span [low, high) or a number."""
+    """One row of search_value: path number and a normalised string, a span [low, high), or the span of a number with the unit it
+    stands in as string (search/quantities)."""
 
     param: int
     string: str | None
     low: datetime | None
     high: datetime | None
     number: Decimal | None
+    number_high: Decimal | None = None
 
 
 class Sink:
-    """What one resource has given so far. tokens: hashes of its own; common: those that many resources share."""
+    """What one resource has given so far. tokens: hashes of its own; common: those that many resources share; texts: number and
+    normalised text of coded values, likewise."""
 
-    __slots__ = ("base", "bits", "common", "end", "issued", "patient", "start", "tokens", "values", "zone")
+    __slots__ = ("base", "bits", "common", "end", "issued", "patient", "start", "texts", "tokens", "values", "zone")
 
     def __init__(self, zone: tzinfo, base: str) -> None:
         self.tokens: list[int] = []
         self.common: list[int] = []
+        self.texts: list[str] = []
         self.values: list[SearchValue] = []
         self.bits = 0
         self.start: datetime | None = None
@@ -68,11 +77,29 @@ _WRAP: Final = 1 << 64
 
 
 def hash_of(seed: int, text: str) -> int:
-    """The signed 64-bit token of ``text`` under a path (``Path.seed``)."""
+    """The signed 64-bit token of ``text`` under a path (``Path.seed``).
+
+    A reference, known by its negative seed, gets a hash that SQL can compute from the id it points to (``hash_in_sql``): chains
+    and ``_has`` join by it.
+    """
+    if seed < 0:
+        return _link(seed, text)
     h = _digest(text.encode(), seed)
     return h - _WRAP if h >= _SIGN else h
 
 
+@lru_cache(maxsize=8192)
+def _link(seed: int, text: str) -> int:
+    # The results of one message share most of their references.
+    return int.from_bytes(sha256(f"{seed}/{text}".encode()).digest()[:8], "big", signed=True)
+
+
+def hash_in_sql(prefix: str, column: str) -> str:
+    """``hash_of`` as a SQL expression; ``prefix`` is the placeholder of ``seed/Type/``, ``column`` the logical id."""
+    return f"('x' || left(encode(sha256(convert_to({prefix} || {column}, 'UTF8')), 'hex'), 16))::bit(64)::bigint"
+
+
+@lru_cache(maxsize=8192)
 def normalise(text: str) -> str:
     """A string as compared: without case, accents and width differences, blanks run together, first STRING_LENGTH characters."""
     if not text.isascii():
@@ -118,9 +145,24 @@ def make(path: Path, kind: str, datatype: str, *, column: str, about: bool) -> L
         return _string(path, datatype)
     if kind == "date":
         return _date(path, datatype, column)
+    if kind in ("quantity", "number"):
+        return _quantity(path, datatype)
     if kind == "uri":
-        return _text(path, str) if datatype in ("uri", "url", "canonical", "oid", "uuid", "id") else None
+        return _uri(path) if datatype in ("uri", "url", "canonical", "oid", "uuid", "id") else None
     return None
+
+
+def _uri(path: Path) -> Leaf:
+    whole = _text(path, str)
+    # Every result has a source and a profile: they are not searched by their beginning.
+    if ".meta." in path.text:
+        return whole
+
+    def uri(value: Any, sink: Sink) -> None:
+        whole(value, sink)
+        sink.values.append(SearchValue(path.number, str(value)[:STRING_LENGTH], None, None, None))
+
+    return uri
 
 
 def _token(path: Path, datatype: str) -> Leaf | None:
@@ -138,16 +180,35 @@ def _token(path: Path, datatype: str) -> Leaf | None:
             sink.bits |= bit
             (sink.common if common else sink.tokens).extend(hashes)
 
+    in_kind = path.text.startswith(TEXTS_IN_KIND)
+
+    def texts(said: Iterable[Any], sink: Sink, *, shared: bool) -> None:
+        for text in dict.fromkeys(normalise(t) for t in said if isinstance(t, str) and t):
+            if shared:
+                sink.texts.append(f"{path.number}:{text}")
+            else:
+                sink.values.append(SearchValue(path.number, text, None, None, None))
+
+    def alone(value: Any, sink: Sink) -> None:
+        coding(value, sink)
+        if "display" in value:
+            texts((value["display"],), sink, shared=in_kind)
+
     def concept(value: Any, sink: Sink) -> None:
         sink.bits |= bit
-        for c in value.get("coding", ()):
+        codings = value.get("coding", ())
+        for c in codings:
             coding(c, sink)
+        # Text beside a code comes from a dictionary; text alone may be anything, so it is the resource's own.
+        texts((value.get("text"), *(c.get("display") for c in codings)), sink, shared=in_kind and bool(codings))
 
     def identifier(value: Any, sink: Sink) -> None:
         sink.bits |= bit
         system, text = value.get("system"), value.get("value")
         for form in coded_forms(system, text):
             sink.tokens.append(hash_of(seed, form))
+        if "text" in (kind := value.get("type") or {}):
+            texts((kind["text"],), sink, shared=False)
         if text and "type" in value:
             for c in value["type"].get("coding", ()):
                 if c.get("code"):
@@ -160,7 +221,7 @@ def _token(path: Path, datatype: str) -> Leaf | None:
             sink.tokens.append(hash_of(seed, f"|{text}"))
 
     return {
-        "Coding": coding,
+        "Coding": alone,
         "CodeableConcept": concept,
         "Identifier": identifier,
         "ContactPoint": contact,
@@ -289,3 +350,21 @@ def _date(path: Path, datatype: str, column: str) -> Leaf | None:
             sink.values.append(SearchValue(number, None, *found, None))
 
     return date
+
+
+def _quantity(path: Path, datatype: str) -> Leaf | None:
+    if datatype not in QUANTITIES and datatype not in ("integer", "decimal", "positiveInt", "unsignedInt"):
+        return None
+
+    def quantity(value: Any, sink: Sink) -> None:
+        found = list(stored(value))
+        if found:
+            sink.bits |= path.bit
+            sink.values.extend(as_rows(path.number, found))
+
+    return quantity
+
+
+def as_rows(number: int, found: Iterable[Stored], prefix: str = "") -> Iterable[SearchValue]:
+    """Stored spans of a quantity as rows of search_value; ``prefix`` stands before the unit."""
+    return (SearchValue(number, prefix + unit, None, None, low, high) for unit, low, high in found)

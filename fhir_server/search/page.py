@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from fhir_server.errors import Category, Fault
 from fhir_server.search.query import Query, Sort
-from fhir_server.search.sql import Context, Statement, where
+from fhir_server.search.sql import where
+from fhir_server.search.statement import Context, Statement
 
 WALK: Final = 4000
 """Rows that a walk in page order looks at before matches are collected instead."""

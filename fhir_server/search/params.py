@@ -23,9 +23,10 @@ from functools import cache
 from typing import Any, Final, NamedTuple, Protocol
 
 from conformance.capability import PATIENT_LINKS
-from fhir_server.search import dates, leaves
+from fhir_server.search import composites, dates, leaves
 from fhir_server.search.definitions import Parameter, Path, Step, elements, inner, parameters
 from fhir_server.search.leaves import Leaf, SearchValue, Sink, hash_of
+from fhir_server.search.quantities import in_flat_row, stored
 
 __all__ = ["Indexed", "SearchValue", "extract"]
 
@@ -40,6 +41,7 @@ class Indexed(NamedTuple):
     issued   issued (Observation, DiagnosticReport), authoredOn (ServiceRequest)
     values   rows of search_value
     patient  logical id of the Patient it is about, None when it is about none
+    texts    ``number:text`` of coded values, shared with many like ``common``; ``:text`` reads them
     """
 
     tokens: tuple[int, ...]
@@ -50,8 +52,11 @@ class Indexed(NamedTuple):
     issued: datetime | None
     values: list[SearchValue]
     patient: str | None
+    texts: tuple[str, ...] = ()
 
 
+RESULT_VALUE: Final = "Observation.value.as(Quantity)"
+"""The path whose values stand in the flat result row where that says all of them (quantities.in_flat_row)."""
 NOTHING: Final = Indexed((), (), 0, None, None, None, [], None)
 
 
@@ -96,6 +101,7 @@ def extract(resource: Mapping[str, Any]) -> Indexed:
         sink.issued,
         sink.values,
         sink.patient,
+        tuple(dict.fromkeys(sink.texts)),
     )
 
 
@@ -105,8 +111,14 @@ def _compiled(type: str) -> tuple[dict[str, tuple[Leaf, ...]], tuple[Leaf, ...]]
     table: dict[str, list[Leaf]] = {}
     whole: list[Leaf] = []
     seen: set[int] = set()
+    joint: set[int] = set()
     for parameter in parameters(type).values():
-        if not parameter.indexed:
+        for element in parameter.elements:
+            if element.path.seed not in joint:
+                joint.add(element.path.seed)
+                for key, leaf in walk(type, element.path.steps, _Composite(composites.leaf(element))):
+                    table.setdefault(key, []).append(leaf)
+        if not parameter.indexed or parameter.kind == "composite":
             continue
         for path, _ in parameter.paths:
             if path.number in seen:
@@ -114,6 +126,9 @@ def _compiled(type: str) -> tuple[dict[str, tuple[Leaf, ...]], tuple[Leaf, ...]]
             seen.add(path.number)
             if path.steps[0][0] == "deceased":
                 whole.append(_deceased(path))
+                continue
+            if path.text == RESULT_VALUE:
+                whole.append(_result_value(path))
                 continue
             for key, leaf in walk(type, path.steps, _Index(type, parameter, path)):
                 table.setdefault(key, []).append(leaf)
@@ -143,6 +158,16 @@ class _Index:
 
     def leaf(self, datatype: str) -> Leaf | None:
         return leaves.make(self._path, self._parameter.kind, datatype, column=self._parameter.column, about=self._about)
+
+
+class _Composite:
+    """The end of a composite's path: the whole element."""
+
+    def __init__(self, leaf: Leaf) -> None:
+        self._leaf = leaf
+
+    def leaf(self, datatype: str) -> Leaf | None:
+        return self._leaf
 
 
 def walk(at: str, steps: tuple[Step, ...], end: End) -> list[tuple[str, Leaf]]:
@@ -237,6 +262,22 @@ def _deceased(path: Path) -> Leaf:
         sink.common.append(hash_of(path.seed, "true" if dead else "false"))
 
     return deceased
+
+
+def _result_value(path: Path) -> Leaf:
+    def value(resource: Any, sink: Sink) -> None:
+        quantity = resource.get("valueQuantity")
+        if not isinstance(quantity, Mapping):
+            return
+        if sink.patient is not None and in_flat_row(quantity):
+            sink.bits |= path.bit
+            return
+        found = list(stored(quantity))
+        if found:
+            sink.bits |= path.bit
+            sink.values.extend(leaves.as_rows(path.number, found))
+
+    return value
 
 
 def _own_id(resource: Any, sink: Sink) -> None:

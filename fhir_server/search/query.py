@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from conformance.capability import RESOURCE_TYPES
@@ -17,30 +17,41 @@ CURSOR: Final = "_cursor"
 """Our parameter in ``next`` links: the place where the next page begins (search/page)."""
 
 MODIFIERS: Final = {
-    "token": frozenset({"not", "missing", "of-type"}),
+    "token": frozenset({"not", "missing", "of-type", "text", "in", "not-in", "above", "below"}),
     "reference": frozenset({"missing", "identifier", *RESOURCE_TYPES}),
     "string": frozenset({"exact", "contains", "missing"}),
     "date": frozenset({"missing"}),
-    "uri": frozenset({"missing"}),
+    "uri": frozenset({"missing", "above", "below"}),
+    "quantity": frozenset({"missing"}),
+    "number": frozenset({"missing"}),
+    "composite": frozenset({"missing"}),
     "id": frozenset[str](),
     "updated": frozenset[str](),
 }
 """Kind of parameter -> modifiers it takes."""
 _HANDLED_ELSEWHERE: Final = frozenset({"_format", "_pretty"})
-_REFUSED: Final = {"_filter", "_query", "_text", "_content", "_list", "_type"}
+_REFUSED: Final = {"_filter", "_query", "_text", "_content", "_type"}
+_OF_ALL: Final = frozenset({"_id", "_lastUpdated", "_has"})
+_MOST_TARGETS: Final = 12
+_DEEPEST: Final = 6
 
 Total = Literal["none", "estimate", "accurate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One condition: any of ``values`` (already cut at the commas, escapes kept). ``kind``: an R4 kind, or ``id`` or ``updated``."""
+    """One condition: any of ``values`` (already cut at the commas, escapes kept).
+
+    kind   an R4 kind, ``id``, ``updated``, or ``chain`` and ``has``: those look at the other end of the reference ``parameter``
+    inner  chain, has: what must hold at the other end, for each resource type that may stand there
+    """
 
     code: str
     kind: str
     modifier: str
     values: tuple[str, ...]
     parameter: Parameter | None = None
+    inner: tuple[tuple[str, Filter], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,29 +143,106 @@ def _take(query: Query, name: str, value: str) -> str:
 
 
 def _filter(query: Query, name: str, value: str) -> str:
+    read = read_filter(query.type, name, value)
+    if isinstance(read, str):
+        return read
+    query.filters.append(read)
+    return ""
+
+
+def read_filter(type: str, name: str, value: str) -> Filter | str:
+    """One name and value pair as a condition on resources of a type, or why it was left out. Raises Fault INVALID."""
     code, _, modifier = name.partition(":")
-    if code == "_has" or "." in name:
-        raise Fault(Category.INVALID, f"Chained search ({code}) is not supported.", where=name)
+    if code == "_has":
+        return _has(type, name, value)
+    if "." in name:
+        return _chain(type, name, value)
+    if code == "_list":
+        return _has(type, "_has:List:item:_id", value)
     if code in _REFUSED:
         return f"Search parameter {code} is not supported; it was ignored."
-    kind, parameter = _known(query.type, code)
+    kind, parameter = _known(type, code)
     if not kind:
-        return f"{query.type} has no search parameter {code}; it was ignored."
+        return f"{type} has no search parameter {code}; it was ignored."
     if parameter is not None and not parameter.indexed:
-        return f"Search parameter {code} of {query.type} ({kind}) is not supported; it was ignored."
+        return f"Search parameter {code} of {type} ({kind}) is not supported; it was ignored."
     if not value:
         return f"Search parameter {code} has no value; it was ignored."
     if modifier and modifier not in MODIFIERS[kind]:
         raise Fault(Category.INVALID, f"Modifier :{modifier} is not supported for {code} ({kind}).", where=name)
+    if modifier == "below" and kind == "uri" and parameter is not None and parameter.paths[0][0].text.count(".meta."):
+        raise Fault(Category.INVALID, f"Modifier :below is not supported for {code}.", where=name)
     values = tuple(split(value, ",")) if modifier != "missing" else (value,)
     if modifier == "missing" and value not in ("true", "false"):
         raise Fault(Category.INVALID, f"{name} must be true or false.", where=name)
     if modifier in RESOURCE_TYPES and parameter is not None and modifier not in parameter.targets:
-        raise Fault(Category.INVALID, f"{code} of {query.type} never points to {modifier}.", where=name)
+        raise Fault(Category.INVALID, f"{code} of {type} never points to {modifier}.", where=name)
     if "" in values:
         raise Fault(Category.INVALID, f"{name} has an empty value in its list.", where=name)
-    query.filters.append(Filter(code, kind, modifier, values, parameter))
-    return ""
+    return Filter(code, kind, modifier, values, parameter)
+
+
+def _chain(type: str, name: str, value: str) -> Filter:
+    """``subject:Patient.name``: http://hl7.org/fhir/R4/search.html#chaining."""
+    link, _, rest = name.partition(".")
+    code, _, target = link.partition(":")
+    parameter = _reference(type, code, name)
+    if target and target not in parameter.targets:
+        raise Fault(Category.INVALID, f"{code} of {type} never points to {target or 'a served type'}.", where=name)
+    only = {kind for _, kind in parameter.paths}
+    targets = [target] if target else [t for t in parameter.targets if "" in only or t in only]
+    # Without a type the chain looks at every type that has the parameter.
+    targets = [t for t in targets if target or rest.partition(":")[0].partition(".")[0] in (*parameters(t), *_OF_ALL)]
+    if not targets:
+        raise Fault(Category.INVALID, f"Nothing that {code} points to has a search parameter {rest}.", where=name)
+    if len(targets) > _MOST_TARGETS:
+        raise Fault(Category.INVALID, f"{code} may point to many types: say which ({code}:Patient.{rest}).", where=name)
+    return Filter(code, "chain", target, (value,), parameter, tuple((t, _end(t, rest, value, name)) for t in targets))
+
+
+def _has(type: str, name: str, value: str) -> Filter:
+    """``_has:Observation:patient:code``: http://hl7.org/fhir/R4/search.html#has."""
+    _, source, code, rest = [*name.split(":", 3), "", "", ""][:4]
+    if source not in RESOURCE_TYPES or not rest:
+        raise Fault(Category.INVALID, "Write _has:Type:reference:parameter with a served type.", where=name)
+    parameter = _reference(source, code, name)
+    if type not in parameter.targets:
+        raise Fault(Category.INVALID, f"{code} of {source} never points to {type}.", where=name)
+    return Filter("_has", "has", "", (value,), parameter, ((source, _end(source, rest, value, name)),))
+
+
+def _reference(type: str, code: str, name: str) -> Parameter:
+    parameter = parameters(type).get(code)
+    if parameter is None or parameter.kind != "reference" or not parameter.indexed:
+        raise Fault(Category.INVALID, f"{type} has no reference parameter {code}.", where=name)
+    return parameter
+
+
+def _end(type: str, rest: str, value: str, name: str) -> Filter:
+    if name.count(".") + name.count("_has") > _DEEPEST:
+        raise Fault(Category.INVALID, f"A chain has at most {_DEEPEST} links.", where=name)
+    read = read_filter(type, rest, value)
+    if isinstance(read, str):
+        raise Fault(Category.INVALID, f"{name}: {read.replace('; it was ignored', '')}", where=name)
+    return read
+
+
+def restrict(query: Query, allowed: Callable[[str], bool]) -> None:
+    """Takes the types out of chains that the asker may not search, so that a chain tells no more than a search there would.
+
+    Raises Fault FORBIDDEN when nothing is left of one.
+    """
+    query.filters = [_restricted(f, allowed) for f in query.filters]
+
+
+def _restricted(f: Filter, allowed: Callable[[str], bool]) -> Filter:
+    if f.kind not in ("chain", "has") or not f.inner:
+        return f
+    inner = tuple((t, _restricted(end, allowed)) for t, end in f.inner if allowed(t))
+    if not inner:
+        names = ", ".join(t for t, _ in f.inner)
+        raise Fault(Category.FORBIDDEN, f"The token does not allow search-type on {names}.", where=f.code)
+    return replace(f, inner=inner)
 
 
 def _known(type: str, code: str) -> tuple[str, Parameter | None]:
@@ -216,18 +304,29 @@ def _include(query: Query, name: str, value: str) -> str:
     reverse = direction == "_revinclude"
     source, _, rest = value.partition(":")
     code, _, target = rest.partition(":")
-    if source not in RESOURCE_TYPES or (target and target not in RESOURCE_TYPES):
+    if value == "*":
+        code = "*"
+        sources = list(RESOURCE_TYPES) if reverse or modifier else [query.type]
+    elif source not in RESOURCE_TYPES or (target and target not in RESOURCE_TYPES):
         raise Fault(
             Category.INVALID, f"{name}={value}: {source} or {target} is not a resource type served here.", where=name
         )
-    if not reverse and source != query.type and not modifier:
+    else:
+        sources = [source]
+    if not reverse and not modifier and sources != [query.type]:
         raise Fault(
             Category.INVALID, f"{name}={value}: the source must be {query.type} unless :iterate is given.", where=name
         )
-    found = [p for p in parameters(source).values() if p.kind == "reference" and p.indexed and code in ("*", p.code)]
+    found = [
+        Include(s, p, target, reverse, bool(modifier))
+        for s in sources
+        for p in parameters(s).values()
+        if p.kind == "reference" and p.indexed and code in ("*", p.code)
+        if not (reverse and value == "*") or query.type in p.targets
+    ]
     if not found:
         raise Fault(Category.INVALID, f"{name}={value}: {source} has no reference parameter {code}.", where=name)
-    query.includes.extend(Include(source, p, target, reverse, bool(modifier)) for p in found)
+    query.includes.extend(found)
     return ""
 
 

@@ -7,7 +7,7 @@ Rows are mappings with the columns of ``page.COLUMNS`` and ``rtype`` where sever
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
@@ -15,8 +15,9 @@ import orjson
 from conformance.capability import TYPE_NAMES
 from fhir_server.search import include, page
 from fhir_server.search.page import Place, Sql
-from fhir_server.search.query import Include, Query
-from fhir_server.search.sql import Context
+from fhir_server.search.query import Include, Query, restrict
+from fhir_server.search.statement import Context
+from fhir_server.search.value_sets import Terminology, resolve
 
 Row = Mapping[str, Any]
 Decompress = Callable[[int, bytes, Sequence[str | None]], bytes]
@@ -55,8 +56,11 @@ class Found:
 def search(
     query: Query, context: Context, decompress: Decompress, *, allowed: Callable[[str], bool]
 ) -> Generator[Sql, Sequence[Row], Found]:
-    """Yields statements, is sent their rows, returns the answer. ``allowed``: whether resources of a type may come along."""
+    """Yields statements, is sent their rows, returns the answer. ``allowed``: whether resources of a type may come along, and be
+    looked at by a chain."""
     found = Found()
+    restrict(query, allowed)
+    query = replace(query, filters=(yield from resolve(query.filters, Terminology(decompress))))
     if query.summary != "count" and query.count:
         rows: list[Row] = []
         for sql in page.statements(query, context, query.count + 1):

@@ -10,15 +10,17 @@ become one: looked up for each row of a walk or of a narrow search, or first of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime, tzinfo
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
 
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
 from fhir_server.search import dates
-from fhir_server.search.definitions import Parameter, Path, about
+from fhir_server.search.chain_sql import Link, pointed_at_by, pointing_to
+from fhir_server.search.composites import JOINT
+from fhir_server.search.date_sql import instant_condition, span_condition
+from fhir_server.search.definitions import Element, Parameter, Path, about
 from fhir_server.search.leaves import (
     EXACT,
     IDENTIFIER,
@@ -29,7 +31,11 @@ from fhir_server.search.leaves import (
     normalise,
     reference_text,
 )
+from fhir_server.search.quantities import Box
+from fhir_server.search.quantity_sql import boxes_of, quantity, rows
 from fhir_server.search.query import Filter, Query, split, unescape
+from fhir_server.search.statement import Context, Statement, kinds_of
+from fhir_server.search.where import Every, Where
 from mappings.ids import home_shard, shard_of_id
 
 _CODED: Final = frozenset({"Coding", "CodeableConcept", "Identifier", "ContactPoint"})
@@ -42,76 +48,21 @@ _LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 _DIRECTORIES: Final = frozenset(
     {"Organization", "Location", "Practitioner", "PractitionerRole", "Device", "Endpoint", "Group", "Measure"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the meaning of a search value depends on: zone of dates without one, address of this server, now (aware)."""
-
-    zone: tzinfo
-    base: str
-    now: datetime
-
-
-@dataclass(slots=True)
-class Statement:
-    """SQL text in the making: ``arg`` adds a value and gives its placeholder."""
-
-    args: list[Any] = field(default_factory=list)
-
-    def arg(self, value: Any, cast: str) -> str:
-        """Placeholder with its PostgreSQL type: ``$3::bigint[]``."""
-        self.args.append(value)
-        return f"${len(self.args)}::{cast}"
-
-
-@dataclass(slots=True)
-class Where:
-    """Conditions on ``resource r``, to be joined by AND; the first two (type, not deleted) stand in every search.
-
-    PostgreSQL cannot estimate how often values occur that its statistics have never seen, above all in lists, so it is not left to
-    guess whether to walk an index in page order or to collect matches and sort (search/page):
-    narrow   they leave few rows (an identifier, a patient, an id): collect and sort
-    tokens   they contain a token search that may match much or little: walk a little, then collect
-    own      one of them is a list of hashes that the GIN index finds
-    longest  the longest list of hashes that each row is compared with
-    common   conditions on ``resource_kind k``; with ``named`` one of them names hashes to look for
-    """
-
-    texts: list[str]
-    narrow: bool = False
-    tokens: bool = False
-    own: bool = False
-    longest: int = 1
-    common: list[str] = field(default_factory=list)
-    named: bool = False
-
-    def each(self) -> list[str]:
-        """As conditions that are looked at row by row."""
-        if not self.common:
-            return self.texts
-        # IS TRUE keeps PostgreSQL from making it a join, which would not keep the order of the rows nor stop when the page is full.
-        kind = " AND ".join(["k.id = r.tokens[1]", *self.common])
-        return [*self.texts, f"(EXISTS (SELECT FROM resource_kind k WHERE {kind})) IS TRUE"]
-
-    def collected(self) -> list[str]:
-        """As conditions that find the rows by an index, if one of them can."""
-        if not self.named or self.narrow or self.own:
-            return self.each()
-        return [*self.texts, f"r.tokens && {kinds_of(self.common)}"]
-
-
-def kinds_of(conditions: list[str]) -> str:
-    """The array of the numbers of all kinds that meet the conditions on ``k``."""
-    return f"ARRAY(SELECT k.id FROM resource_kind k WHERE {' AND '.join(conditions)})"  # noqa: S608 -- placeholders only
+# How many rows less a walk looks at when each row asks for others.
+_HAS_WEIGHT: Final = 160
 
 
 def where(query: Query, context: Context, out: Statement) -> Where:
     """The conditions of a search; arguments are appended to ``out``. Raises Fault INVALID for a value that cannot be read."""
-    found = Where([f"r.rtype = {out.arg(RESOURCE_TYPES[query.type], 'smallint')}", "NOT r.deleted"])
-    every = _Every()
-    for f in query.filters:
-        texts = _Condition(f, query.type, context, out, found, every).texts()
+    return where_of(query.type, query.filters, context, out)
+
+
+def where_of(type: str, filters: Iterable[Filter], context: Context, out: Statement) -> Where:
+    """The same for the filters of one type: of a search, or of one end of a chain."""
+    found = Where([f"r.rtype = {out.arg(RESOURCE_TYPES[type], 'smallint')}", "NOT r.deleted"])
+    every = Every()
+    for f in filters:
+        texts = _Condition(f, type, context, out, found, every).texts()
         found.texts.extend(texts)
     if every.own:
         found.texts.append(f"r.tokens @> {out.arg(every.own, 'bigint[]')}")
@@ -120,14 +71,6 @@ def where(query: Query, context: Context, out: Statement) -> Where:
         found.common.append(f"k.tokens @> {out.arg(every.common, 'bigint[]')}")
         found.named = True
     return found
-
-
-@dataclass(slots=True)
-class _Every:
-    """Hashes of single values, one array containment for all: those of the row's own, those it shares with its kind."""
-
-    own: list[int] = field(default_factory=list)
-    common: list[int] = field(default_factory=list)
 
 
 def of_patients(patients: list[str], out: Statement) -> str:
@@ -147,24 +90,131 @@ class _Condition:
     context: Context
     out: Statement
     found: Where
-    every: _Every
+    every: Every
 
     def texts(self) -> list[str]:
         f = self.filter
         if f.kind == "id":
             return [self._ids()]
         if f.kind == "updated":
-            return [_any(_instant_condition("r.updated", *self._date(v), self.context, self.out) for v in f.values)]
+            return [_any(instant_condition("r.updated", *self._date(v), self.context, self.out) for v in f.values)]
+        if f.kind in ("chain", "has"):
+            self._linked()
+            return []
         assert f.parameter is not None  # parse() lets nothing else through
         if f.modifier == "missing":
             return self._missing(f.parameter)
+        if f.kind == "composite":
+            self._composite(f.parameter)
+            return []
+        if f.kind in ("quantity", "number"):
+            self._either(quantity(f.parameter, self._boxes(f.kind, f.values), self.type, self.out))
+            return []
         if f.kind == "date":
             return [self._dates(f.parameter)]
+        if f.modifier == "text":
+            return self._texts(f.parameter)
+        if f.kind == "uri" and f.modifier == "below":
+            return [self._prefixed(f.parameter, [unescape(v)[:STRING_LENGTH] for v in f.values])]
         if f.kind == "string" and f.modifier != "exact":
             return [self._strings(f.parameter)]
         if f.kind == "reference" and f.modifier != "identifier" and about(self.type, f.parameter):
             return self._about(f.parameter)
         return self._tokens(f.parameter, f.values)
+
+    def _either(self, forms: tuple[str, str]) -> None:
+        """Adds a condition that may match much or little."""
+        self.found.either.append(forms)
+        self.found.tokens = True
+
+    def _boxes(self, kind: str, values: Iterable[str]) -> list[Box]:
+        return [box for v in values for box in boxes_of(v, kind, self.filter.code)]
+
+    # --- chains and composites ---
+
+    def _linked(self) -> None:
+        """``subject:Patient.name=...`` and ``_has:Observation:patient:code=...``: the other end has conditions of its own."""
+        f = self.filter
+        assert f.parameter is not None
+        for_each, by_index = [], []
+        narrow = True
+        for other, inner in f.inner:
+            ends = where_of(other, [inner], self.context, self.out)
+            link = Link(f.parameter, other, self.type, f.kind == "has", ends.each(), ends.collected())
+            one, all_ = (pointed_at_by if link.reverse else pointing_to)(link, self.out)
+            for_each.append(one)
+            by_index.append(all_)
+            narrow = narrow and ends.narrow and link.by_index and other not in _DIRECTORIES
+        if not for_each:
+            self.found.texts.append("false")
+            return
+        self.found.either.append((_any(iter(for_each)), _any(iter(by_index))))
+        if narrow:
+            self.found.narrow = self.found.driven = True
+        else:
+            self.found.tokens = True
+            if f.kind == "has":  # each row asks the index: a short walk costs as much as a long one elsewhere
+                self.found.longest = max(self.found.longest, _HAS_WEIGHT)
+
+    def _composite(self, parameter: Parameter) -> None:
+        for_each, by_index = [], []
+        for value in self.filter.values:
+            parts = split(value, "$")
+            if len(parts) != 2 or not all(parts):
+                raise Fault(
+                    Category.INVALID, f"{self.filter.code} needs two values joined by $.", where=self.filter.code
+                )
+            if parameter.joined:
+                filters = [
+                    Filter(self.filter.code, p.kind, "", (v,), p) for p, v in zip(parameter.joined, parts, strict=True)
+                ]
+                both = where_of(self.type, filters, self.context, self.out)
+                for_each.append(" AND ".join(both.each()))
+                text = " AND ".join(both.collected())
+                by_index.append(f"(r.shard, r.id) IN (SELECT r.shard, r.id FROM resource r WHERE {text})")  # noqa: S608
+            for element in parameter.elements:
+                condition = self._element(element, *parts)
+                for_each.append(condition)
+                by_index.append(condition)
+        one = " OR ".join(f"({c})" for c in for_each)
+        union = by_index[0] if len(by_index) == 1 else " OR ".join(f"({c})" for c in by_index)
+        self._either((one, f"({union})"))
+
+    def _element(self, element: Element, code: str, value: str) -> str:
+        (_, codes), (kind, values) = element.parts
+        named = list(dict.fromkeys(form for path in codes for form in _token_forms(path, code)))
+        if kind == "quantity":
+            wanted = [(form + JOINT, box) for form in named for box in self._boxes(kind, [value])]
+            rtype = self.out.arg(RESOURCE_TYPES[self.type], "smallint")
+            return rows([element.path.number], wanted, rtype, self.out)
+        if kind == "reference":
+            texts = [_reference(value, self.context.base)]
+        else:
+            texts = list(dict.fromkeys(form for path in values for form in _token_forms(path, value)))
+        hashes = [hash_of(element.path.seed, f"{form}{JOINT}{text}") for form in named for text in texts]
+        return f"r.tokens && {self.out.arg(hashes, 'bigint[]')}"
+
+    def _texts(self, parameter: Parameter) -> list[str]:
+        """``:text``: the beginning of CodeableConcept.text, Coding.display or Identifier.type.text."""
+        starts = [normalise(unescape(v)) for v in self.filter.values]
+        stored = self._strings(parameter)
+        plain = [re.sub(r"([%_@])", r"@\1", t) for t in starts]
+        patterns = [f"{path.number}:{t}%" for path, _ in parameter.paths for t in plain]
+        rtype = self.out.arg(RESOURCE_TYPES[self.type], "smallint")
+        kinds = kinds_of(
+            [
+                f"k.rtype = {rtype}",
+                f"EXISTS (SELECT FROM unnest(k.texts) t, unnest({self.out.arg(patterns, 'text[]')}) p WHERE t LIKE p ESCAPE '@')",
+            ]
+        )
+        self._either(
+            (
+                f"({stored}) OR r.tokens[1] = ANY({kinds})",
+                f"(r.shard, r.id) IN (SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype} AND r.tokens && {kinds} UNION ALL "  # noqa: S608
+                f"SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype} AND {stored})",
+            )
+        )
+        return []
 
     # --- columns ---
 
@@ -237,9 +287,9 @@ class _Condition:
     def _dates(self, parameter: Parameter) -> str:
         found = [self._date(v) for v in self.filter.values]
         if parameter.column == "issued":
-            return _any(_instant_condition("r.issued_at", p, s, self.context, self.out) for p, s in found)
+            return _any(instant_condition("r.issued_at", p, s, self.context, self.out) for p, s in found)
         low, high = ("r.start_at", "r.end_at") if parameter.column else ("v.low", "v.high")
-        condition = _any(_span_condition(low, high, p, s, self.context, self.out) for p, s in found)
+        condition = _any(span_condition(low, high, p, s, self.context, self.out) for p, s in found)
         return condition if parameter.column else self._rows(parameter, condition)
 
     # --- search_value ---
@@ -257,7 +307,10 @@ class _Condition:
         if self.filter.modifier == "contains":
             patterns = ["%" + re.sub(r"([\\%_])", r"\\\1", t) + "%" for t in texts]
             return self._rows(parameter, f"v.string LIKE ANY({self.out.arg(patterns, 'text[]')})")
-        self.found.narrow = True
+        self.found.narrow = self.found.narrow or self.filter.modifier != "text"
+        return self._prefixed(parameter, texts)
+
+    def _prefixed(self, parameter: Parameter, texts: list[str]) -> str:
         # A prefix as a range, joined as rows: the plan is the same for one value and for two hundred.
         lows = self.out.arg(texts, "text[]")
         highs = self.out.arg([t + "\U0010ffff" for t in texts], "text[]")
@@ -332,7 +385,7 @@ class _Condition:
         if self.filter.kind == "string":
             yield EXACT + unescape(value)
         elif self.filter.kind == "uri":
-            yield unescape(value)
+            yield from _above(unescape(value)) if modifier == "above" else (unescape(value),)
         elif modifier == "identifier":
             yield IDENTIFIER + _coded(value)
         elif modifier == "of-type":
@@ -369,6 +422,16 @@ def _reference(value: str, base: str) -> str:
     return reference_text(unescape(value), base)
 
 
+def _above(uri: str) -> Iterator[str]:
+    """The URI and all whose path begins it: ``http://a/b/c``, ``http://a/b/``, ``http://a/b`` ... (R4: ``:above``)."""
+    yield uri
+    start = uri.find("://") + 3
+    while (cut := uri.rfind("/")) >= start > 2:
+        yield uri[: cut + 1]
+        uri = uri[:cut]
+        yield uri
+
+
 def _coded(value: str) -> str:
     """``system|code`` as indexed: escapes undone on both sides."""
     parts = split(value, "|")
@@ -390,60 +453,3 @@ def _whole_system(path: Path, value: str) -> int:
     """``system|`` on a plain code bound to that system: every resource that has the element; its bit, else 0."""
     system, bar, code = value.partition("|")
     return path.bit if bar and not code and unescape(system) in path.systems else 0
-
-
-def _span_condition(low: str, high: str, prefix: str, wanted: dates.Span, context: Context, out: Statement) -> str:
-    """R4 comparison of a stored span [low, high) with the searched one (http://hl7.org/fhir/R4/search.html#prefix)."""
-
-    def a() -> str:
-        return out.arg(wanted[0], "timestamptz")
-
-    def b() -> str:
-        return out.arg(wanted[1], "timestamptz")
-
-    def inside() -> str:
-        # The middle term says nothing new; it bounds the index range.
-        return f"({low} >= {a()} AND {low} < {b()} AND {high} <= {b()})"
-
-    if prefix == "ap":
-        wanted = _around(wanted, context)
-        return f"({low} < {b()} AND {high} > {a()})"
-    if prefix == "ne":
-        return f"({low} < {a()} OR {high} > {b()})"
-    if prefix == "gt":
-        return f"{high} > {b()}"
-    if prefix == "lt":
-        return f"{low} < {a()}"
-    if prefix == "ge":
-        return f"({high} > {b()} OR {inside()})"
-    if prefix == "le":
-        return f"({low} < {a()} OR {inside()})"
-    if prefix == "sa":
-        return f"{low} >= {b()}"
-    if prefix == "eb":
-        return f"{high} <= {a()}"
-    return inside()
-
-
-def _instant_condition(column: str, prefix: str, wanted: dates.Span, context: Context, out: Statement) -> str:
-    """The same for an instant, which is one point."""
-    a, b = _around(wanted, context) if prefix == "ap" else wanted
-    if prefix in ("eq", "ap"):
-        return f"({column} >= {out.arg(a, 'timestamptz')} AND {column} < {out.arg(b, 'timestamptz')})"
-    if prefix == "ne":
-        return f"({column} < {out.arg(a, 'timestamptz')} OR {column} >= {out.arg(b, 'timestamptz')})"
-    if prefix in ("gt", "sa"):
-        return f"{column} >= {out.arg(b, 'timestamptz')}"
-    if prefix == "ge":
-        return f"{column} >= {out.arg(a, 'timestamptz')}"
-    if prefix == "le":
-        return f"{column} < {out.arg(b, 'timestamptz')}"
-    return f"{column} < {out.arg(a, 'timestamptz')}"
-
-
-def _around(wanted: dates.Span, context: Context) -> dates.Span:
-    """``ap``: R4 recommends 10 % of the gap between now and the date."""
-    gap = abs(context.now - wanted[0]) / 10
-    low = wanted[0] - gap if wanted[0] - dates.EARLIEST > gap else dates.EARLIEST
-    high = wanted[1] + gap if dates.LATEST - wanted[1] > gap else dates.LATEST
-    return low, high

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import xxhash
 
 from fhir_server.search.params import Indexed
+from fhir_server.search.quantities import base_of
 from fhir_server.store import rows
 from fhir_server.store.results import Common
 
@@ -29,6 +30,7 @@ class Kind(NamedTuple):
     present: int
     tokens: tuple[int, ...]
     result: Common | None
+    texts: tuple[str, ...] = ()
 
 
 NOTHING: Final = Kind(0, 0, (), None)
@@ -36,13 +38,13 @@ NOTHING: Final = Kind(0, 0, (), None)
 
 def kind_of(rtype: int, indexed: Indexed, result: Common | None) -> Kind:
     """The kind of a resource of type number ``rtype``."""
-    return Kind(rtype, indexed.present, indexed.common, result)
+    return Kind(rtype, indexed.present, indexed.common, result, indexed.texts)
 
 
 @lru_cache(maxsize=65536)
 def number_of(kind: Kind) -> int:
     """The number a kind has, if nobody else was recording it at the same moment: signed, 64 bits."""
-    told = "\x1f".join("\x1e" if value is None else value for value in kind.result or ())
+    told = "\x1f".join("\x1e" if value is None else value for value in (*(kind.result or ()), *kind.texts))
     fixed = pack(f"<hq{len(kind.tokens)}q?", kind.rtype, kind.present, *kind.tokens, kind.result is not None)
     return xxhash.xxh3_64_intdigest(fixed + told.encode(errors="surrogatepass")) - (1 << 63)
 
@@ -75,4 +77,14 @@ def _unknown(cursor: rows.Cursor, numbers: dict[Kind, int]) -> dict[Kind, int]:
 
 
 def _row(number: int, kind: Kind) -> tuple[Any, ...]:
-    return number, kind.rtype, kind.present, rows.packed(kind.tokens), *(kind.result or _NOTHING)
+    # What the unit converts to is not part of the kind: it follows from it.
+    base = base_of(kind.result.unit) if kind.result and kind.result.unit else None
+    return (
+        number,
+        kind.rtype,
+        kind.present,
+        rows.packed(kind.tokens),
+        *(kind.result or _NOTHING),
+        *(base or (None, None)),
+        list(kind.texts),
+    )

@@ -35,11 +35,12 @@ _COLUMNS: Final = {
         content bytea, inbox int8, mapping int4, dict int2, body bytea
     """,
     "resource_kind": f"""
-        id int8, rtype int2, present int8, tokens bytea, {", ".join(f"{name} text" for name in Common._fields)}
+        id int8, rtype int2, present int8, tokens bytea, {", ".join(f"{name} text" for name in Common._fields)},
+        base text, factor numeric, texts text[]
     """,
     "search_value": """
         shard int2, rtype int2, id text, ordinal int2, param int2, string text, low timestamptz, high timestamptz,
-        number numeric
+        number numeric, number_high numeric
     """,
 }
 

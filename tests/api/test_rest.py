@@ -319,6 +319,7 @@ def test_metadata_needs_no_token_and_tells_the_truth(api: Any) -> None:
     assert statement["resourceType"] == "CapabilityStatement"
     assert statement["fhirVersion"] == "4.0.1"
     values = {"date": "2024-01-01", "token": "x", "reference": "x", "string": "x", "uri": "http://x"}
+    values |= {"quantity": "5.4||mg", "number": "5", "composite": "x$2024"}
     for resource in statement["rest"][0]["resource"]:
         asked = [(p["name"], values[p["type"]]) for p in resource["searchParam"]]
         asked += [("_include", claimed) for claimed in resource.get("searchInclude", [])]

@@ -16,7 +16,7 @@ from fhir_server.search import page
 from fhir_server.search.dates import SHANGHAI
 from fhir_server.search.params import extract
 from fhir_server.search.query import parse
-from fhir_server.search.sql import Context
+from fhir_server.search.statement import Context
 from fhir_server.store import kinds
 from mappings.ids import logical_id
 
@@ -39,7 +39,7 @@ def filled(postgres: str, template_database: str) -> Iterator[psycopg.Connection
         conn.execute(f"CREATE DATABASE plans TEMPLATE {template_database}")
     url = f"{postgres.rpartition('/')[0]}/plans"
     with psycopg.connect(url, autocommit=True, options="-c plan_cache_mode=force_custom_plan -c jit=off") as conn:
-        made = list(rows())
+        made = [*rows(), *people()]
         with conn.transaction(), conn.cursor(binary=True) as cursor:
             numbers = kinds.record(cursor, {kind for _, kind in made})
         with conn.cursor().copy(f"COPY resource ({COLUMNS}) FROM STDIN") as copy:
@@ -66,6 +66,9 @@ def rows() -> Iterator[tuple[tuple[Any, ...], kinds.Kind]]:
             # Some codes are common, most are rare.
             "code": {"coding": [{"system": "http://loinc.org", "code": str(int(rng.random() ** 4 * CODES))}]},
             "subject": {"reference": f"Patient/{patient(who)}"},
+            "basedOn": [
+                {"reference": f"ServiceRequest/{logical_id(shard(who), 'county', 'ServiceRequest', str(who))}"}
+            ],
             "performer": [{"reference": "Organization/lab"}],
             "effectiveDateTime": at.isoformat(timespec="seconds"),
         }
@@ -76,9 +79,34 @@ def rows() -> Iterator[tuple[tuple[Any, ...], kinds.Kind]]:
         yield row, kinds.kind_of(key[1], found, None)
 
 
-def run(conn: psycopg.Connection[Any], query: str) -> tuple[list[str], list[str], int]:
+def people() -> Iterator[tuple[tuple[Any, ...], kinds.Kind]]:
+    """The Patients, and a request of each."""
+    at = datetime(2024, 1, 1, tzinfo=UTC)
+    for number in range(PATIENTS):
+        who = {
+            "resourceType": "Patient",
+            "id": patient(number),
+            "identifier": [{"system": "http://x/mrn", "value": str(number)}],
+            "gender": "male" if number % 2 else "female",
+        }
+        asked = {
+            "resourceType": "ServiceRequest",
+            "id": logical_id(shard(number), "county", "ServiceRequest", str(number)),
+            "status": "active",
+            "intent": "order",
+            "identifier": [{"system": "http://x/placer", "value": str(number)}],
+            "subject": {"reference": f"Patient/{patient(number)}"},
+        }
+        for resource in (who, asked):
+            found = extract(resource)
+            key = (shard(number), RESOURCE_TYPES[str(resource["resourceType"])], resource["id"])
+            row = (*key, 1, 1, at, patient(number), None, None, b"", b"0" * 16, 0, b"", found.tokens)
+            yield row, kinds.kind_of(key[1], found, None)
+
+
+def run(conn: psycopg.Connection[Any], query: str, type: str = "Observation") -> tuple[list[str], list[str], int]:
     """(ids of the page, index and table scans of all statements but those of the kinds, shared buffers read)."""
-    parsed = parse("Observation", parse_qsl(query))
+    parsed = parse(type, parse_qsl(query))
     ids: list[str] = []
     scans: list[str] = []
     buffers = 0
@@ -165,3 +193,29 @@ def test_what_was_stored_lately_is_found_by_its_time(filled: psycopg.Connection[
     assert found
     assert set(scans) == {"resource_type_updated"}
     assert buffers < 300
+
+
+@pytest.mark.parametrize(
+    ("type_", "query", "expected"),
+    [
+        # The other end is named: its index finds it, and the index of the patient what is about it.
+        ("Observation", "patient.identifier=http://x/mrn|7", 51),
+        ("Observation", "subject:Patient.identifier=http://x/mrn|7,http://x/mrn|8&code=http://loinc.org|0", 51),
+        ("Observation", "based-on:ServiceRequest.identifier=http://x/placer|7", 51),
+        ("Observation", "based-on:ServiceRequest.patient.identifier=http://x/mrn|7", 51),
+        ("Observation", "patient.identifier=http://x/mrn|none", 0),
+        ("Patient", "_has:Observation:patient:identifier=http://x/filler|4711", 1),
+        ("Patient", "_has:Observation:patient:code=http://loinc.org|nothing", 0),
+        ("Patient", "_has:Observation:patient:code=http://loinc.org|0", 51),
+        ("Patient", "_has:Observation:patient:based-on:ServiceRequest.identifier=http://x/placer|7", 1),
+        ("ServiceRequest", "_has:Observation:based-on:code=http://loinc.org|0", 51),
+        ("ServiceRequest", "identifier=http://x/placer|7&_has:Observation:based-on:code=http://loinc.org|0", 1),
+        ("Patient", "_has:Observation:patient:identifier=" + ",".join(f"http://x/filler|{n}" for n in range(200)), 51),
+    ],
+)
+def test_chains_and_has_stay_on_indexes(filled: psycopg.Connection[Any], type_: str, query: str, expected: int) -> None:
+    found, scans, buffers = run(filled, query, type_)
+    assert len(found) == expected
+    assert "Seq Scan" not in scans
+    # Where nothing says how much matches, up to 200 Patients are looked at first, 100 results each.
+    assert buffers < 30_000

@@ -82,7 +82,22 @@ def test_a_sort_that_cannot_be_done_names_those_that_can() -> None:
         parse("Observation", [("_sort", "code")])
 
 
-@pytest.mark.parametrize("name", ["subject.name", "subject:Patient.name", "_has:Observation:patient:code"])
-def test_chains_are_refused_never_ignored(name: str) -> None:
-    with pytest.raises(Fault, match="not supported"):
+@pytest.mark.parametrize(
+    "name", ["subject.nothing", "subject:Encounter.status", "_has:Observation:patient:code", "code.name"]
+)
+def test_chains_that_lead_nowhere_are_refused_never_ignored(name: str) -> None:
+    with pytest.raises(Fault, match=r"never points|no reference parameter|Nothing that"):
         parse("Observation", [(name, "x")])
+
+
+def test_a_chain_has_an_end_for_each_type_that_has_the_parameter() -> None:
+    (chain,) = parse("Observation", [("subject.name", "x")]).filters
+    assert (chain.kind, chain.code, [t for t, _ in chain.inner]) == ("chain", "subject", ["Patient", "Location"])
+    (has,) = parse("Patient", [("_has:Observation:patient:specimen.type:not", "x")]).filters
+    ((source, end),) = has.inner
+    assert (has.kind, source, end.kind, end.inner[0][1].modifier) == ("has", "Observation", "chain", "not")
+
+
+def test_a_chain_without_end_is_refused() -> None:
+    with pytest.raises(Fault, match="at most 6"):
+        parse("Organization", [(".".join(["partof"] * 9 + ["name"]), "x")])

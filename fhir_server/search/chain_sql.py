@@ -1,0 +1,90 @@
+"""Chained parameters and ``_has`` -> SQL (http://hl7.org/fhir/R4/search.html#chaining, #has): the other end of a reference.
+
+Each gives two forms of one condition on ``resource r``: one to look at row by row, by the primary key or an index of the other end; and
+one that finds the rows from the other end. Whom a resource is about is a column; any other reference is a hash of ``Type/id``
+which SQL can compute (leaves.hash_in_sql). OFFSET 0 has the other end read first: its size is unknown to the planner, its index is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fhir_server.search.definitions import Parameter, Path, about
+from fhir_server.search.leaves import COMMON_TARGETS, hash_in_sql
+from fhir_server.search.statement import Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """parameter  the reference
+    other      resource type of the other end: the one pointed to, or (``_has``) the one that points
+    type       resource type of the rows
+    reverse    ``_has``: the other end points here
+    each, collected   conditions on the other end (sql.Where)
+    """
+
+    parameter: Parameter
+    other: str
+    type: str
+    reverse: bool
+    each: Sequence[str]
+    collected: Sequence[str]
+
+    @property
+    def by_index(self) -> bool:
+        """True when the second form reads only what matches at the other end."""
+        return about(self.other, self.parameter) if self.reverse else True
+
+
+def pointing_to(link: Link, out: Statement) -> tuple[str, str]:
+    """Rows whose reference points to a resource of type ``other`` that meets the conditions."""
+    each, collected = " AND ".join(link.each), " AND ".join(link.collected)
+    if link.other == "Patient" and about(link.type, link.parameter):
+        return (
+            "EXISTS (SELECT FROM (SELECT r.shard AS shard, r.patient AS id) o, resource r "
+            f"WHERE r.shard = o.shard AND r.id = o.id AND {each})",
+            f"(r.shard, r.patient) IN (SELECT r.shard, r.id FROM resource r WHERE {collected} OFFSET 0)",  # noqa: S608
+        )
+    hashes = " UNION ALL ".join(
+        f"SELECT {_hash(path, link.other, out)} AS h FROM resource r WHERE {collected}"  # noqa: S608
+        for path in _paths(link.parameter, link.other)
+    )
+    if not hashes:
+        return "false", "false"
+    if link.other in COMMON_TARGETS:
+        kinds = f"SELECT k.id FROM resource_kind k WHERE k.tokens && ARRAY({hashes})"  # noqa: S608
+        return f"r.tokens[1] IN ({kinds})", f"r.tokens && ARRAY({kinds})"
+    return (
+        f"EXISTS (SELECT FROM unnest(r.tokens) t(h) WHERE (t.h IN ({hashes})) IS TRUE)",
+        f"r.tokens && ARRAY({hashes})",
+    )
+
+
+def pointed_at_by(link: Link, out: Statement) -> tuple[str, str]:
+    """Rows that a resource of type ``other`` points to which meets the conditions."""
+    each, collected = " AND ".join(link.each), " AND ".join(link.collected)
+    if link.type == "Patient" and about(link.other, link.parameter):
+        return (
+            "EXISTS (SELECT FROM (SELECT r.shard AS shard, r.id AS id) o, resource r "
+            f"WHERE r.shard = o.shard AND r.patient = o.id AND {each})",
+            f"(r.shard, r.id) IN (SELECT r.shard, r.patient FROM resource r WHERE {collected} OFFSET 0)",  # noqa: S608
+        )
+    found = []
+    for path in _paths(link.parameter, link.type):
+        place = "r.tokens @> ARRAY[o.h]"
+        if link.type in COMMON_TARGETS:
+            place = "r.tokens && ARRAY(SELECT k.id FROM resource_kind k WHERE k.tokens @> ARRAY[o.h])"
+        found.append(
+            f"EXISTS (SELECT FROM (SELECT {_hash(path, link.type, out)} AS h) o, resource r WHERE {place} AND {each})"
+        )
+    one = " OR ".join(found) or "false"
+    return f"({one})", f"({one})"
+
+
+def _paths(parameter: Parameter, target: str) -> list[Path]:
+    return [path for path, only in parameter.paths if only in ("", target)]
+
+
+def _hash(path: Path, target: str, out: Statement) -> str:
+    return hash_in_sql(out.arg(f"{path.seed}/{target}/", "text"), "r.id")
