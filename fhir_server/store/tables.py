@@ -138,17 +138,14 @@ resource_kind = Table(
     Column("status", Text, comment="Observation.status"),
     Column("mark", Text, comment="recognition mark stripped from the name (HR, 全国HR)"),
     Column("quality", Text, comment="specimen condition, null when not stated"),
-<<<<<<< HEAD
     Column("method", Text, comment="method class of the catalogue; null when not stated or not known"),
     Column("site", Text, comment="body site of the catalogue as the result states it"),
     Column("laterality", Text, comment="left | right | bilateral, as the result states it"),
     Column("contrast", Text, comment="without | with | without-and-with, as the result states it"),
     Column("health_check", Text, comment="yes | no: is the visit a health check; null when nobody says"),
-=======
     Column("base", Text, comment="base units of a UCUM unit (search/quantities); null when it has none"),
     Column("factor", Numeric, comment="what a number in the unit is multiplied by to stand in base units"),
     Column("texts", ARRAY(Text), comment="path number:normalised text of coded values (search/params)"),
->>>>>>> 06f5b6a (Search: quantities, numbers, composites, chains, _has, value sets, hierarchies, texts of codes)
     Index("resource_kind_tokens", "tokens", postgresql_using="gin"),
     comment="what thousands of resources have in common: written once, and named by their rows; no patient data",
 )
