@@ -36,14 +36,17 @@ MOST_CODES: Final = 20_000
 class Terminology:
     """Reads value sets and code systems; remembers them for one request."""
 
-    decompress: Callable[[int, bytes], bytes]
+    decompress: Callable[[int, bytes, Sequence[str | None]], bytes]
     known: dict[tuple[str, str], dict[str, Any] | None] = field(default_factory=dict)
 
     def resource(self, type: str, url: str) -> Steps:
         """The newest ValueSet, CodeSystem or ConceptMap of a canonical URL (with ``|version``) or local reference; None if unknown."""
         if (type, url) not in self.known:
             rows = yield _by_url(type, url)
-            found = [orjson.loads(self.decompress(r["dict"], bytes(r["body"]))) for r in rows]
+            found = [
+                orjson.loads(self.decompress(r["dict"], bytes(r["body"]), (r["id"], r["patient"], r["order"])))
+                for r in rows
+            ]
             version = url.partition("|")[2]
             found = [f for f in found if not version or f.get("version") == version]
             self.known[type, url] = found[0] if found else None
