@@ -37,7 +37,7 @@ def peek(raw: bytes, facility: Facility) -> Envelope:
             name = name.upper()
             if name not in wanted:
                 continue
-        if line[3:4] == field:
+        if line[3:4] == field or line.partition(field)[0].strip().upper() == name:
             counts[name] = number = counts.get(name, 0) + 1
             found.append(Segment(name, f"{name}[{number}]", line, start.rules))
     records, _ = rewritten(found, facility)

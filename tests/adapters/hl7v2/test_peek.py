@@ -114,6 +114,11 @@ def test_quality_control_runs_are_told(sixteen: str, lines: list[str], expected:
     assert envelope(*lines, header=header).quality_control is expected
 
 
+def test_a_patient_whose_segment_is_broken_over_lines_is_no_quality_control() -> None:
+    raw = b"MSH|^~\\&|L|H|||20240101||ORU^R01|M1|P|2.5\rPID\r|1||7||x\rOBR|1||F1|K\rOBX|1|NM|K||1||||||F\r"
+    assert not peek(raw, FACILITY).quality_control
+
+
 def test_only_result_messages_can_be_quality_control() -> None:
     assert not envelope("PV1|1", nine="ADT^A01").quality_control
     assert not envelope("ORC|NW", nine="ORM^O01").quality_control
