@@ -222,3 +222,25 @@ def appeal(
     with connected(settings(data_dir=data)) as (_, conn):
         steps.appeal(conn, finding, text, steps.Reviewer(by, facility), datetime.now(UTC))
     typer.echo(f"{finding}: appealed")
+
+
+def measures(
+    start: From,
+    end: To,
+    by: Annotated[str, typer.Option(help="Rows by facility, department, doctor or item.")] = "facility",
+    form: Annotated[str, typer.Option("--format", help="csv or json.")] = "csv",
+    output: Output = None,
+    data: DataDir = None,
+) -> None:
+    """How much is recognized in a period: three rates with named denominators, and savings in fen."""
+    from fhir_server.recognition import measures as figures  # noqa: PLC0415
+    from fhir_server.recognition import rules  # noqa: PLC0415
+
+    named = next((d for d in figures.DIMENSIONS if d == by), None)
+    if named is None or form not in ("csv", "json"):
+        raise fail("--by is facility, department, doctor or item; --format is csv or json.", 2)
+    chosen = settings(data_dir=data)
+    first, last = period(chosen, start, end)
+    with connected(chosen) as (_, conn):
+        found = figures.measure(conn, rules.load(chosen.rules_dir), first, last, datetime.now(UTC), (named,))
+    write(figures.as_csv(found) if form == "csv" else figures.as_json(found), output)

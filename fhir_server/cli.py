@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fhir_server import clock
 from fhir_server import settings as settings_module
-from fhir_server.audit_cli import audit, review
+from fhir_server.audit_cli import audit, measures, review
 from fhir_server.bench.commands import bench
 from fhir_server.deliveries_cli import deliveries
 from fhir_server.feed_cli import check
@@ -45,6 +45,7 @@ cli.command("check")(check)
 audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
 cli.add_typer(audit_log, name="audit-log")
 cli.command()(audit)
+cli.command()(measures)
 cli.add_typer(review, name="review")
 err = Console(stderr=True, soft_wrap=True)
 

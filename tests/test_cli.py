@@ -25,6 +25,7 @@ COMMANDS = [
     "check",
     "map",
     "review",
+    "measures",
 ]
 
 ORU = (
