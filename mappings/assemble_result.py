@@ -13,6 +13,7 @@ from mappings.context import Context
 from mappings.datatypes import plain
 from mappings.directory import named_facility
 from mappings.documents import ATTACHMENTS, VALUE_ATTACHMENT, attachments, document_reference
+from mappings.findings import absence
 from mappings.grouping import Order, Result
 from mappings.model import Entry, Recency
 from mappings.order_state import OrderState
@@ -373,9 +374,9 @@ def _conclude(order: Order, kinds: set[str], out: dict[str, Any]) -> None:
             said += ["^".join(text(c) for c in element) for element in record.get(5)]
     if not said and kinds and kinds <= {"TX", "FT"}:
         said = ["^".join(text(c) for c in element) for result in order.results for element in result.record.get(5)]
-    words = "\n".join(line for line in said if line != '""').strip()
-    if words:
-        out["conclusion"] = words
+    # A stroke or dashes in the place of words ("/", "----", "***") is no conclusion.
+    if not all(line.strip() in ("", '""') or absence(line.strip()) in ("unknown", "error") for line in said):
+        out["conclusion"] = "\n".join(line for line in said if line != '""').strip()
 
 
 def _names(written: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.convert import convert
+from adapters.convert import convert, split
 from adapters.hl7v2 import reader, writer
 from adapters.hl7v2.delimiters import STANDARD, Separators
 from conformance import systems
@@ -46,16 +47,27 @@ def again(
     return facts(first, sender.zone), facts(second, receiver.zone)
 
 
+def golden(name: str) -> tuple[bytes, Profile]:
+    """Bytes of a golden message (of a batch: the message it is about) and the profile that reads them."""
+    told = yaml.load((GOLDEN / f"{name}.yaml").read_text("utf-8"), Loader=yaml.BaseLoader)
+    raw = (GOLDEN / f"{name}.hl7").read_bytes()
+    if "message" in told:
+        raw = list(split(io.BytesIO(raw)))[int(told["message"]) - 1]
+    return raw, PROFILES[told["profile"]]
+
+
 def golden_results() -> list[str]:
     """Every golden message that gives a report of a patient."""
     out = []
     for path in sorted(GOLDEN.glob("*.yaml")):
         told = yaml.load(path.read_text("utf-8"), Loader=yaml.BaseLoader)
-        raw = path.with_suffix(".hl7")
-        if "held" in told or told.get("quality_control") == "true" or not raw.exists():
+        if "held" in told or told.get("quality_control") == "true" or not path.with_suffix(".hl7").exists():
             continue
-        found = convert(raw.read_bytes(), PROFILES[told["profile"]])
-        if any(e.resource["resourceType"] == "DiagnosticReport" for e in found.entries):
+        raw, profile = golden(path.stem)
+        if profile.facility.sub_ids == "components":
+            continue  # components are written as results of their own: the same facts in another shape
+        found = convert(raw, profile)
+        if found.held is None and any(e.resource["resourceType"] == "DiagnosticReport" for e in found.entries):
             out.append(path.stem)
     assert len(out) >= 38
     return out
@@ -63,8 +75,11 @@ def golden_results() -> list[str]:
 
 @pytest.mark.parametrize("name", golden_results())
 def test_a_golden_message_written_again_says_the_same(name: str) -> None:
-    profile = PROFILES[yaml.load((GOLDEN / f"{name}.yaml").read_text("utf-8"), Loader=yaml.BaseLoader)["profile"]]
-    one, other = again((GOLDEN / f"{name}.hl7").read_bytes(), profile, profile)
+    raw, profile = golden(name)
+    # What is written follows the standard, also for a facility that sends a dialect of its own.
+    plain = {"paths": {}, "date_formats": []}
+    receiver = replace(profile, facility=profile.facility.model_copy(update=plain))
+    one, other = again(raw, profile, receiver)
     assert other == one
 
 
