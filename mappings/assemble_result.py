@@ -122,7 +122,9 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     microbiology.link(order, made, x)
     if not results:
         del out["result"]
-    _conclude(order, kinds, out)
+    # Numbers and findings sent as text (a urine strip) are results and no words of a doctor.
+    texts_alone = kinds <= {"TX", "FT"} and {k for _, o in made for k in o if k.startswith("value")} <= {"valueString"}
+    _conclude(order, texts_alone, out)
     for who in state.performers:
         _append(out, "performer", who)
     if known is None:
@@ -361,7 +363,7 @@ def _attach(result: Result, scope: str, out: dict[str, Any], report: dict[str, A
             _append(report, "presentedForm", content)
 
 
-def _conclude(order: Order, kinds: set[str], out: dict[str, Any]) -> None:
+def _conclude(order: Order, texts_alone: bool, out: dict[str, Any]) -> None:
     """The doctor's conclusion of a text report: the result named so; a report of texts alone is its own conclusion."""
     said = []
     for result in order.results:
@@ -372,7 +374,7 @@ def _conclude(order: Order, kinds: set[str], out: dict[str, Any]) -> None:
         names = {word for n in (1, 2, 4, 5) for word in _names(plain(record.get(3)[0], n))}
         if names & _CONCLUSIONS:
             said += ["^".join(text(c) for c in element) for element in record.get(5)]
-    if not said and kinds and kinds <= {"TX", "FT"}:
+    if not said and texts_alone:
         said = ["^".join(text(c) for c in element) for result in order.results for element in result.record.get(5)]
     # A stroke or dashes in the place of words ("/", "----", "***") is no conclusion.
     if not all(line.strip() in ("", '""') or absence(line.strip()) in ("unknown", "error") for line in said):
