@@ -25,6 +25,12 @@ check: $(VENV)/ready  ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)/ready  ## quarter of an hour: conversion, ingest, reads and searches; figures in docs/performance.md; ARGS=--json
+	$(BIN)/tongjian bench convert $(ARGS)
+	$(BIN)/tongjian bench ingest $(ARGS)
+	$(BIN)/tongjian bench read $(ARGS)
+	$(BIN)/tongjian bench search $(ARGS)
+
 bench-names: $(VENV)/ready  ## proposals of the mapping worklist on local names: top-1, top-5, refused
 	$(BIN)/python benchmarks/bench_names.py
 	$(BIN)/python benchmarks/bench_names.py --file benchmarks/local_names_later.csv
@@ -35,7 +41,8 @@ lock: ## renew requirements.lock: names, versions and hashes, no addresses (need
 fuzz: $(VENV)/ready  ## damaged messages through the readers: FUZZ_SECONDS (600) of CPU time; figures in docs/fuzzing.md
 	$(BIN)/python -m tests.fuzz.readers $(ARGS)
 
-scale: kills  ## the long forms: everything too long for `make test`
+scale: kills  ## the long forms, hours: journeys, then reads and searches at 1 and 10 million Observations
+	$(BIN)/tongjian bench scale $(ARGS)
 
 kills: $(VENV)/ready  ## long journeys (half an hour): kills, outages, arrival orders, floods, backup; ARGS="-k word"; figures in docs/resilience.md
 	TONGJIAN_KILLS=200 TONGJIAN_KILL_MESSAGES=50000 TONGJIAN_OUTAGE_SECONDS=60 TONGJIAN_STORIES=1000 TONGJIAN_ORDER_MESSAGES=2000 \
