@@ -142,7 +142,8 @@ def _one(value_type: str, element: Element, context: _Context) -> Typed:
                 Typed({"valueCodeableConcept": found}) if found else _absent(joined(element), "unknown", context.where)
             )
         case "IS" | "ID":
-            return Typed({"valueCodeableConcept": {"text": _clean(joined(element))}})
+            # One line, as the words of a coded value: a code has no formatting.
+            return Typed({"valueCodeableConcept": {"text": " ".join(_clean(joined(element)).split())}})
         case "DT" | "DTM" | "TS":
             return _moment(first, context)
         case "TM":
