@@ -122,9 +122,9 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     microbiology.link(order, made, x)
     if not results:
         del out["result"]
-    # Numbers and findings sent as text (a urine strip) are results and no words of a doctor.
-    texts_alone = kinds <= {"TX", "FT"} and {k for _, o in made for k in o if k.startswith("value")} <= {"valueString"}
-    _conclude(order, texts_alone, out)
+    # Numbers and findings (positive, 1:16) are results and no words of a doctor, also where they are sent as text (a urine strip).
+    measured = {id(record) for record, o in made for k in o if k.startswith("value") and k != "valueString"}
+    _conclude(order, kinds <= {"TX", "FT"} and not measured, measured, out)
     for who in state.performers:
         _append(out, "performer", who)
     if known is None:
@@ -363,12 +363,12 @@ def _attach(result: Result, scope: str, out: dict[str, Any], report: dict[str, A
             _append(report, "presentedForm", content)
 
 
-def _conclude(order: Order, texts_alone: bool, out: dict[str, Any]) -> None:
+def _conclude(order: Order, texts_alone: bool, measured: set[int], out: dict[str, Any]) -> None:
     """The doctor's conclusion of a text report: the result named so; a report of texts alone is its own conclusion."""
     said = []
     for result in order.results:
         record = result.record
-        if not record.get(3) or record.first(2).upper() not in ("TX", "FT", "ST"):
+        if not record.get(3) or record.first(2).upper() not in ("TX", "FT", "ST") or id(record) in measured:
             continue
         # A suffix of the code (``PATH&IMP``, HL7 v2.5.1 section 7.2.4) names the part of the report.
         names = {word for n in (1, 2, 4, 5) for word in _names(plain(record.get(3)[0], n))}
