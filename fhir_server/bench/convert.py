@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from adapters.convert import convert
@@ -69,7 +70,7 @@ def _by_length(profiles: Mapping[str, Profile], now: datetime, count: int) -> di
         number = max(4, count * OBX // obx // 4)
         told = list(messages(profiles, number, now, seed=SEED + obx, obx=obx))
         _convert(told, profiles)
-        seconds = _best(lambda told=told: _convert(told, profiles), 3)  # type: ignore[misc]
+        seconds = _best(partial(_convert, told, profiles), 3)
         out[f"us_per_obx_{obx}"] = round(seconds * 1e6 / (number * obx), 1)
     return out
 

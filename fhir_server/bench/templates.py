@@ -57,7 +57,7 @@ class Filled:
 
     def fill(self, values: Sequence[bytes]) -> bytes:
         """The text with ``values`` in its slots."""
-        return b"".join([p if type(p) is bytes else values[p] for p in self.parts])  # type: ignore[index]
+        return b"".join([p if isinstance(p, bytes) else values[p] for p in self.parts])
 
 
 @dataclass(frozen=True, slots=True)

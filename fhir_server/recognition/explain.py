@@ -197,7 +197,8 @@ def detail(decision: Decision, rules: Rules, names: Names, language: Language) -
             continue
         name = member.name_zh if language == "zh" else member.name_en or member.name_zh
         result = member.shown
-        at = _time(result).astimezone(names.zone) if result and _time(result) else None  # type: ignore[union-attr]
+        taken = _time(result) if result else None
+        at = taken.astimezone(names.zone) if taken else None
         finding = OUTCOMES[member.outcome][language] + _age(member, language)
         if not member.known:
             finding = "无既往结果" if language == "zh" else "no earlier result"
