@@ -47,7 +47,7 @@ scale: kills  ## the long forms, hours: journeys, then reads and searches at 1 a
 kills: $(VENV)/ready  ## long journeys (half an hour): kills, outages, arrival orders, floods, backup; ARGS="-k word"; figures in docs/resilience.md
 	TONGJIAN_KILLS=200 TONGJIAN_KILL_MESSAGES=50000 TONGJIAN_OUTAGE_SECONDS=60 TONGJIAN_STORIES=1000 TONGJIAN_ORDER_MESSAGES=2000 \
 	TONGJIAN_CLOCK_MESSAGES=1000 TONGJIAN_BACKUP_MESSAGES=1000 TONGJIAN_FLOOD_CONNECTIONS=64 TONGJIAN_FLOOD_MESSAGES=100 \
-	TONGJIAN_QUIET_MESSAGES=100 \
+	TONGJIAN_QUIET_MESSAGES=100 TONGJIAN_SEED=$(or $(TONGJIAN_SEED),random) \
 	$(BIN)/pytest -s $(addprefix tests/journeys/test_,kills.py outages.py order.py clock.py fairness.py backup.py) $(ARGS)
 
 sbom: $(VENV)/ready  ## software bill of materials: build/sbom.cdx.json (CycloneDX)

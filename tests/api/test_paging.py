@@ -8,6 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.seeds import seed_of
+
 
 def observation(number: int, **more: Any) -> dict[str, Any]:
     return {
@@ -50,8 +52,7 @@ def included(bundle: dict[str, Any]) -> list[str]:
     ],
 )
 def test_pages_neither_skip_nor_repeat_while_others_write(api: Any, query: str) -> None:
-    seed = random.randrange(10**6)
-    print("seed", seed)  # noqa: T201 -- to run a failure again
+    seed = seed_of("paging")
     rng = random.Random(seed)
     for number in range(30):
         api.put(**observation(number))

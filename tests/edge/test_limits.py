@@ -92,7 +92,8 @@ def test_200_slow_connections_keep_nobody_from_mllp(serve: Serve) -> None:
 def test_at_the_limit_of_http_connections_the_idle_ones_make_room(serve: Serve, http_get: Any) -> None:
     with serve(http_max_connections=20) as served, opened(50, served.http_port) as idle:
         assert http_get(served) < 2
-        assert sum(closed(connection, 0.3) for connection in idle[:30]) == 30
+        # Which of them is the longest idle is the kernel's order of accepting, about that of connecting.
+        assert eventually(lambda: sum(closed(connection, 0.01) for connection in idle) >= 30, 20)
         assert metric(served, 'tongjian_connections{server="http"}') <= 20
 
 

@@ -24,6 +24,7 @@ from fhir_server.store import database
 from mappings.profile import load_profiles
 from tests.journeys import evidence
 from tests.journeys.feeds import FACILITIES, Line, write_profiles
+from tests.seeds import seed_of
 
 MESSAGES = int(os.environ.get("TONGJIAN_CLOCK_MESSAGES", "60"))
 """Of each facility."""
@@ -49,8 +50,7 @@ class JumpingClock:
 
 @pytest.mark.timeout(300 + MESSAGES)
 def test_a_jumping_clock_disturbs_neither_order_nor_versions(database_url: str, tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)  # noqa: T201 - to run it again
+    seed = seed_of("clock")
     clock = JumpingClock(seed)
     profiles = load_profiles(write_profiles(tmp_path / "profiles"))
     lines = [Line(facility, n, seed + n) for n, facility in enumerate(FACILITIES)]

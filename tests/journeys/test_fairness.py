@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from tests.journeys.feeds import Line, write_profiles
 from tests.journeys.installation import Installation
+from tests.seeds import seed_of
 
 CONNECTIONS = int(os.environ.get("TONGJIAN_FLOOD_CONNECTIONS", "32"))
 MESSAGES = int(os.environ.get("TONGJIAN_FLOOD_MESSAGES", "20"))
@@ -93,7 +93,7 @@ def check(what: str, lines: list[Line], flood: Flood, capsys: pytest.CaptureFixt
 def test_a_flood_and_its_repetition_starve_nobody(
     installation: Installation, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seed = random.randrange(2**32)
+    seed = seed_of("fairness")
     first, second = quiet_lines(seed, 0), quiet_lines(seed + 10, 10)
     with flooding(installation) as flood:
         while installation.sql("SELECT count(*) >= 100 FROM inbox WHERE facility = 'alpha'") != [(True,)]:

@@ -22,6 +22,7 @@ from fhir_server.evidence import verify
 from tests.journeys import evidence
 from tests.journeys.feeds import FACILITIES, Line, write_profiles
 from tests.journeys.installation import Installation
+from tests.seeds import seed_of
 
 KILLS = int(os.environ.get("TONGJIAN_KILLS", "6"))
 MESSAGES = int(os.environ.get("TONGJIAN_KILL_MESSAGES", "480"))
@@ -142,8 +143,7 @@ async def storm(
 def test_every_acknowledged_message_is_stored_once_and_in_order_whatever_is_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seed = int(os.environ.get("TONGJIAN_SEED", random.randrange(2**32)))
-    print("seed", seed)  # noqa: T201 - to run it again
+    seed = seed_of("kills")
     rng = random.Random(seed)
     profiles = write_profiles(tmp_path / "profiles")
     tmp_path.chmod(0o711)

@@ -18,6 +18,7 @@ from tests.journeys import evidence
 from tests.journeys.feeds import Line, write_profiles
 from tests.journeys.installation import Installation
 from tests.journeys.story import Event, Teller, stories
+from tests.seeds import seed_of
 
 EXAMPLES = int(os.environ.get("TONGJIAN_STORIES", "30"))
 MESSAGES = int(os.environ.get("TONGJIAN_ORDER_MESSAGES", "50"))
@@ -46,8 +47,7 @@ def test_any_order_of_arrival_ends_in_the_same_state(teller: Teller, story: list
 
 @pytest.mark.timeout(300 + MESSAGES)
 def test_two_workers_keep_the_order_of_one_patient(tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)  # noqa: T201 - to run it again
+    seed = seed_of("order")
     tmp_path.chmod(0o711)
     installation = Installation(tmp_path / "data", write_profiles(tmp_path / "profiles"), workers=2, claim_batch=2)
     lines = [Line("alpha", n, seed + n, patients=1) for n in range(2)]

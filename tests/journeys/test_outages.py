@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import time
 import uuid
@@ -27,6 +26,7 @@ from tests.journeys import evidence
 from tests.journeys.feeds import FACILITIES, Line, write_profiles
 from tests.journeys.installation import Installation
 from tests.journeys.small_disk import SmallDisk, mounted
+from tests.seeds import seed_of
 
 OUTAGE = float(os.environ.get("TONGJIAN_OUTAGE_SECONDS", "1.5"))
 pytestmark = pytest.mark.timeout(300 + 6 * OUTAGE)
@@ -120,8 +120,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def world(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    seed = random.randrange(2**32)
-    print("seed", seed)  # noqa: T201 - to run it again
+    seed = seed_of("outages")
     folder = tmp_path_factory.mktemp("outages")
     installation = Installation(folder / "data", write_profiles(folder / "profiles"), database_url=postgres.url)
     installation.start()
@@ -286,8 +285,7 @@ def stay_full(disk: SmallDisk | None, lines: list[Line]) -> None:
 
 
 def test_a_full_disk_is_told_and_everything_goes_on_when_there_is_space(tmp_path: Path) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)  # noqa: T201 - to run it again
+    seed = seed_of("outages")
     tmp_path.chmod(0o711)
     with mounted(tmp_path / "disk", 256) as disk:
         folder = tmp_path / "disk" / "data"

@@ -9,13 +9,13 @@ from pathlib import Path
 from adapters.transports.mllp import Sender
 from tests.journeys.installation import Installation
 from tests.publish.his import County, His, profiles_to, result
+from tests.seeds import seed_of
 
 QUICK = "retry: {first_seconds: 0.05, longest_seconds: 0.5, most: 50}, timeout: 2"
 
 
 def test_sigkill_in_the_middle_of_deliveries_loses_nothing(database_url: str, tmp_path: Path) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")  # noqa: T201
+    seed = seed_of("kill_delivery")
     rng = random.Random(seed)
     versions, patients = 3, 4
 
