@@ -101,6 +101,7 @@ INTERACTIONS: Final[tuple[str, ...]] = (
     "read",
     "vread",
     "update",
+    "patch",
     "delete",
     "history-instance",
     "history-type",
@@ -207,6 +208,7 @@ def capability_statement(
         "implementation": {"description": "Tongjian", "url": base_url},
         "fhirVersion": FHIR_VERSION,
         "format": ["application/fhir+json", "json"],
+        "patchFormat": ["application/json-patch+json"],
         "rest": [rest],
     }
 

@@ -24,6 +24,10 @@ class JsonNumber(Decimal):
         self.text = text
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> JsonNumber:
+        """A number is never changed, so it is its own copy."""
+        return self
+
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")

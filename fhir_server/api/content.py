@@ -108,12 +108,12 @@ def parse_resource(raw: bytes) -> dict[str, Any]:
         raise Fault(Category.INVALID, f"The body cannot be read as JSON: {error}.") from None
     if not isinstance(value, dict) or not isinstance(value.get("resourceType"), str):
         raise Fault(Category.INVALID, "The body must be a JSON object with a resourceType.", where="resourceType")
-    if _depth(value) > MAX_DEPTH:
+    if depth(value) > MAX_DEPTH:
         raise Fault(Category.INVALID, f"The body is nested deeper than {MAX_DEPTH} levels.")
     return value
 
 
-def _depth(value: Any) -> int:
+def depth(value: Any) -> int:
     """Levels of nesting, counted up to one beyond the limit."""
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH:

@@ -125,29 +125,43 @@ async def audited(
     )
 
 
-def history_parameters(pairs: list[tuple[str, str]], zone: tzinfo) -> tuple[int, datetime | None, int | None]:
-    """(``_count``, ``_since``, place of the page) of a history. Raises Fault INVALID for a value that cannot be read."""
-    count, since, before = HISTORY_COUNT, None, None
+class Asked(NamedTuple):
+    """Parameters of a history: ``_count``, ``_since``, ``_at`` as a span, place of the page."""
+
+    page: int
+    since: datetime | None
+    at: dates.Span | None
+    before: int | None
+
+
+def history_parameters(pairs: list[tuple[str, str]], zone: tzinfo, *, strict: bool) -> Asked:
+    """What a history is asked for. Raises Fault INVALID for a value that cannot be read, with ``strict`` for an unknown parameter."""
+    count, since, at, before = HISTORY_COUNT, None, None, None
     for name, value in pairs:
         if name == "_count":
             if not value.isdecimal():
                 raise Fault(Category.INVALID, "_count must be a whole number.", where="_count")
             count = max(1, min(int(value[:9]), MAX_COUNT))
-        elif name == "_since":
+        elif name in ("_since", "_at"):
             try:
-                since = dates.span(value.replace(" ", "+"), zone)[0]
-            except ValueError:
-                raise Fault(Category.INVALID, "_since must be an instant.", where="_since") from None
+                span = dates.span(value.replace(" ", "+"), zone)
+            except (ValueError, OverflowError):
+                raise Fault(Category.INVALID, f"{name} must be a date or an instant.", where=name) from None
+            since, at = (span[0], at) if name == "_since" else (since, span)
         elif name == BEFORE:
             if not value.isdecimal() or len(value) > 18:
                 raise Fault(Category.INVALID, "The page link is not one of this server.", where=BEFORE)
             before = int(value)
-    return count, since, before
+        elif strict and name not in ("_format", "_pretty"):
+            raise Fault(Category.INVALID, f"A history has no parameter {name}.", where=name)
+    return Asked(count, since, at, before)
 
 
 def history_url(place: str, query: str, before: int | None = None) -> str:
     """A history as a URL: the parameters as asked, and the place of the page."""
-    pairs = [(n, v) for n, v in query_pairs(query) if n in ("_count", "_since") or (n == BEFORE and before is None)]
+    pairs = [
+        (n, v) for n, v in query_pairs(query) if n in ("_count", "_since", "_at") or (n == BEFORE and before is None)
+    ]
     if before is not None:
         pairs.append((BEFORE, str(before)))
     return f"{place}?{urlencode(pairs, quote_via=quote, safe=':')}" if pairs else place

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from conformance import capability, fhirjson
 from conformance.capability import RESOURCE_TYPES
-from fhir_server.api import interaction, subset, transaction
+from fhir_server.api import interaction, json_patch, subset, transaction
 from fhir_server.api.authorization import configuration
 from fhir_server.api.bundle import bundle, history_entry, searchset
 from fhir_server.api.content import (
@@ -24,6 +24,7 @@ from fhir_server.api.content import (
     preferences,
     query_of,
     query_pairs,
+    raw_body,
     require_json_answer,
     required_version,
     resource_body,
@@ -174,6 +175,17 @@ async def update_conditionally(request: Request, asker: Asker, kind: str) -> Res
     return await _write(request, asker, "U", "update", lambda w: w.conditional_update(resource, query, expected))
 
 
+@router.patch("/{kind}")
+async def patch_conditionally(request: Request, asker: Asker, kind: str) -> Response:
+    """Conditional patch (http://hl7.org/fhir/R4/http.html#patch)."""
+    _require_served(kind)
+    await permit(request, asker, "patch", kind)
+    await permit(request, asker, "search-type", kind)
+    patch = await _patch(request)
+    query, expected = query_of(request), required_version(request.headers)
+    return await _write(request, asker, "U", "patch", lambda w: w.conditional_patch(kind, query, patch, expected))
+
+
 @router.delete("/{kind}")
 async def delete_conditionally(request: Request, asker: Asker, kind: str) -> Response:
     """Conditional delete of one match (http://hl7.org/fhir/R4/http.html#3.1.0.7.1)."""
@@ -251,6 +263,16 @@ async def update(request: Request, asker: Asker, kind: str, logical: str) -> Res
     return await _write(request, asker, "U", "update", lambda w: w.update(resource, expected))
 
 
+@router.patch("/{kind}/{logical}")
+async def patch(request: Request, asker: Asker, kind: str, logical: str) -> Response:
+    """JSON Patch (http://hl7.org/fhir/R4/http.html#patch)."""
+    _require_served(kind)
+    await permit(request, asker, "patch", kind)
+    operations = await _patch(request)
+    expected = required_version(request.headers)
+    return await _write(request, asker, "U", "patch", lambda w: w.patch(kind, logical, operations, expected))
+
+
 @router.delete("/{kind}/{logical}")
 async def delete(request: Request, asker: Asker, kind: str, logical: str) -> Response:
     """Delete; history stays (http://hl7.org/fhir/R4/http.html#delete)."""
@@ -286,6 +308,14 @@ async def _resource(request: Request, kind: str) -> dict[str, Any]:
     return resource
 
 
+async def _patch(request: Request) -> json_patch.Patch:
+    require_json_answer(request)
+    if request.headers.get("content-type", "").lower().partition(";")[0].strip() != json_patch.MEDIA_TYPE:
+        text = f"Send the patch as {json_patch.MEDIA_TYPE}."
+        raise Fault(Category.MEDIA_TYPE, text, headers={"Accept-Patch": json_patch.MEDIA_TYPE})
+    return json_patch.read(await raw_body(request, services_of(request).settings.max_request))
+
+
 async def _write(request: Request, asker: Asker, action: Any, name: str, write: Any) -> Response:
     """One write in a transaction of its own, and its answer."""
     services = services_of(request)
@@ -317,11 +347,12 @@ async def _history(request: Request, asker: Asker, name: str, kind: str | None, 
     require_json_answer(request)
     await permit(request, asker, name, kind or "*")
     services, base = services_of(request), base_of(request)
-    count, since, before = interaction.history_parameters(query_pairs(query_of(request)), services.settings.zone)
+    pairs, strict = query_pairs(query_of(request)), preferences(request.headers).strict
+    count, since, at, before = interaction.history_parameters(pairs, services.settings.zone, strict=strict)
     stored = await reader.history(
-        services.pool, services.codec, kind, logical, since=since, before=before, count=count + 1
+        services.pool, services.codec, kind, logical, since=since, at=at, before=before, count=count + 1
     )
-    if not stored and logical is not None and before is None and since is None:
+    if not stored and logical is not None and (before, since, at) == (None, None, None):
         await audited(request, asker, "R", name, (), types={kind or ""}, resource=f"{kind}/{logical}", outcome="4")
         raise Fault(Category.NOT_FOUND, f"{kind}/{logical} is not known.")
     shown = stored[:count]

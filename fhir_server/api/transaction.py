@@ -1,7 +1,7 @@
 """Transaction and batch (http://hl7.org/fhir/R4/http.html#transaction).
 
-A transaction is one PostgreSQL transaction: DELETE, POST, PUT, then GET; links between entries become references to what was stored;
-any fault rolls everything back. The entries of a batch stand alone: a fault of one is its answer.
+A transaction is one PostgreSQL transaction: DELETE, POST, PUT and PATCH, then GET and HEAD; links between entries become references
+to what was stored; any fault rolls everything back. The entries of a batch stand alone: a fault of one is its answer.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 from conformance import fhirjson
 from conformance.capability import RESOURCE_TYPES
-from fhir_server.api import references
+from fhir_server.api import json_patch, references, subset
 from fhir_server.api.bundle import bundle, searchset
 from fhir_server.api.content import Preferences, etag, query_pairs, versions_in
 from fhir_server.api.responses import issues_of, outcome
@@ -24,15 +25,21 @@ from fhir_server.search.query import parse
 from fhir_server.store.statement import instant
 from fhir_server.store.writes import new_id
 
-_URL = re.compile(r"(?P<type>[A-Za-z]+)(?:/(?P<id>[A-Za-z0-9\-.]{1,64}))?(?:\?(?P<query>.*))?", re.DOTALL)
-_ORDER: Final = ("DELETE", "POST", "PUT", "GET")
-_INTERACTION: Final = {"DELETE": "delete", "POST": "create", "PUT": "update", "GET": "read"}
+_URL = re.compile(
+    r"(?P<type>[A-Za-z]+)(?:/(?P<id>[A-Za-z0-9\-.]{1,64})(?:/_history/(?P<version>\d{1,9}))?)?(?:\?(?P<query>.*))?",
+    re.DOTALL,
+)
+_ORDER: Final = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
+"""When a method has its turn."""
+_INTERACTION: Final = {"DELETE": "delete", "POST": "create", "PUT": "update", "PATCH": "patch"}
+_READS: Final = ("GET", "HEAD")
 _RELATIVE = re.compile(r"(?P<root>.*)/(?P<local>[A-Za-z]+/[A-Za-z0-9\-.]{1,64})")
 
 
 @dataclass(slots=True)
 class Step:
-    """One entry of the Bundle. ``at``: where it stands (``Bundle.entry[3]``); ``resource`` None for DELETE and GET."""
+    """One entry of the Bundle. ``at``: where it stands (``Bundle.entry[3]``); ``resource`` only for POST and PUT, ``patch`` for
+    PATCH; ``if_none_match``: versions the client has already."""
 
     at: str
     method: str
@@ -43,6 +50,9 @@ class Step:
     resource: dict[str, Any] | None
     if_match: str | None
     if_none_exist: str | None
+    patch: json_patch.Patch = field(default_factory=list)
+    version: str = ""
+    if_none_match: list[str] = field(default_factory=list)
     written: Written | None = None
     answer: bytes = b""
     touched: list[tuple[str, str | None]] = field(default_factory=list)
@@ -51,8 +61,8 @@ class Step:
     @property
     def interactions(self) -> list[str]:
         """RESTful interactions it needs the right to."""
-        if self.method == "GET":
-            return ["read" if self.id else "search-type"]
+        if self.method in _READS:
+            return ["vread" if self.version else "read" if self.id else "search-type"]
         needed = [_INTERACTION[self.method]]
         # Whether something matches a condition is an answer to a search.
         return [*needed, "search-type"] if self.query or self.if_none_exist is not None else needed
@@ -82,14 +92,17 @@ def _step(entry: Any, at: str, base: str) -> Step:
         raise Fault(Category.INVALID, "An entry needs a request with method and url.", where=f"{at}.request")
     method, url = request.get("method"), request.get("url")
     if method not in _ORDER:
-        raise Fault(Category.INVALID, "The method must be DELETE, POST, PUT or GET.", where=f"{at}.request.method")
+        text = f"The method must be one of {', '.join(_ORDER)}."
+        raise Fault(Category.INVALID, text, where=f"{at}.request.method")
     m = _URL.fullmatch(url.removeprefix(base).lstrip("/")) if isinstance(url, str) else None
     if m is None or m["type"] not in RESOURCE_TYPES:
         raise Fault(
             Category.INVALID, "The url must be Type, Type/id or Type?query of a served type.", where=f"{at}.request.url"
         )
-    if (method == "POST" and (m["id"] or m["query"])) or (
-        method in ("PUT", "DELETE") and bool(m["id"]) == bool(m["query"])
+    if (
+        (method == "POST" and (m["id"] or m["query"]))
+        or (method in ("PUT", "PATCH", "DELETE") and bool(m["id"]) == bool(m["query"]))
+        or (m["version"] and method not in _READS)
     ):
         raise Fault(Category.INVALID, f"The url does not fit the method {method}.", where=f"{at}.request.url")
     resource = entry.get("resource")
@@ -113,6 +126,9 @@ def _step(entry: Any, at: str, base: str) -> Step:
         resource if method in ("POST", "PUT") else None,
         tags[0] if tags else None,
         exist.lstrip("?") if isinstance(exist, str) and method == "POST" else None,
+        json_patch.of_binary(resource, f"{at}.resource") if method == "PATCH" else [],
+        m["version"] or "",
+        versions_in(request["ifNoneMatch"]) if isinstance(request.get("ifNoneMatch"), str) else [],
     )
 
 
@@ -123,8 +139,8 @@ def all_or_nothing(writer: Writer, sent: Sequence[Step]) -> list[Step]:
     tried again. Raises Fault, with the entry it is about, and then nothing may be committed.
     """
     steps = [replace(s, touched=[]) for s in sent]
-    ordered = sorted(steps, key=lambda s: _ORDER.index(s.method))
-    changing = [s for s in ordered if s.method != "GET"]
+    ordered = sorted(steps, key=lambda s: _ORDER[s.method])
+    changing = [s for s in ordered if s.method not in _READS]
     places = _Places(writer)
     for settle in (places.resolve, places.name):
         for step in changing:
@@ -147,7 +163,7 @@ def single(sent: Step) -> Callable[[Writer], Step]:
     def carry_out(writer: Writer) -> Step:
         step = replace(sent, touched=[])
         places = _Places(writer)
-        if step.method != "GET":
+        if step.method not in _READS:
             places.resolve(step)
             places.name(step)
         _carry_out(writer, step, places)
@@ -187,6 +203,8 @@ class _Places:
             existing = self._writer.match(step.type, step.query)
             if existing is None and step.method == "DELETE":
                 step.written = Written(204, None)
+            elif existing is None and step.method == "PATCH":
+                raise Fault(Category.NOT_FOUND, f"No {step.type} matches the condition.")
             elif step.resource is not None and existing and step.resource.get("id", existing) != existing:
                 raise Fault(
                     Category.INVALID, "The resource that matches the condition has another id.", where="resource.id"
@@ -209,10 +227,11 @@ class _Places:
             step.id = new_id(self._writer.conn, self.rewrite(step))
             self._remember(step)
 
-    def rewrite(self, step: Step) -> dict[str, Any]:
-        """The entry's resource with its links replaced."""
-        assert step.resource is not None
-        for kind, query in references.conditional(step.resource):
+    def rewrite(self, step: Step, patched: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The entry's resource (of a PATCH: the patched one) with its links replaced."""
+        resource = patched or step.resource
+        assert resource is not None
+        for kind, query in references.conditional(resource):
             if f"{kind}?{query}" not in self._conditions:
                 self._conditions[f"{kind}?{query}"] = self._reference(kind, query)
         root = m["root"] if (m := _RELATIVE.fullmatch(step.full_url)) else ""
@@ -221,7 +240,7 @@ class _Places:
             found = self._urls.get(link) or self._conditions.get(link)
             return found or self._local.get((root, link), link)
 
-        return references.rewritten(step.resource, replace)
+        return references.rewritten(resource, replace)
 
     def _reference(self, kind: str, query: str) -> str:
         found = self._writer.match(kind, query) if kind in RESOURCE_TYPES else None
@@ -231,12 +250,15 @@ class _Places:
 
 
 def _carry_out(writer: Writer, step: Step, places: _Places) -> None:
-    if step.method == "GET":
+    if step.method in _READS:
         _get(writer, step)
         return
     if step.written is None:
         if step.method == "DELETE":
             step.written = writer.delete(step.type, step.id, step.if_match)
+        elif step.method == "PATCH":
+            settle = partial(places.rewrite, step)
+            step.written = writer.patch(step.type, step.id, step.patch, step.if_match, settle)
         else:
             step.written = writer.update({**places.rewrite(step), "id": step.id}, step.if_match)
     change = step.written.change
@@ -245,12 +267,14 @@ def _carry_out(writer: Writer, step: Step, places: _Places) -> None:
 
 def _get(writer: Writer, step: Step) -> None:
     if step.id:
-        change = writer.current(step.type, step.id)
-        if change is None:
-            raise Fault(Category.NOT_FOUND, f"{step.type}/{step.id} is not known.")
-        step.written = Written(200, change)
-        step.answer = change.body
+        change = writer.version(step.type, step.id, step.version) if step.version else writer.there(step.type, step.id)
         step.touched.append((step.type, change.patient))
+        if {"*", str(change.version)}.intersection(step.if_none_match):
+            step.written = Written(304, change)
+            return
+        summary, elements = subset.asked(query_pairs(step.query))
+        step.written = Written(200, change)
+        step.answer = subset.part(change.body, step.type, summary=summary, elements=elements)
         return
     query = parse(step.type, query_pairs(step.query))
     found = writer.search(query)
@@ -272,13 +296,15 @@ def _done(step: Step, whole: bool, base: str) -> bytes:
     change = step.written.change if step.written else None
     head = b""
     if change is not None:
-        if step.method in ("POST", "PUT"):
+        if step.method in ("POST", "PUT", "PATCH"):
             response["location"] = change.versioned
         response["etag"] = etag(change.version)
         response["lastModified"] = instant(change.updated)
         if step.method != "DELETE":
             head = b'"fullUrl":%b,' % fhirjson.dumps(f"{base}/{change.reference}")
-    body = step.answer or (change.body if change and whole and step.method != "DELETE" else b"")
+    body = step.answer or (change.body if change and whole and step.method in ("POST", "PUT", "PATCH") else b"")
+    if step.method == "HEAD":
+        body = b""
     if body:
         head += b'"resource":%b,' % body
     return b'{%b"response":%b}' % (head, fhirjson.dumps(response))

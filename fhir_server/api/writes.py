@@ -13,8 +13,10 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
+from conformance import fhirjson
 from conformance.capability import RESOURCE_TYPES
 from conformance.validator import check_fully
+from fhir_server.api import json_patch
 from fhir_server.api.content import query_pairs
 from fhir_server.api.responses import Invalid
 from fhir_server.errors import Category, Fault
@@ -24,9 +26,10 @@ from fhir_server.search import include, run
 from fhir_server.search.page import Sql
 from fhir_server.search.query import Query, parse
 from fhir_server.search.statement import Context
-from fhir_server.store import repository, rows
+from fhir_server.store import reader, repository, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
+from mappings.ids import shard_of_id
 
 ATTEMPTS: Final = 4
 """How often a transaction is tried that the database broke off because of another one."""
@@ -88,6 +91,39 @@ class Writer:
         if resource.get("id", existing) != existing:
             raise Fault(Category.INVALID, "The resource that matches the condition has another id.", where=f"{kind}.id")
         return self._put({**resource, "id": existing}, expected=expected)
+
+    def patch(
+        self,
+        kind: str,
+        logical: str,
+        patch: json_patch.Patch,
+        expected: str | None = None,
+        settle: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> Written:
+        """The patched state of a resource; ``settle`` has the last word on it before it is checked.
+
+        Raises Fault NOT_FOUND, GONE, UNPROCESSABLE when the patch does not fit or its result is not valid.
+        """
+        for _ in range(ATTEMPTS):
+            before = self.there(kind, logical)
+            if (wanted := _number(expected)) is not None and wanted != before.version:
+                raise Fault(Category.PRECONDITION, f"{kind}/{logical} is not at version {expected}.", where="If-Match")
+            resource = settle(json_patch.applied(patch, fhirjson.loads(before.body)))
+            require_valid(resource)
+            try:
+                return self._put(resource, expected=str(before.version))
+            except Fault as fault:
+                # Somebody was faster: the patch is applied to what they left, unless the caller named a version.
+                if fault.category is not Category.PRECONDITION or wanted is not None:
+                    raise
+        raise Fault(Category.CONFLICT, "Others change the same resource at the same time. Try again.")
+
+    def conditional_patch(self, kind: str, query: str, patch: json_patch.Patch, expected: str | None = None) -> Written:
+        """Patches the one resource that matches. Raises Fault NOT_FOUND when none does, MULTIPLE when several do."""
+        existing = self.match(kind, query)
+        if existing is None:
+            raise Fault(Category.NOT_FOUND, f"No {kind} matches the condition.")
+        return self.patch(kind, existing, patch, expected)
 
     def delete(self, kind: str, logical: str, expected: str | None = None) -> Written:
         """204; deleting what is not there, or no longer there, is no error."""
@@ -154,12 +190,14 @@ class Writer:
         found = self.fetch(include.by_id([(kind, logical)]))
         if not found:
             return None
-        row = found[0]
+        return self._change(kind, found[0])
+
+    def _change(self, kind: str, row: run.Row) -> Change:
         body = self.codec.decompress(row["dict"], bytes(row["body"]), (row["id"], row["patient"], row["order"]))
         return Change(
             "unchanged",
             kind,
-            logical,
+            row["id"],
             row["shard"],
             row["version"],
             row["updated"],
@@ -168,6 +206,28 @@ class Writer:
             None,
             body,
         )
+
+    def there(self, kind: str, logical: str) -> Change:
+        """The current state of a resource. Raises Fault NOT_FOUND, or GONE when it was deleted."""
+        found = self.current(kind, logical)
+        if found is not None:
+            return found
+        with self.conn.cursor(binary=True) as cursor:
+            known = rows.locate(cursor, RESOURCE_TYPES[kind], logical, shard_of_id(logical)) is not None
+        if known:
+            raise Fault(Category.GONE, f"{kind}/{logical} was deleted.")
+        raise Fault(Category.NOT_FOUND, f"{kind}/{logical} is not known.")
+
+    def version(self, kind: str, logical: str, number: str) -> Change:
+        """One version of a resource, current or past. Raises Fault NOT_FOUND, or GONE when that version is its deletion."""
+        found = [
+            r for text in reader.VERSION for r in self.fetch(Sql(text, [*reader.place(kind, logical), int(number)]))
+        ]
+        if not found:
+            raise Fault(Category.NOT_FOUND, f"{kind}/{logical}/_history/{number} is not known.")
+        if found[0]["deleted"]:
+            raise Fault(Category.GONE, f"{kind}/{logical} was deleted with version {number}.")
+        return self._change(kind, found[0])
 
     def finish(self) -> bool:
         """Identity links and outbox rows of what was written; True when somebody waits to be told (``wake`` after the commit)."""

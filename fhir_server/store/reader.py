@@ -44,6 +44,8 @@ SELECT rtype, id, version, updated, deleted, stale, seq, shard, patient, inbox, 
 FROM resource_history
 WHERE rtype = $1 AND id = $2 AND shard IN ($3, (SELECT shard FROM client_id WHERE rtype = $1 AND id = $2))
 """
+VERSION: Final = (_CURRENT + " AND version = $4", _PAST + " AND version = $4")
+"""Where one version may stand: the arguments of ``place``, then its number."""
 _MANY: Final = """
 SELECT r.*
 FROM unnest($1::smallint[], $2::text[], $3::smallint[]) AS k(rtype, id, derived)
@@ -61,21 +63,22 @@ FROM unnest($1::smallint[]) AS t(rtype)
 CROSS JOIN LATERAL (
     (SELECT rtype, id, version, updated, deleted, false AS stale, seq, shard, patient, inbox, mapping, dict, body, "order"
      FROM resource
-     WHERE rtype = t.rtype AND seq < $2 AND updated >= $3 ORDER BY seq DESC LIMIT $4)
+     WHERE rtype = t.rtype AND seq < $2 AND updated >= $3 AND updated < $6 ORDER BY seq DESC LIMIT $4)
     UNION ALL
     (SELECT rtype, id, version, updated, deleted, stale, seq, shard, patient, inbox, mapping, dict, body, "order"
      FROM resource_history
-     WHERE rtype = t.rtype AND seq < $2 AND updated >= $3 AND NOT stale ORDER BY seq DESC LIMIT $4)
+     WHERE rtype = t.rtype AND seq < $2 AND updated >= $3 AND NOT stale AND updated < $6 AND until > $5 ORDER BY seq DESC LIMIT $4)
 ) v
 ORDER BY v.seq DESC LIMIT $4
 """
 _LAST: Final = 2**63 - 1
 _BEGINNING: Final = datetime.fromisoformat("0001-01-02T00:00:00+00:00")
+_END: Final = datetime.fromisoformat("9999-12-30T00:00:00+00:00")
 
 
 async def read(db: Database, codec: Codec, resource_type: str, logical: str) -> Stored | None:
     """The current version, a deleted one too; None when there never was one."""
-    row = await db.fetchrow(_CURRENT, *_at(resource_type, logical))
+    row = await db.fetchrow(_CURRENT, *place(resource_type, logical))
     return _stored(codec, row) if row is not None else None
 
 
@@ -83,13 +86,11 @@ async def vread(db: Database, codec: Codec, resource_type: str, logical: str, ve
     """One version, current, past or stale; None when there is none of that number."""
     if version >= 2**31:
         return None
-    at = _at(resource_type, logical)
-    row = await db.fetchrow(_CURRENT + " AND version = $4", *at, version)
-    if row is None:
-        row = await db.fetchrow(_PAST + " AND version = $4", *at, version)
-    if row is None:
-        # Between the two looks a newer version may have moved the current one to history, or the other way round on a move.
-        row = await db.fetchrow(_CURRENT + " AND version = $4", *at, version)
+    where = place(resource_type, logical)
+    row = None
+    # Between two looks a newer version may have moved the current one to history, or the other way round on a move.
+    for text in (*VERSION, VERSION[0]):
+        row = row or await db.fetchrow(text, *where, version)
     return _stored(codec, row) if row is not None else None
 
 
@@ -100,20 +101,23 @@ async def history(
     logical: str | None = None,
     *,
     since: datetime | None = None,
+    at: tuple[datetime, datetime] | None = None,
     before: int | None = None,
     count: int = 100,
 ) -> list[Stored]:
     """Up to ``count`` versions, newest first: of one resource, of a type, or of everything.
 
     ``before`` continues after a page: the ``seq`` of its last version. ``since`` leaves out what was stored earlier
-    (meta.lastUpdated). The history of one resource starts with its current version and holds stale ones too; that of a type or of
+    (meta.lastUpdated), ``at`` what was not current at some time in that span.
+
+    The history of one resource starts with its current version and holds stale ones too; that of a type or of
     everything leaves them out, for a client that follows it takes the first version it sees for the current one.
     """
     since = since or _BEGINNING
     if logical is not None and resource_type is not None:
-        return await _instance(db, codec, resource_type, logical, since, before, count)
+        return await _instance(db, codec, resource_type, logical, since, at, before, count)
     types = [RESOURCE_TYPES[resource_type]] if resource_type else list(TYPE_NAMES)
-    found = await db.fetch(_FEED, types, before or _LAST, since, count)
+    found = await db.fetch(_FEED, types, before or _LAST, since, count, *(at or (_BEGINNING, _END)))
     return [_stored(codec, row) for row in found]
 
 
@@ -133,17 +137,23 @@ async def _instance(
     resource_type: str,
     logical: str,
     since: datetime,
+    at: tuple[datetime, datetime] | None,
     before: int | None,
     count: int,
 ) -> list[Stored]:
-    at = _at(resource_type, logical)
-    current = await db.fetchrow(_CURRENT, *at)
+    where = place(resource_type, logical)
+    current = await db.fetchrow(_CURRENT, *where)
     # The current version leads, though stale ones may have come after it: the page after it begins at the newest of the others.
     past_before = _LAST if before is None or (current is not None and before == current["seq"]) else before
+    low, high = at or (_BEGINNING, _END)
+    # A stale version never was current.
+    then = " AND updated < $7 AND until > $8" if at else ""
     past = await db.fetch(
-        _PAST + " AND updated >= $4 AND seq < $5 ORDER BY seq DESC LIMIT $6", *at, since, past_before, count
+        f"{_PAST} AND updated >= $4 AND seq < $5{then} ORDER BY seq DESC LIMIT $6",
+        *(*where, since, past_before, count, *((high, low) if at else ())),
     )
-    first = [current] if before is None and current is not None and current["updated"] >= since else []
+    leads = before is None and current is not None and since <= current["updated"] < high
+    first = [current] if leads else []
     seen = {row["seq"] for row in first}
     return [_stored(codec, row) for row in [*first, *(row for row in past if row["seq"] not in seen)]][:count]
 
@@ -153,7 +163,8 @@ def _derived(logical: str) -> int:
     return -1 if shard is None else shard
 
 
-def _at(resource_type: str, logical: str) -> tuple[int, str, int]:
+def place(resource_type: str, logical: str) -> tuple[int, str, int]:
+    """The arguments $1, $2, $3 that name a resource."""
     return RESOURCE_TYPES[resource_type], logical, _derived(logical)
 
 

@@ -90,7 +90,8 @@ def test_one_fault_undoes_everything_and_names_its_entry(api: Any) -> None:
         (entry("PUT", "Patient/a", {"id": "b"}), 400, "Bundle.entry[2].resource.id"),
         (entry("GET", "Patient/unknown"), 404, "Bundle.entry[2]"),
         (entry("POST", "Animal", {}), 400, "Bundle.entry[2].request.url"),
-        (entry("PATCH", "Patient/here", {"id": "here"}), 400, "Bundle.entry[2].request.method"),
+        (entry("PATCH", "Patient/here", {"id": "here"}), 400, "Bundle.entry[2].resource"),
+        (entry("LINK", "Patient/here", {"id": "here"}), 400, "Bundle.entry[2].request.method"),
         (entry("POST", "Observation", result("Patient?identifier=none")), 412, "Bundle.entry[2]"),
         ({"resource": {"resourceType": "Patient"}}, 400, "Bundle.entry[2].request"),
     ):
