@@ -1,18 +1,19 @@
 """A database of any size at SQL speed: a sample is converted and stored for real, then told again about other people (templates).
 
 The rows are the ones the store writes, made by its own functions and sent by COPY, in time order and with the patients of a day
-mixed, so that one patient's results lie all over the table as they do in life. Indexes are built afterwards. What is left out: the
-bytes of the messages (rows name the inbox id of their sample), outbox rows and history.
+mixed, so that one patient's results lie all over the table as they do in life: a few people come often, many once. Indexes are built
+afterwards. What is left out: the bytes of the messages (rows name the inbox id of their sample), outbox rows and history.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -26,8 +27,10 @@ from sqlalchemy import create_mock_engine
 from sqlalchemy.schema import CreateIndex
 
 from adapters.convert import convert, peek
+from fhir_server.bench import packed
 from fhir_server.bench.messages import OBX, panels
-from fhir_server.bench.templates import LATER, Clone, Subject, Template
+from fhir_server.bench.templates import LATER, Subject, Template
+from fhir_server.bench.visits import DOCTORS, Visits
 from fhir_server.demo.county import DIALECTS, Report, Writer, draw
 from fhir_server.demo.people import population
 from fhir_server.identity import registry
@@ -38,18 +41,16 @@ from fhir_server.store import kinds, repository, rows, tables, versions
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Origin
 from fhir_server.store.fold import fold
-from fhir_server.store.statement import of_entry
+from fhir_server.store.statement import Statement
 from mappings.profile import Profile, load_profiles
 
 SEED = 20260302
 SPAN = timedelta(days=730)
-MESSAGES_A_PATIENT = 8
+RESULTS_A_PATIENT = 25
 SAMPLES = 60
 """Messages of each facility that are stored for real."""
-DOCTORS = 7
-"""Doctors of a facility in the messages of a visit (``demo.county``)."""
-_BATCH = 150
-_AT_ONCE = 500
+_BATCH = 400
+_AT_ONCE = 2000
 _BARE = ("resource", "search_value")
 """Tables that lose their indexes for the time of a load."""
 
@@ -119,7 +120,7 @@ def _fill(
     url: str, profiles_dir: Path | None, samples: Sequence[Sample], have: int, messages: int, processes: int
 ) -> None:
     share = -(-messages // processes)
-    people = max(1, share // MESSAGES_A_PATIENT)
+    people = max(1, share * OBX // RESULTS_A_PATIENT)
     now = datetime.now(UTC)
     parts = [
         Part(url, profiles_dir, tuple(samples), have + n * share, share, 1_000_000 + have + n * share, people, now)
@@ -241,51 +242,45 @@ def add(part: Part) -> None:
         told.setdefault(s.facility, []).append((template, s))
     step = SPAN / (part.messages + 1)
     oldest = part.now - SPAN
+    # What is alive now lives as long as the process: the collector need not look at it again and again.
+    gc.freeze()
     with psycopg.connect(part.url, autocommit=True) as conn:
         codec = Codec.load(conn)
+        templates = [template for known in told.values() for template, _ in known]
+        with conn.transaction(), conn.cursor(binary=True) as cursor:
+            numbers = kinds.record(cursor, {r.kind for t in templates for r in t.results})
+        for template in templates:
+            template.prepare(numbers, codec)
         subjects = list(_register(conn, codec, part, profiles, told, rng))
         for begin in range(0, part.messages, _BATCH):
             clones = []
             for n in range(begin, min(begin + _BATCH, part.messages)):
-                facility, subject = rng.choice(subjects)
+                facility, subject = subjects[int(rng.random() ** 2 * len(subjects))]
                 template, sample = rng.choice(told[facility])
                 at = (oldest + step * n).replace(microsecond=0)
                 recorded = at + LATER[-1] + timedelta(seconds=2)
                 origin = Origin(facility, sample.inbox, sample.mapping, recorded)
                 clones.append(template.fill(subject, f"B{part.start + n:010d}", at, origin))
             with conn.transaction(), conn.cursor(binary=True) as cursor:
-                write(cursor, codec, clones)
+                _write(cursor, codec, [s for clone in clones for s in clone.others])
+                with packed.copying(cursor) as put:
+                    for clone in clones:
+                        put(b"".join(clone.observations))
+                rows.copy(cursor, "search_value", [value for clone in clones for value in clone.values])
 
 
-def write(cursor: rows.Cursor, codec: Codec, clones: Sequence[Clone]) -> None:
-    """Rows of messages nothing is known of yet: what ``repository.apply`` writes once it has found that out."""
+def _write(cursor: rows.Cursor, codec: Codec, statements: Sequence[Statement]) -> None:
+    """Rows of resources nothing is known of yet: what ``repository.apply`` writes once it has found that out."""
     batch = versions.Batch()
     owners: dict[bytes, rows.Owner] = {}
-    for clone in clones:
-        for s in clone.others:
-            after, made = fold(None, [s], lambda _: False, set())
-            assert after is not None
-            batch.after[s.key], batch.versions[s.key] = after, made
-            if s.business:
-                owners[repository.number_of(s)] = (*s.key, s.patient or "", s.claim)
-    instants: dict[datetime, str] = {}
-    observations = []
-    for o in (o for clone in clones for o in clone.observations):
-        after, (version,) = fold(None, [o.statement], lambda _: False, set())
+    for s in statements:
+        after, made = fold(None, [s], lambda _: False, set())
         assert after is not None
-        batch.after[o.statement.key] = after
-        resource, body = versions.rendered(version, instants)
-        observations.append(versions.Made(o.statement.key, version, resource, body, o.indexed, o.flat, o.kind))
+        batch.after[s.key], batch.versions[s.key] = after, made
+        if s.business:
+            owners[repository.number_of(s)] = (*s.key, s.patient or "", s.claim)
     rows.put_owners(cursor, owners)
     versions.write(cursor, codec, batch)
-    numbers = kinds.record(cursor, {m.kind for m in observations})
-    with rows.copying(cursor, "resource") as put:
-        for m in observations:
-            after, order = batch.after[m.key], m.flat.order if m.flat else None
-            kept = codec.compress(m.body, (m.key[2], after.patient, order))
-            put(versions.current_row(m, after, numbers[m.kind], kept))
-    values = [(*m.key, n, *value) for m in observations for n, value in enumerate(m.indexed.values)]
-    rows.copy(cursor, "search_value", values)
 
 
 def _register(
@@ -295,32 +290,22 @@ def _register(
     profiles: Mapping[str, Profile],
     told: Mapping[str, Sequence[tuple[Template, Sample]]],
     rng: random.Random,
-) -> list[tuple[str, Subject]]:
+) -> Iterator[tuple[str, Subject]]:
     """The people of a part, registered as their first visit would do it."""
-    out = []
     oldest = part.now - SPAN - timedelta(days=1)
-    writers = {d.facility: Writer(d) for d in DIALECTS}
-    people = population(part.people, rng, part.now.date())
+    visits = Visits(profiles, oldest)
     for begin in range(0, part.people, _AT_ONCE):
-        statements, patients = [], []
-        for n, person in enumerate(people[begin : begin + _AT_ONCE], part.first + begin):
+        people = population(min(_AT_ONCE, part.people - begin), rng, part.now.date())
+        made = []
+        for n, person in enumerate(people, part.first + begin):
             dialect = DIALECTS[n % len(DIALECTS)]
-            known_here = told[dialect.facility]
-            sample = known_here[n % len(known_here)][1]
-            known = replace(person, number=n)
-            at = oldest.astimezone(profiles[dialect.facility].zone)
-            made = convert(writers[dialect.facility].visit(known, at), profiles[dialect.facility])
+            sample = told[dialect.facility][n % len(told[dialect.facility])][1]
             origin = Origin(dialect.facility, sample.inbox, sample.mapping, oldest)
-            own = [e for e in made.entries if e.resource["resourceType"] in ("Patient", "Encounter")]
-            statements += [of_entry(e, origin) for e in own]
-            first = {e.resource["resourceType"]: e.resource for e in own}
-            subject = Subject(statements[-1].key[0], first["Patient"]["id"], first["Encounter"]["id"])
-            patients.append(registry.PatientState(subject.shard, subject.patient, dialect.facility, first["Patient"]))
-            out.append((dialect.facility, subject))
+            made.append(visits.of(replace(person, number=n), dialect, origin))
         with conn.transaction(), conn.cursor(binary=True) as cursor:
-            write(cursor, codec, [Clone(tuple(statements), ())])
-            registry.resolve(conn, patients, [], oldest)
-    return out
+            _write(cursor, codec, [s for m in made for s in m.statements])
+            registry.resolve(conn, [m.state for m in made], [], oldest)
+        yield from ((m.facility, m.subject) for m in made)
 
 
 # --- indexes ---------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Results in any number: a message converted for real, told again about other people, numbers and times. Pure.
 
 What differs from one message to the next stands in known texts (ids, numbers, times); everything else is what conversion and store
-make of the first one. The rows are those ``repository.apply`` writes: the same functions make them, except that the JSON of an
-Observation and its search values are filled in instead of made anew.
+make of the first one. The rows are those ``repository.apply`` writes: the same functions make them, except that those of Observations
+are written out as bytes once and have their holes filled.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any
 
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import dumps, loads
+from fhir_server.bench import packed
 from fhir_server.search import params
 from fhir_server.search.definitions import parameters
 from fhir_server.search.leaves import hash_of
-from fhir_server.store import kinds, results, statement
+from fhir_server.store import kinds, results, rows, statement
+from fhir_server.store.body import Codec
 from fhir_server.store.change import Origin
 from fhir_server.store.statement import Statement
 from mappings import ids
@@ -62,13 +64,19 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An Observation with holes. tail: its JSON without resourceType, id and meta; tokens: (place, seed, text with ``{}``, slot)."""
+    """An Observation with holes.
+
+    tail    its JSON without resourceType, id and meta
+    tokens  of the row, the hashes that change with a slot left out: (place, seed, text with ``{}``, slot)
+    times   start, end, issued, effective and report time as the row of the first one has them
+    """
 
     slot: int
     entry: Entry
     tail: Filled
     indexed: params.Indexed
     tokens: tuple[tuple[int, int, str, int], ...]
+    times: tuple[datetime | None, ...]
     flat: results.Result
     kind: kinds.Kind
 
@@ -83,21 +91,19 @@ class Other:
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """A filled Observation: what the store writes of it."""
-
-    statement: Statement
-    indexed: params.Indexed
-    flat: results.Result
-    kind: kinds.Kind
-
-
-@dataclass(frozen=True, slots=True)
 class Clone:
-    """One message told again: statements of everything but Observations, and the Observations."""
+    """One message told again: statements of everything but Observations; of those packed rows of ``resource``, and search_value."""
 
     others: tuple[Statement, ...]
-    observations: tuple[Observation, ...]
+    observations: tuple[bytes, ...]
+    values: tuple[tuple[Any, ...], ...]
+
+
+_HOLES = (
+    *("shard", "id", "updated", "patient", "parent", "start_at", "end_at", "issued_at", "effective_at", "reported_at"),
+    *("tokens", "recency", "content", "inbox", "mapping", '"order"', "body"),
+)
+"""Columns of ``resource`` that differ between the Observations told from one template, in the order of ``_observations``."""
 
 
 class Template:
@@ -123,16 +129,24 @@ class Template:
         self.source = next(e.resource["meta"]["source"] for e in self._own)
         self.results: list[Result] = []
         self.others: list[Other] = []
+        self._rows: list[Filled] = []
+        self._tokens: list[tuple[int, ...]] = []
         reports = {e.resource["id"]: e.resource for e in told if e.resource["resourceType"] == "DiagnosticReport"}
         specimens = {e.resource["id"]: e.resource for e in told if e.resource["resourceType"] == "Specimen"}
+        changing = self._changing()
         for place, entry in enumerate(self._own, _FIXED):
             if entry.resource["resourceType"] == "Observation":
-                self.results.append(self._result(place, entry, reports, specimens))
+                self.results.append(self._result(place, entry, reports, specimens, changing))
             else:
                 self.others.append(Other(place, entry, Filled.cut(dumps(entry.resource), self.slots)))
 
     def _result(
-        self, place: int, entry: Entry, reports: Mapping[str, dict[str, Any]], specimens: Mapping[str, dict[str, Any]]
+        self,
+        place: int,
+        entry: Entry,
+        reports: Mapping[str, dict[str, Any]],
+        specimens: Mapping[str, dict[str, Any]],
+        changing: Mapping[int, tuple[int, str, int]],
     ) -> Result:
         resource = entry.resource
         facility = self.source.removeprefix("urn:tongjian:").partition("#")[0]
@@ -143,21 +157,33 @@ class Template:
         indexed = params.extract(resource)
         tail = Filled.cut(statement.tail_of(resource), self.slots)
         kind = kinds.kind_of(RESOURCE_TYPES["Observation"], indexed, flat.common(facility))
-        return Result(place, entry, tail, indexed, tuple(self._tokens(indexed.tokens)), flat, kind)
+        tokens = tuple((n, *changing[t]) for n, t in enumerate(indexed.tokens, 1) if t in changing)
+        effective = flat.effective if indexed.start is None else None
+        reported = flat.issued if indexed.issued is None else None
+        times = (indexed.start, indexed.end, indexed.issued, effective, reported)
+        return Result(place, entry, tail, indexed, tokens, times, flat, kind)
 
-    def _tokens(self, tokens: tuple[int, ...]) -> list[tuple[int, int, str, int]]:
-        """The hashes that change with a slot: references to resources of the message, and meta.source."""
-        places = {token: n for n, token in enumerate(tokens)}
+    def _changing(self) -> dict[int, tuple[int, str, int]]:
+        """Hashes that change with a slot, as (seed, text with ``{}``, slot): references to what is in the message, and meta.source."""
         own = {s: f"{e.resource['resourceType']}/{{}}" for s, e in enumerate(self._own, _FIXED)}
         texts = {1: "Encounter/{}", 3: self.source.replace(self.slots[3], "{}"), **own}
-        found = []
-        for parameter in parameters("Observation").values():
-            for path, _ in parameter.paths:
-                for slot, text in texts.items():
-                    place = places.get(hash_of(path.seed, text.format(self.slots[slot])))
-                    if place is not None:
-                        found.append((place, path.seed, text, slot))
-        return sorted(set(found))
+        seeds = {path.seed for parameter in parameters("Observation").values() for path, _ in parameter.paths}
+        return {
+            hash_of(seed, text.format(self.slots[slot])): (seed, text, slot)
+            for seed in seeds
+            for slot, text in texts.items()
+        }
+
+    def prepare(self, numbers: Mapping[kinds.Kind, int], codec: Codec) -> None:
+        """Has to come before ``fill``. numbers: those of the kinds of all ``results`` in the database."""
+        self._codec = codec
+        holes = {name: n for n, name in enumerate(_HOLES)}
+        for r in self.results:
+            key, times = (0, RESOURCE_TYPES["Observation"], ""), (None, None, None)
+            row: tuple[Any, ...] = (*key, 1, 1, None, False, None, None, *times, b"", b"", b"", None, None, None, False)
+            row += (None, r.flat.number, r.flat.value_text, None, None, codec.current, b"")
+            self._rows.append(Filled(packed.parts(row, holes)))
+            self._tokens.append((numbers[r.kind], *r.indexed.tokens))
 
     def fill(self, subject: Subject, serial: str, at: datetime, origin: Origin) -> Clone:
         """Told again about ``subject``: a report numbered by ``serial`` (new in the database), first time ``at`` (aware)."""
@@ -175,71 +201,68 @@ class Template:
         values = [t.encode() for t in texts]
         new = dict(zip(self.slots, texts, strict=True))
         moments = {sortable(a): sortable(b) for a, b in zip(self._times, times, strict=True)}
-        instants = {a.astimezone(UTC): b.astimezone(UTC) for a, b in zip(self._times, times, strict=True)}
         recencies: dict[Recency, Recency] = {}
-        source = self.source.replace(self.slots[3], texts[3])
 
-        def entry_of(old: Entry, resource: dict[str, Any]) -> Entry:
-            recency = recencies.get(old.recency)
+        def recency_of(old: Recency) -> Recency:
+            recency = recencies.get(old)
             if recency is None:
-                told = moments.get(old.recency.reported_at, old.recency.reported_at)
-                sent = moments.get(old.recency.sent_at, old.recency.sent_at)
-                recency = replace(old.recency, reported_at=told, sent_at=sent)
-                recencies[old.recency] = recency
-            business = old.business.replace(self.slots[2], serial)
-            return Entry(resource, recency, subject.patient, business, new.get(old.parent, old.parent))
+                told = moments.get(old.reported_at, old.reported_at)
+                recency = replace(old, reported_at=told, sent_at=moments.get(old.sent_at, old.sent_at))
+                recencies[old] = recency
+            return recency
 
-        others = tuple(statement.of_entry(entry_of(o.entry, loads(o.text.fill(values))), origin) for o in self.others)
-        observations = tuple(
-            self._filled(r, entry_of, texts, values, instants, source, subject, origin) for r in self.results
-        )
-        return Clone(others, observations)
+        others = []
+        for o in self.others:
+            business, parent = o.entry.business.replace(self.slots[2], serial), new.get(o.entry.parent, o.entry.parent)
+            resource = loads(o.text.fill(values))
+            entry = Entry(resource, recency_of(o.entry.recency), subject.patient, business, parent)
+            others.append(statement.of_entry(entry, origin))
+        return Clone(tuple(others), *self._observations(texts, values, new, recency_of, subject, origin, at))
 
-    def _filled(
+    def _observations(
         self,
-        r: Result,
-        entry_of: Callable[[Entry, dict[str, Any]], Entry],
         texts: Sequence[str],
         values: Sequence[bytes],
-        instants: Mapping[datetime, datetime],
-        source: str,
+        new: Mapping[str, str],
+        recency_of: Callable[[Recency], Recency],
         subject: Subject,
         origin: Origin,
-    ) -> Observation:
-        tail = r.tail.fill(values)
-        logical = texts[r.slot]
-        entry = entry_of(r.entry, {"resourceType": "Observation", "id": logical, "meta": {"source": source}})
-        content = statement.digest(entry.resource, tail)
-        said = Statement(
-            key=(subject.shard, RESOURCE_TYPES["Observation"], logical),
-            resource_type="Observation",
-            patient=subject.patient,
-            parent=entry.parent or None,
-            business="",
-            resource=entry.resource,
-            origin=origin,
-            recency=_times(entry.recency) + content[: statement.RECENCY_TIE],
-            content=content,
-            claim=b"",
-            tail=tail,
-        )
-        tokens = list(r.indexed.tokens)
-        for place, seed, text, slot in r.tokens:
-            tokens[place] = hash_of(seed, text.format(texts[slot]))
-        start, end, issued = r.indexed.start, r.indexed.end, r.indexed.issued
-        assert start is not None and end is not None and issued is not None
-        start = instants[start]
-        length = end - r.indexed.start if r.indexed.start else timedelta(0)
-        indexed = r.indexed._replace(
-            tokens=tuple(tokens),
-            start=start,
-            end=start + length,
-            issued=instants[issued],
-            patient=subject.patient,
-        )
-        order = r.flat.order and texts[self.slots.index(r.flat.order)]
-        flat = r.flat._replace(order=order, effective=start, issued=instants[issued])
-        return Observation(said, indexed, flat, r.kind)
+        at: datetime,
+    ) -> tuple[tuple[bytes, ...], tuple[tuple[Any, ...], ...]]:
+        """Packed rows of ``resource``, and rows of search_value. What is the same for the whole message is made once."""
+        shift = at - self._times[0]
+        updated = statement.to_millisecond(origin.recorded)
+        source = self.source.replace(self.slots[3], texts[3])
+        meta = dumps({"versionId": "1", "lastUpdated": statement.instant(updated), "source": source})
+        fields = [packed.NULL] * len(_HOLES)
+        fields[0], fields[2] = packed.data(subject.shard.to_bytes(2, "big")), packed.instant(updated)
+        fields[3] = packed.text(subject.patient)
+        fields[13], fields[14] = (packed.integer(n, size) for n, size in ((origin.inbox, 8), (origin.mapping, 4)))
+        hashes: dict[tuple[int, str, int], int] = {}
+        made: list[bytes] = []
+        found: list[tuple[Any, ...]] = []
+        for r, row, template in zip(self.results, self._rows, self._tokens, strict=True):
+            logical = texts[r.slot]
+            tail = r.tail.fill(values)
+            tokens = list(template)
+            for place, seed, text, slot in r.tokens:
+                known = hashes.get((seed, text, slot))
+                if known is None:
+                    known = hashes[seed, text, slot] = hash_of(seed, text.format(texts[slot]))
+                tokens[place] = known
+            order = r.flat.order and new[r.flat.order]
+            body = b'{"resourceType":"Observation","id":"%b","meta":%b,%b' % (values[r.slot], meta, tail[1:])
+            fields[1], fields[4] = packed.data(values[r.slot]), packed.text(new.get(r.entry.parent) or None)
+            fields[5:10] = [packed.instant(t, shift) for t in r.times]
+            fields[10] = packed.data(rows.packed(tokens))
+            fields[11] = packed.data(_times(recency_of(r.entry.recency)))
+            fields[12] = packed.data(statement.digest({}, tail))
+            fields[15] = packed.text(order)
+            fields[16] = packed.data(self._codec.compress(body, (logical, subject.patient, order))[1])
+            made.append(row.fill(fields))
+            key = (subject.shard, RESOURCE_TYPES["Observation"], logical)
+            found.extend((*key, n, *value) for n, value in enumerate(r.indexed.values))
+        return tuple(made), tuple(found)
 
 
 @lru_cache(maxsize=1024)

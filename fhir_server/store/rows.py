@@ -254,10 +254,15 @@ def move(cursor: Cursor, key: Key, shard: int) -> None:
         )
 
 
+def columns(table: str) -> list[tuple[str, str]]:
+    """(name, type) of each column of a COPY into ``table``."""
+    return [(name, type) for name, type in (column.split() for column in _COLUMNS[table].split(","))]
+
+
 @contextmanager
 def copying(cursor: Cursor, table: str) -> Iterator[Callable[[tuple[Any, ...]], None]]:
     """A binary COPY into ``table``: gives the function that adds a row. The server works on earlier rows meanwhile."""
-    named = [column.split() for column in _COLUMNS[table].split(",")]
+    named = columns(table)
     with cursor.copy(f"COPY {table} ({', '.join(n for n, _ in named)}) FROM STDIN (FORMAT BINARY)") as target:
         target.set_types([t for _, t in named])
         yield target.write_row

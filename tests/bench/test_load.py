@@ -11,6 +11,7 @@ from conformance import validator
 from conformance.capability import RESOURCE_TYPES, TYPE_NAMES
 from conformance.fhirjson import loads
 from fhir_server.bench import load, queries
+from fhir_server.identity import matcher
 from fhir_server.search import params
 from fhir_server.store import results
 from fhir_server.store.body import Codec
@@ -60,15 +61,18 @@ def references(value: Any) -> list[str]:
 def test_columns_and_hashes_are_those_the_body_gives(loaded: psycopg.Connection[Any]) -> None:
     stored = resources(loaded)
     rows = loaded.execute(
-        "SELECT r.id, r.patient, r.start_at, r.end_at, r.issued_at, r.content, r.tokens[2:], k.tokens, k.present"
-        " FROM resource r JOIN resource_kind k ON k.id = r.tokens[1] WHERE r.rtype = %s",
-        (RESOURCE_TYPES["Observation"],),
+        "SELECT r.rtype, r.id, r.patient, r.start_at, r.end_at, r.issued_at, r.content, r.tokens[2:], k.tokens, k.present,"
+        " ARRAY(SELECT v.param || ':' || coalesce(v.string, '') FROM search_value v WHERE (v.shard, v.rtype, v.id) ="
+        " (r.shard, r.rtype, r.id)) FROM resource r JOIN resource_kind k ON k.id = r.tokens[1]",
     ).fetchall()
-    assert len(rows) >= MOST
-    for logical, patient, start, end, issued, content, tokens, common, present in rows:
-        resource = stored[f"Observation/{logical}"]
+    assert sum(rtype == RESOURCE_TYPES["Observation"] for rtype, *_ in rows) >= MOST
+    for rtype, logical, patient, start, end, issued, content, tokens, common, present, values in rows:
+        resource = stored[f"{TYPE_NAMES[rtype]}/{logical}"]
         indexed = params.extract(resource)
-        assert (patient, start, end, issued) == (indexed.patient, indexed.start, indexed.end, indexed.issued)
+        if patient != logical:  # a Patient is in its own compartment
+            assert patient == indexed.patient
+        assert (start, end, issued) == (indexed.start, indexed.end, indexed.issued)
+        assert sorted(values) == sorted(f"{v.param}:{v.string or ''}" for v in indexed.values)
         assert bytes(content) == digest(resource, tail_of(resource))
         assert sorted(tokens) == sorted(indexed.tokens)
         assert sorted(common) == sorted(indexed.common)
@@ -87,6 +91,21 @@ def test_flat_results_are_those_the_resources_give(loaded: psycopg.Connection[An
         for name in ("effective", "issued", "number", "value_text", "code", "item", "loinc", "unit", "status", "order"):
             assert told[name] == getattr(flat, name)
         assert f"Observation/{told['id']}" in {r["reference"] for r in report["result"]}
+
+
+def test_every_patient_is_registered_with_what_the_resource_says(loaded: psycopg.Connection[Any]) -> None:
+    patients = {name: r for name, r in resources(loaded).items() if r["resourceType"] == "Patient"}
+    rows = loaded.execute(
+        "SELECT s.patient, s.resident_id, s.name, s.sex, s.birth FROM source_patient s JOIN identity_link USING (shard, patient)"
+    ).fetchall()
+    assert {f"Patient/{row[0]}" for row in rows} == set(patients)
+    for logical, resident_id, name, sex, birth in rows:
+        facts = matcher.facts(patients[f"Patient/{logical}"])
+        assert (resident_id, name, sex, birth) == (facts.resident_id, facts.name, facts.sex, facts.birth)
+    numbers = [
+        i["value"] for r in patients.values() for i in r["identifier"] if i["system"].startswith("http://tongjian.org")
+    ]
+    assert len(set(numbers)) > MOST / load.RESULTS_A_PATIENT
 
 
 def test_all_declared_indexes_are_there_again(loaded: psycopg.Connection[Any]) -> None:
