@@ -256,7 +256,7 @@ def move(cursor: Cursor, key: Key, shard: int) -> None:
 
 def columns(table: str) -> list[tuple[str, str]]:
     """(name, type) of each column of a COPY into ``table``."""
-    return [(name, type) for name, type in (column.split() for column in _COLUMNS[table].split(","))]
+    return [(name, form) for name, form in (column.split() for column in _COLUMNS[table].split(","))]
 
 
 @contextmanager
