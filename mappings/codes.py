@@ -263,6 +263,7 @@ def _check_dates(path: Path, row: Row, spans: dict[str, list[tuple[str, str, int
     spans[key].append((start, end, row.line))
 
 
+@lru_cache(maxsize=256)
 def prices(orders: CodeTable[LocalOrder], at: str = "") -> Mapping[str, int]:
     """Orderable -> the facility's own price in fen on a date; an orderable with two prices is left out."""
     found: dict[str, set[int]] = {}

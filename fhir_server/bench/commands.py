@@ -38,6 +38,11 @@ TARGETS: dict[str, tuple[str, str]] = {
     "search.p95_ms": ("<= 10", "5"),
     "search.page_1000.resources_per_s": (">= 20000", "65000"),
     "search.server_peak_mb": ("<= 300", ""),
+    "recognize.p99_ms": ("<= 50", "25"),
+    "recognize.requests_per_s": (">= 50", ""),
+    "recognize.open_loop.p99_ms": ("<= 50", "25"),
+    "recognize.closed_loop.p99_ms": ("<= 50", "25"),
+    "recognize.server_peak_mb": ("<= 300", ""),
 }
 """Figure -> (must, aim), where there is one."""
 
@@ -156,22 +161,32 @@ def search(
 
 
 @bench.command()
+def recognize(
+    observations: Observations = 100_000, seconds: Seconds = 20, data: Data = None, as_json: AsJson = False
+) -> None:
+    """Order-time answers through CDS Hooks: 50 calls a second in an open loop, and 16 clients in a closed one."""
+    _measured(("recognize",), observations, seconds, data, as_json=as_json)
+
+
+@bench.command()
 def scale(
     observations: Annotated[list[int] | None, typer.Option(min=1, help="Sizes, ascending; repeatable.")] = None,
     seconds: Seconds = 15,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fill a database to 1 and to 10 million Observations, and measure reads and searches at each size."""
+    """Fill a database to 1 and to 10 million Observations; measure reads, searches and order-time answers at each."""
     for size in observations or [1_000_000, 10_000_000]:
-        _measured(("load", "read", "search"), size, seconds, data, as_json=as_json)
+        _measured(("load", "read", "search", "recognize"), size, seconds, data, as_json=as_json)
 
 
 def _measured(parts: tuple[str, ...], observations: int, seconds: float, data: Path | None, *, as_json: bool) -> None:
     from fhir_server.bench import load, sizes  # noqa: PLC0415
     from fhir_server.bench import read as reads  # noqa: PLC0415
+    from fhir_server.bench import recognize as recognizes  # noqa: PLC0415
     from fhir_server.bench import search as searches  # noqa: PLC0415
     from fhir_server.bench.server import database, serving  # noqa: PLC0415
+    from mappings.profile import load_profiles  # noqa: PLC0415
 
     chosen = _settings(data)
 
@@ -186,5 +201,9 @@ def _measured(parts: tuple[str, ...], observations: int, seconds: float, data: P
                     _show("read", {**reads.measure(running, seconds=seconds), **size}, as_json=as_json)
                 if "search" in parts:
                     _show("search", {**searches.measure(running, seconds=seconds), **size}, as_json=as_json)
+                if "recognize" in parts:
+                    asking = load_profiles(chosen.profiles_dir)[recognizes.FACILITY]
+                    figures = recognizes.measure(running, asking, seconds=seconds)
+                    _show("recognize", {**figures, **size}, as_json=as_json)
 
     _failing(work)

@@ -75,7 +75,7 @@ class Connection:
         return cls(*await asyncio.open_connection(host, port, limit=4 * 1024 * 1024))
 
     async def get(self, asked: bytes) -> int:
-        """Sends a request made by ``request``; bytes of the body. Raises Refused unless the answer is 200."""
+        """Sends a request made by ``request`` or ``post``; bytes of the body. Raises Refused unless the answer is 200."""
         self._writer.write(asked)
         head = await self._reader.readuntil(b"\r\n\r\n")
         if head[9:12] != b"200":
@@ -105,6 +105,13 @@ def request(base: str, token: str, path: str) -> bytes:
     return (
         f"GET {prefix}/{path} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {token}\r\nAccept: application/fhir+json\r\n\r\n"
     ).encode()
+
+
+def post(address: str, token: str, body: bytes) -> bytes:
+    """The bytes of a POST of a JSON body to ``address``."""
+    host, port, path = _place(address)
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _place(base: str) -> tuple[str, int, str]:

@@ -7,7 +7,7 @@ mappings/catalogue/policy.yaml (articles); how a policy uses it is its ``Mode``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -243,31 +243,28 @@ _UNSOUND: Final = frozenset({"mark-expired", "mark-not-yet-valid"})
 """Reasons of a duty criterion that speak against the result itself: a laboratory that may not mark any more."""
 
 
-def judge(case: Case, modes: Mapping[str, Mode]) -> tuple[Criterion, ...]:
-    """Every criterion on one case. ``modes``: how the policy uses each, before its overrides."""
-    if case.policy.overrides:
-        same = duty.consortium(case)[0] is Answer.MET
-        modes = dict(modes)
-        for override in case.policy.over(case.item, same):
-            modes.update(override.criteria)
+def judge(case: Case) -> tuple[Criterion, ...]:
+    """Every criterion on one case, each used as the policy and its overrides say."""
+    together = duty.consortium(case)
+    modes = case.policy.modes(case.item, together[0] is MET)
     out = []
     for name, of in JUDGES.items():
         mode = modes[name]
-        if mode is Mode.NOT_REQUIRED and name in _COSTLY:
-            out.append(Criterion(name, Answer.NOT_REQUIRED, mode, {}, True))
+        if mode is not NOT_REQUIRED_MODE:
+            answer, evidence = of(case)
+            stands = answer is MET or answer is NOT_REQUIRED or (answer is UNKNOWN and mode is IF_STATED)
+            bars = not stands and answer is NOT_MET and (name not in DUTY or evidence.get("reason") in _UNSOUND)
+            out.append(Criterion(name, answer, mode, evidence, stands, bars))
             continue
-        answer, evidence = of(case)
-        if mode is Mode.NOT_REQUIRED:
-            answer = Answer.NOT_REQUIRED
-        stands = (
-            answer is Answer.MET
-            or answer is Answer.NOT_REQUIRED
-            or (answer is Answer.UNKNOWN and mode is Mode.IF_STATED)
-        )
-        bars = not stands and answer is Answer.NOT_MET and (name not in DUTY or evidence.get("reason") in _UNSOUND)
-        out.append(Criterion(name, answer, mode, evidence, stands, bars))
+        # Somebody waits for the order-time answer: what is not required is not looked up again where that costs.
+        evidence = together[1] if name == "consortium" else {} if name in _COSTLY else of(case)[1]
+        out.append(Criterion(name, NOT_REQUIRED, mode, evidence, True))
     return tuple(out)
 
 
 _COSTLY: Final = frozenset({"mark", "eqa"})
-"""Not looked up where they are not required: somebody waits for the order-time answer."""
+"""Not looked up where they are not required."""
+
+# Members of an Enum cost a look-up each time; these are asked for twenty times a result.
+MET, NOT_MET, UNKNOWN, NOT_REQUIRED = Answer.MET, Answer.NOT_MET, Answer.UNKNOWN, Answer.NOT_REQUIRED
+IF_STATED, NOT_REQUIRED_MODE = Mode.IF_STATED, Mode.NOT_REQUIRED

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from fhir_server.recognition.criteria import JUDGES, Candidate, Case, Criterion, judge
+from fhir_server.recognition.criteria import Answer, Candidate, Case, Criterion, judge
 from fhir_server.recognition.order import Order
-from fhir_server.recognition.rules import Mode, Policy, Rules
+from fhir_server.recognition.rules import Policy, Rules
 
 
 class Outcome(StrEnum):
@@ -89,6 +89,7 @@ class Decision:
 
 # Not knowing these is enough to keep a result back altogether.
 _NEVER_SHOWN: Final = frozenset({"identity", "received"})
+_WORDS: Final = {answer: answer.value for answer in Answer}
 _RANK: Final = {Outcome.RECOGNIZED: 2, Outcome.REFERENCE_ONLY: 1}
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -108,7 +109,7 @@ def decide(order: Order, candidates: Iterable[Candidate], rules: Rules, at: date
         if not (order.id and c.order == order.id):
             rows.setdefault(c.item or None, []).append(c)
     required = frozenset(order.orderable.required)
-    world = _World(order, rows, rules, policy, {name: policy.mode(name) for name in JUDGES}, at)
+    world = _World(order, rows, rules, policy, at)
     members = tuple(
         _member(world, code, code in required)
         for code in dict.fromkeys((*order.orderable.required, *order.orderable.optional))
@@ -133,7 +134,6 @@ class _World:
     rows: dict[str | None, list[Candidate]]
     rules: Rules
     policy: Policy
-    modes: dict[str, Mode]
     at: datetime
 
 
@@ -152,7 +152,7 @@ def _member(world: _World, code: str, required: bool) -> Member:
     unmapped = [c for c in world.rows.get(None, ()) if c.loinc and c.loinc == item.loinc]
     best: tuple[tuple[int, int], Outcome, Candidate, tuple[Criterion, ...]] | None = None
     for c in sorted((*world.rows.get(code, ()), *unmapped), key=_newest, reverse=True):
-        criteria = judge(Case(world.order, c, item, world.policy, world.at, world.rules), world.modes)
+        criteria = judge(Case(world.order, c, item, world.policy, world.at, world.rules))
         outcome = _outcome(criteria)
         key = (_RANK.get(outcome, 0), -sum(not criterion.stands for criterion in criteria))
         if best is None or key > best[0]:
@@ -196,7 +196,8 @@ def as_dict(decision: Decision, *, brief: bool = False) -> dict[str, Any]:
 
 
 def _member_dict(member: Member, brief: bool) -> dict[str, Any]:
-    told = [c for c in member.criteria if member.known or c.name == "identity"]
+    known = member.known
+    told = [c for c in member.criteria if known or c.name == "identity"]
     out: dict[str, Any] = {
         "item": member.item,
         "name": member.name_zh,
@@ -209,7 +210,7 @@ def _member_dict(member: Member, brief: bool) -> dict[str, Any]:
         return out
     answers: dict[str, list[str]] = {}
     for c in told:
-        answers.setdefault(c.answer.value, []).append(c.name)
+        answers.setdefault(_WORDS[c.answer], []).append(c.name)
     return out | {"criteria": answers, "obstacles": {c.name: _facts(c) for c in told if not c.stands}}
 
 

@@ -5,8 +5,9 @@ Read from YAML (mappings/catalogue/policy*.yaml); docs/recognition.md explains e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -86,6 +87,14 @@ class Override(Part):
         return criteria
 
 
+class _Applied(NamedTuple):
+    """A policy with its overrides for one item. window_days: None: the item's own."""
+
+    modes: Mapping[str, Mode]
+    window_days: int | None
+    abnormal_results: Literal["recognized", "excluded"]
+
+
 class Policy(Part):
     """What one consortium or region requires.
 
@@ -104,6 +113,10 @@ class Policy(Part):
     bare_numbers        UCUM codes of items whose number the consortium agrees to send without any unit (``[pH]``, ``{INR}``)
     criteria            mode of each criterion
     """
+
+    __slots__ = ("_known",)
+    if TYPE_CHECKING:
+        _known: dict[tuple[object, ...], _Applied]
 
     id: str
     name_zh: str
@@ -130,7 +143,7 @@ class Policy(Part):
 
     @field_validator("criteria")
     @classmethod
-    def _known(cls, criteria: dict[str, Mode]) -> dict[str, Mode]:
+    def _complete(cls, criteria: dict[str, Mode]) -> dict[str, Mode]:
         _check_names(criteria)
         if missing := [name for name in CHOSEN if name not in criteria]:
             raise ValueError(f"each of {', '.join(CHOSEN)} must stand here once; look at {', '.join(missing)}")
@@ -153,25 +166,41 @@ class Policy(Part):
         """How this policy uses a criterion before any override; those it has no say about are required."""
         return self.criteria.get(criterion, Mode.REQUIRED)
 
-    def over(self, item: Item, same_consortium: bool) -> tuple[Override, ...]:
-        """The overrides that hold for results of an item."""
-        return tuple(o for o in self.overrides if o.when.holds(item, same_consortium))
+    def modes(self, item: Item, same_consortium: bool) -> Mapping[str, Mode]:
+        """How it uses every criterion for results of an item, with the overrides that hold."""
+        return self._applied(item, same_consortium).modes
+
+    def _applied(self, item: Item, same_consortium: bool) -> _Applied:
+        # What When.holds looks at: the same for every result of the item, and asked for by every one.
+        key = (item.code, item.category, item.modality, item.groups, same_consortium)
+        try:
+            known = self._known
+        except AttributeError:
+            # Beside the fields: a changed copy begins without it, and it says nothing about equality.
+            known = {}
+            object.__setattr__(self, "_known", known)
+        found = known.get(key)
+        if found is None:
+            modes = {name: self.mode(name) for name in (*ALWAYS, *CHOSEN)}
+            days, abnormal = self.window_days, self.abnormal_results
+            for override in self.overrides:
+                if override.when.holds(item, same_consortium):
+                    modes.update(override.criteria)
+                    days = days if override.window_days is None else override.window_days
+                    abnormal = override.abnormal_results or abnormal
+            found = known[key] = _Applied(modes, days, abnormal)
+        return found
 
     def window_of(self, item: Item) -> int:
         """Days of the window of an item, 0 for never: an item that is never recognized stays so."""
         if item.window_days == 0:
             return 0
-        days = item.window_days if self.window_days is None else self.window_days
-        for override in self.over(item, same_consortium=False):
-            days = days if override.window_days is None else override.window_days
-        return days
+        days = self._applied(item, same_consortium=False).window_days
+        return item.window_days if days is None else days
 
     def abnormal_of(self, item: Item) -> Literal["recognized", "excluded"]:
         """Do results of an item flagged abnormal count?"""
-        found = self.abnormal_results
-        for override in self.over(item, same_consortium=False):
-            found = override.abnormal_results or found
-        return found
+        return self._applied(item, same_consortium=False).abnormal_results
 
     def holds(self, day: str) -> bool:
         """Is it in force on a calendar day (``YYYY-MM-DD``)?"""
