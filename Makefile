@@ -25,11 +25,12 @@ check: $(VENV)/ready  ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/ready  ## quarter of an hour: conversion, ingest, reads and searches; figures in docs/performance.md; ARGS=--json
+bench: $(VENV)/ready  ## quarter of an hour: conversion, ingest, reads, searches and order-time answers; figures in docs/performance.md; ARGS=--json
 	$(BIN)/tongjian bench convert $(ARGS)
 	$(BIN)/tongjian bench ingest $(ARGS)
 	$(BIN)/tongjian bench read $(ARGS)
 	$(BIN)/tongjian bench search $(ARGS)
+	$(BIN)/tongjian bench recognize $(ARGS)
 
 bench-names: $(VENV)/ready  ## proposals of the mapping worklist on local names: top-1, top-5, refused
 	$(BIN)/python benchmarks/bench_names.py

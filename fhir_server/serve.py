@@ -28,6 +28,7 @@ from fhir_server.app import create_app, open_services
 from fhir_server.code_mappings import LiveProfiles
 from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.receive import Receiver
+from fhir_server.ingest.worker import settle
 from fhir_server.publish import deliver
 from fhir_server.recognition import reopen
 from fhir_server.scrape import Scrape
@@ -245,6 +246,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     waiting = asyncio.create_task(stop.wait())
     try:
         await http.answers.wait()
+        settle()  # a look for garbage through all that is loaded would stop every request for that time
         print(f"FHIR   {settings.fhir_base(port)}", flush=True)  # noqa: T201 - the one line a script waits for
         print(f"MLLP   {settings.mllp_host}:{mllp_socket.getsockname()[1]}", flush=True)  # noqa: T201
         parts = (serving, receiving, workers, delivering.task)

@@ -60,13 +60,16 @@ async def drive(
             start = time.perf_counter()
             if rate:
                 due = began + number / rate
+                if due >= end:
+                    return
                 if due > start:
                     await asyncio.sleep(due - start)
                 start = due
             if start >= end:
                 return
             body = bodies[number % len(bodies)].replace(INSTANCE, str(uuid.uuid4()).encode())
-            size += await connection.get(post(address, token, body))
+            got = await connection.get(post(address, token, body))
+            size += got
             times.append((time.perf_counter() - start) * 1000)
 
     try:
