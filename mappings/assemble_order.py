@@ -68,6 +68,7 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
     for procedure in order.imaging:
         for compiled in plan.maps("order", "Imaging"):
             compiled.apply(procedure, x, out)
+    _restate(x.stated(logical), out)
     if "orderDetail" in out and "code" not in out:
         # Invariant prr-1: details need a code.
         out["code"] = {"coding": [{"system": systems.DATA_ABSENT, "code": "unknown"}]}
@@ -88,6 +89,14 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
         add_notes(order.notes, x, out, "")
     x.add(out, Recency(plan.tier("ServiceRequest"), "", x.sent_at, REQUEST_RANK.get(out["status"], 1)))
     return {"reference": f"ServiceRequest/{logical}"}
+
+
+def _restate(earlier: dict[str, Any] | None, out: dict[str, Any]) -> None:
+    """Two OBR of one placer order and code (susceptibilities of two organisms): the numbers and parents of both stay."""
+    for key in ("identifier", "basedOn") if earlier is not None else ():
+        held = earlier.get(key, ()) if earlier is not None else ()
+        if held or key in out:
+            out[key] = [*held, *(value for value in out.get(key, ()) if value not in held)]
 
 
 def _nobody() -> Record:
@@ -163,6 +172,9 @@ def _specimen(
     for compiled in plan.maps("order", "Specimen"):
         compiled.apply(record, x, out)
     x.check_period(out.get("collection", {}), "collectedPeriod")
+    for container in specimen.containers:
+        for compiled in plan.maps("order", "Container"):
+            compiled.apply(container, x, out)
     obr = order.obr
     if obr is not None and obr.get(14) and "receivedTime" not in out:
         x.record, x.field = obr, 14

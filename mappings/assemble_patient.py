@@ -118,6 +118,9 @@ def _account(pid: Record, x: Context) -> dict[str, Any] | None:
 def _merges(group: Patient, x: Context, plan: Plan) -> None:
     """MRG -> the retired Patient, and the merge statement when the event merges patients."""
     maps = plan.maps("patient", "Merged")
+    if maps and x.trigger in plan.map.merges and not group.merged:
+        words = "The message merges patients but names no prior patient (MRG is missing); send it again with MRG-1."
+        x.issue("no-merge-key", "error", words, where="MRG[1]-1")
     for record in group.merged if maps else ():
         key = patient_key(record, x.facility)
         if x.trigger not in plan.map.merges:

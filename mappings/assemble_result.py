@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from conformance import systems
-from mappings import ids, microbiology, sub_ids
+from mappings import conclusion, ids, microbiology, sub_ids
 from mappings.annotations import REPORT_NOTE, add_notes, participation
 from mappings.assemble_order import map_request, map_specimens, peers
 from mappings.code_table import table
@@ -13,7 +13,6 @@ from mappings.context import Context
 from mappings.datatypes import plain
 from mappings.directory import named_facility
 from mappings.documents import ATTACHMENTS, VALUE_ATTACHMENT, attachments, document_reference
-from mappings.findings import absence
 from mappings.grouping import Order, Result
 from mappings.model import Entry, Recency
 from mappings.order_state import OrderState
@@ -24,17 +23,6 @@ from mappings.source import Record, text
 from mappings.statements import STATUS_RANK, Plan, tier_of
 
 LABORATORY = [{"coding": [{"system": systems.OBSERVATION_CATEGORY, "code": "laboratory", "display": "Laboratory"}]}]
-_CONCLUSIONS = frozenset(
-    {
-        "检查结论", "检查提示", "诊断意见", "诊断结论", "诊断提示", "影像诊断", "超声提示", "印象", "结论", "主观提示", "检查诊断",
-        "病理诊断", "超声诊断", "超声印象", "心电图诊断", "内镜诊断", "镜检诊断", "放射诊断", "影像学诊断", "诊断结果",
-        "检验结论", "诊断",
-        "impression", "conclusion", "diagnosis", "final diagnosis", "imp", "19005-8", "22637-3", "de04.50.132",
-    }
-)  # fmt: skip
-"""Names and codes of the result that is the doctor's conclusion, not the finding."""
-
-
 Reports = dict[str, tuple[OrderState, dict[str, Any]]]
 """The reports of one message by logical id; two OBR with the same number and code are one report."""
 
@@ -124,7 +112,9 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
         del out["result"]
     # Numbers and findings (positive, 1:16) are results and no words of a doctor, also where they are sent as text (a urine strip).
     measured = {id(record) for record, o in made for k in o if k.startswith("value") and k != "valueString"}
-    _conclude(order, kinds <= {"TX", "FT"} and not measured, measured, out)
+    said = conclusion.of([r.record for r in order.results], kinds <= {"TX", "FT"} and not measured, measured)
+    if said:
+        out["conclusion"] = said
     for who in state.performers:
         _append(out, "performer", who)
     if known is None:
@@ -361,25 +351,3 @@ def _attach(result: Result, scope: str, out: dict[str, Any], report: dict[str, A
     if report is not None:
         for content in found:
             _append(report, "presentedForm", content)
-
-
-def _conclude(order: Order, texts_alone: bool, measured: set[int], out: dict[str, Any]) -> None:
-    """The doctor's conclusion of a text report: the result named so; a report of texts alone is its own conclusion."""
-    said = []
-    for result in order.results:
-        record = result.record
-        if not record.get(3) or record.first(2).upper() not in ("TX", "FT", "ST") or id(record) in measured:
-            continue
-        # A suffix of the code (``PATH&IMP``, HL7 v2.5.1 section 7.2.4) names the part of the report.
-        names = {word for n in (1, 2, 4, 5) for word in _names(plain(record.get(3)[0], n))}
-        if names & _CONCLUSIONS:
-            said += ["^".join(text(c) for c in element) for element in record.get(5)]
-    if not said and texts_alone:
-        said = ["^".join(text(c) for c in element) for result in order.results for element in result.record.get(5)]
-    # A stroke or dashes in the place of words ("/", "----", "***") is no conclusion.
-    if not all(line.strip() in ("", '""') or absence(line.strip()) in ("unknown", "error") for line in said):
-        out["conclusion"] = "\n".join(line for line in said if line != '""').strip()
-
-
-def _names(written: str) -> tuple[str, ...]:
-    return (written.casefold(), written.rpartition("&")[2].casefold())

@@ -72,9 +72,7 @@ def codings(element: Element, x: Context, kind: str, bad: list[str] | None = Non
 
 def not_loinc(code: str, x: Context) -> None:
     """The issue of a code that is labelled LOINC and is none."""
-    x.issue_once(
-        "not-loinc", "warning", "The code is labelled LOINC but fails the check digit; kept as a local code.", code
-    )
+    x.issue("not-loinc", "warning", "The code is labelled LOINC but fails the check digit; kept as a local code.", code)
 
 
 def concept(element: Element, x: Context, kind: str = "codes") -> dict[str, Any] | None:

@@ -60,6 +60,7 @@ class Context:
     seen            how often a result of one patient, report, code and sub-id was met: the ordinal of repeated ones
     made            the results of each order so far (mappings.microbiology.Made): susceptibilities look for their organism there
     order           what the results being mapped share
+    family          message family (mappings.grammar.Family); empty until it is known
     subject         reference to the Patient of the group being mapped; patient its logical id; shard its shard
     """
 
@@ -72,6 +73,7 @@ class Context:
         "directory",
         "encounter",
         "facility",
+        "family",
         "field",
         "latest",
         "made",
@@ -107,6 +109,7 @@ class Context:
         self.subject: dict[str, str] = {}
         self.encounter: dict[str, str] | None = None
         self.order = OrderState()
+        self.family = ""
         self.sent_at = ""
         self.latest = ""
         self.control_id = ""
@@ -209,6 +212,10 @@ class Context:
             self.zone_noted = True
             self.issue("zone-assumed", "information", f"Times carry no zone; {self.facility.time_zone} is assumed.")
         return moment
+
+    def severity(self, hold: bool | str) -> Severity:
+        """Severity of an impossible date under a rule with ``hold``: ``error`` holds the message."""
+        return "error" if hold is True or (hold and hold == self.family) else "warning"
 
     def in_future(self, moment: times.Moment) -> bool:
         """True when what happened then cannot have happened yet (mappings.plausible.latest)."""

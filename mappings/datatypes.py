@@ -235,21 +235,21 @@ def xpn_string(element: Element, x: Context) -> str | None:
 @ruled("DTM[dateTime]", "1")
 def dtm_datetime(element: Element, x: Context, rule: Rule) -> str | None:
     """DTM/TS -> dateTime with the precision as written."""
-    moment = x.time(bare(element, 1), "error" if rule.hold else "warning")
+    moment = x.time(bare(element, 1), x.severity(rule.hold))
     return moment.fhir if moment else None
 
 
 @ruled("DTM[date]", "1")
 def dtm_date(element: Element, x: Context, rule: Rule) -> str | None:
     """DTM/TS -> date; a time of day is cut off."""
-    moment = x.time(bare(element, 1), "error" if rule.hold else "warning", birth=True)
+    moment = x.time(bare(element, 1), x.severity(rule.hold), birth=True)
     return moment.date if moment else None
 
 
-@datatype("DTM[instant]", "1")
-def dtm_instant(element: Element, x: Context) -> str | None:
+@ruled("DTM[instant]", "1")
+def dtm_instant(element: Element, x: Context, rule: Rule) -> str | None:
     """DTM/TS -> instant; a date without a time of day is none (http://hl7.org/fhir/R4/datatypes.html#instant): None and an issue."""
-    moment = x.time(bare(element, 1))
+    moment = x.time(bare(element, 1), x.severity(rule.hold))
     if moment is None:
         return None
     if not moment.has_time:

@@ -76,6 +76,7 @@ def convert(source: Source, profile: Profile, digest: str = "", received_at: str
     x.latest = plausible.latest(received_at)
     plausible.check_header(header, code, x)
     found = plan(code)
+    x.family = found.map.family
     groups = group(records)
     plausible.check_times(groups, x, results=found.map.family == "result")
     provenance = map_header(groups, x, found)
@@ -97,15 +98,15 @@ def _hold(groups: Groups, x: Context, found: Plan) -> None:
     """The faults of the whole message that hold it; what can be mapped is still mapped, for whoever mends it."""
     if not groups.patients:
         x.issue("no-patient", "error", "The message names no patient (PID is missing).", where="PID[1]")
-    if found.map.family != "result":
+    if found.map.family not in ("result", "order", "document"):
         return
     keys = {patient_key(p.pid, x.facility) for p in groups.patients if p.pid is not None} - {""}
     if len(keys) > 1:
-        words = "A result message names two patients; send one message for each."
+        words = "A message of orders, results or documents names two patients; send one message for each."
         second = groups.patients[1].pid
         value = second.first(3) if second is not None else None
         x.issue("two-patients", "error", words, value, f"{second.where if second is not None else 'PID[2]'}-3")
-    for patient in groups.patients:
+    for patient in groups.patients if found.map.family == "result" else ():
         if patient.results and not any(order.obr is not None for order in patient.orders):
             words = "There are results (OBX) without an order (OBR); it is not known what was reported."
             record = patient.results[0].record

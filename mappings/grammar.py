@@ -20,6 +20,9 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Family = Literal["admission", "order", "result", "document", "other"]
+
+
 class Rule(_Part):
     """One row of the guide.
 
@@ -37,7 +40,7 @@ class Rule(_Part):
     default    keys added to a value that lacks them
     shape      the value's surroundings; ``$`` stands for the value
     extension  URL: the value goes into an extension of that URL at ``to`` (or of the resource)
-    hold       an impossible date in this field holds the message
+    hold       an impossible date in this field holds the message; with the name of a family only its messages
     """
 
     row: str = Field(pattern=r"^[A-Z][A-Z0-9]{2}-\d{1,2}$")
@@ -53,7 +56,7 @@ class Rule(_Part):
     default: dict[str, Any] = Field(default_factory=dict)
     shape: Any = None
     extension: str = ""
-    hold: bool = False
+    hold: bool | Family = False
 
     @property
     def field(self) -> int:
@@ -100,9 +103,6 @@ class SegmentMap(_Part):
             if rule.row[:3] != self.segment:
                 raise ValueError(f"{rule.row}: the map is for {self.segment}")
         return self
-
-
-Family = Literal["admission", "order", "result", "document", "other"]
 
 
 class MessageMap(_Part):

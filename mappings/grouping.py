@@ -25,6 +25,8 @@ class Described:
     record: Record
     notes: list[Record] = field(default_factory=list)
     participations: list[Record] = field(default_factory=list)
+    containers: list[Record] = field(default_factory=list)
+    """SAC of a specimen."""
 
 
 @dataclass(slots=True)
@@ -261,6 +263,12 @@ class _Builder:
         elif not self.specimen_first:
             self._here().loose_specimens.append(self.specimen)
 
+    def sac(self, record: Record) -> None:
+        if self.specimen is None:
+            self.groups.rest.append(record)
+        else:
+            self.specimen.containers.append(record)
+
     def obx(self, record: Record) -> None:
         result = Result(record, specimen=self.specimen)
         self.last = result
@@ -317,6 +325,7 @@ _TAKE = {
         "tq1",
         "ipc",
         "spm",
+        "sac",
         "obx",
         "nte",
         "prt",

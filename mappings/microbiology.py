@@ -69,10 +69,17 @@ def _by_sub_id(results: list[tuple[Record, dict[str, Any]]]) -> None:
             groups.setdefault(_PART.split(sub_id)[0], []).append(observation)
     for group in groups.values():
         members = [o for o in group if _susceptibility(o)]
-        named = [o for o in group if "interpretation" not in o and ("valueString" in o or "valueCodeableConcept" in o)]
-        organism = next((o for o in named if o not in members), None)
+        # The organism is a coded answer; older senders write its name. A colony count beside it is text as well, but comes after it.
+        named = [o for o in group if o not in members and ("valueCodeableConcept" in o or "valueString" in o)]
+        organism = next((o for o in named if _coded(o)), named[0] if named else None)
         if members and organism is not None:
             _add(organism, members)
+
+
+def _coded(observation: dict[str, Any]) -> bool:
+    """A coded answer that is not a finding (positive, growth)."""
+    codings = observation.get("valueCodeableConcept", {}).get("coding", ())
+    return any(coding.get("system") != systems.INTERPRETATION for coding in codings)
 
 
 def _susceptibility(observation: dict[str, Any]) -> bool:

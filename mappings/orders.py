@@ -3,20 +3,30 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from conformance import systems
+from conformance.terminology import loinc_valid
 from mappings import ids
 from mappings.code_table import table
-from mappings.coded import codings, not_loinc
+from mappings.coded import codings, not_loinc, system_uri
 from mappings.contacts import xad_address, xtn_contact_point
 from mappings.context import Context
-from mappings.datatypes import ei_identifier, eip_part, identifier_type, named_system, plain
+from mappings.datatypes import bare, ei_identifier, eip_part, identifier_type, named_system, plain
 from mappings.directory import practitioner, role, xon_organization
 from mappings.grammar import Rule, rule_for
 from mappings.registry import call, ruled
 from mappings.source import Element, Record
 
+# fmt: off
+_NO_STATUS = frozenset((
+    "CN", "LI", "MC", "NR", "OF", "OP", "OW", "RA", "RC", "RD", "RE", "RF", "RP",
+    "RR", "SC", "SQ", "SR", "SS", "UC", "UD", "UF", "UH", "UM", "UN", "UR", "UX", "CP",
+))
+# fmt: on
+"""Codes of table 0119 (HL7 v2.8) that say nothing of how the order stands: ORC-5 does."""
+_SUPPORTING = "http://hl7.org/fhir/5.0/StructureDefinition/extension-ServiceRequest.supportingInfo"
 _EVENT = "http://hl7.org/fhir/StructureDefinition/businessEvent"
 
 
@@ -103,13 +113,17 @@ def order_control(record: Record, x: Context, out: dict[str, Any]) -> bool:
     row = table("OrderControl").get(code)
     if row is not None:
         out["status"] = row.code
+    elif x.family == "order" and code not in _NO_STATUS:
+        words = "The order control code is not in table 0119; the status of the order is unknown."
+        x.issue_once("code-not-in-table", "warning", words, code)
     return True
 
 
 @call("order_event_time")
 def order_event_time(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """ORC-9 -> date of the business event."""
-    moment = x.time(record.first(9))
+    told = any(i.key == "bad-date" and i.where == x.at() for i in x.conversion.issues)
+    moment = x.quiet_time(record.first(9)) if told else x.time(record.first(9), x.severity("order"))
     if moment is None:
         return False
     for extension in out.get("extension", ()):
@@ -133,6 +147,13 @@ def order_status(record: Record, x: Context, out: dict[str, Any]) -> bool:
     if out.get("status") != "revoked" or row.code in ("revoked", "entered-in-error"):
         out["status"] = row.code
     return True
+
+
+@call("same_callback")
+def same_callback(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """ORC-14 beside OBR-17: read when OBR-17 says the same (guide: IF OBR-17 NOT VALUED); another number is listed as unread."""
+    request = x.peers.get("OBR")
+    return request is not None and record.get(14) == request.get(17)
 
 
 @call("order_intent")
@@ -219,6 +240,40 @@ def parent_order(record: Record, x: Context, out: dict[str, Any]) -> bool:
             reference = {"type": "ServiceRequest", "identifier": {"type": identifier_type(code), **found}}
             out.setdefault("basedOn", []).append(reference)
     return "basedOn" in out
+
+
+@call("study_instance")
+def study_instance(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """IPC-3 -> identifier of the study, as DICOM UIDs are written in FHIR (http://hl7.org/fhir/R4/imagingstudy.html#notes)."""
+    uid = plain(record.get(3)[0], 1)
+    if not re.fullmatch(r"[0-2](?:\.(?:0|[1-9]\d*))+", uid):
+        return False
+    out.setdefault("identifier", []).append({"system": "urn:dicom:uid", "value": f"urn:oid:{uid}"})
+    return True
+
+
+@call("parent_result")
+def parent_result(record: Record, x: Context, out: dict[str, Any]) -> bool:
+    """OBR-26 of an order (reflex test, susceptibility) -> the result that made it necessary, as supporting information: its code,
+    and in words its name and value (HL7 v2.5.1 section 4.5.3.26). In results the organism is linked (mappings.microbiology)."""
+    if x.family != "order":
+        return False
+    element = record.get(26)[0]
+    code, name, system = (bare(element, 1, n) for n in (1, 2, 3))
+    text = " ".join(v for v in (name or code, plain(element, 3)) if v)
+    if not text:
+        return False
+    body: dict[str, Any] = {"text": text}
+    if code:
+        found = system_uri(system, x, "tests")
+        valid = found != systems.LOINC or loinc_valid(code)
+        coding = {"system": found if valid else x.local_system("tests"), "code": code}
+        body = {"coding": [{**coding, "display": name} if name else coding], **body}
+    concept = {"url": "concept", "valueCodeableConcept": body}
+    out.setdefault("extension", []).append({"url": _SUPPORTING, "extension": [concept]})
+    if plain(element, 2):
+        x.leftover(element, (2,), 0)
+    return True
 
 
 # --- report ----------------------------------------------------------------------------------------------------------------

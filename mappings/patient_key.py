@@ -7,6 +7,7 @@ id, else the universal id (``^^^&PATID`` has only that), else nothing.
 
 from __future__ import annotations
 
+from mappings import resident_id
 from mappings.facility import Facility
 from mappings.source import Element, Record, part
 
@@ -29,8 +30,12 @@ def authority(element: Element, facility: Facility) -> str:
 
 
 def is_resident_id(element: Element, facility: Facility) -> bool:
-    """True when CX.5 or CX.4 says "resident ID number" by the profile."""
+    """True when CX.5 or CX.4 says "resident ID number" by the profile, or neither says anything and the number is a valid one."""
     words = facility.identifiers.resident_id
+    if not part(element, 5) and not part(element, 4, 1) and not part(element, 4, 2):
+        # Nothing says what the number is, but its own check character does.
+        number = part(element, 1).strip()
+        return len(number) == 18 and resident_id.read(number) is not None
     if part(element, 5) in words or part(element, 4, 1) in words:
         return True
     return _RESIDENT_OID in (part(element, 4, 1), part(element, 4, 2))

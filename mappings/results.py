@@ -267,7 +267,7 @@ def finish_value(record: Record, x: Context, out: dict[str, Any]) -> None:
     said = record.first(11).strip().upper()
     if said in _ABSENT_BY_STATUS:
         out["dataAbsentReason"] = data_absent(_ABSENT_BY_STATUS[said])
-    elif out["status"] != "registered" and record.first(2) not in values.LEFT_TO_CALLER:
+    elif out["status"] != "registered" and "derivedFrom" not in out:
         out["dataAbsentReason"] = data_absent("unknown")
 
 

@@ -32,7 +32,7 @@ def dr_datetime(element: Element, x: Context, rule: Rule) -> str | None:
     """DR without an end -> dateTime; with an end it is a period and this gives nothing (guide: SPM-17 conditions)."""
     if bare(element, 2):
         return None
-    moment = x.time(bare(element, 1))
+    moment = x.time(bare(element, 1), x.severity(rule.hold))
     return moment.fhir if moment else None
 
 
