@@ -104,6 +104,16 @@ def _summaries(package: Path) -> dict[str, dict[str, list[str]]]:
     return out
 
 
+def _compartments(package: Path) -> dict[str, dict[str, list[str]]]:
+    """Compartment -> resource type -> the reference parameters that place a resource in it."""
+    out = {}
+    for d in _read(package, "CompartmentDefinition-*.json"):
+        if d["id"] != "example":
+            rows = {r["code"]: r["param"] for r in d["resource"] if r["code"] in RESOURCE_TYPES and r.get("param")}
+            out[d["code"]] = {t: [p for p in codes if p != "{def}"] for t, codes in rows.items()}
+    return out
+
+
 def main(package: Path) -> None:
     """Writes r4.json beside this file, one definition a line."""
     target = HERE / "r4.json"
@@ -115,6 +125,8 @@ def main(package: Path) -> None:
         ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(_elements(package).items())),
         '},\n"summaries": {',
         ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(_summaries(package).items())),
+        '},\n"compartments": {',
+        ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(_compartments(package).items())),
         "}}\n",
     ]
     target.write_text("\n".join(lines), "utf-8")

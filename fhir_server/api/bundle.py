@@ -65,7 +65,8 @@ def search_url(query: Query, base: str, cursor: str = "") -> str:
         pairs = [*query.used, (CURSOR, query.cursor)]
     # ":" "," "/" and "|" stay readable; clients compare links as text.
     told = urlencode(pairs, quote_via=quote, safe=":,/|*$")
-    return f"{base}/{query.type}" + (f"?{told}" if told else "")
+    place = query.type if query.place is None else query.place
+    return f"{base}/{place}".rstrip("/") + (f"?{told}" if told else "")
 
 
 def bundle(type: str, entries: Sequence[bytes], *, links: Iterable[Link] = (), total: int | None = None) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime, tzinfo
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
@@ -17,7 +17,8 @@ from fhir_server.api.security import address_of, services_of
 from fhir_server.api.writes import ATTEMPTS, Writer, wake
 from fhir_server.audit_event import Action, Outcome
 from fhir_server.errors import Category, Fault
-from fhir_server.search import dates, run
+from fhir_server.search import dates, run, types
+from fhir_server.search.page import Sql
 from fhir_server.search.query import MAX_COUNT, Query
 from fhir_server.search.statement import Context
 from fhir_server.services import Services
@@ -53,13 +54,21 @@ async def in_thread(act: Callable[..., T], *arguments: object) -> T:
     return await asyncio.to_thread(act, *arguments)
 
 
-async def search(services: Services, query: Query, context: Context, asker: Principal) -> run.Found:
-    """Runs a search on the read pool; what comes along, and what chains look at, is of types the asker may search."""
+async def search(services: Services, queries: Sequence[Query], context: Context, asker: Principal) -> run.Found:
+    """Runs a search, of one type or of several, on the read pool; what comes along, and what chains look at, is of types the asker
+    may search."""
 
     def allowed(type: str) -> bool:
         return asker.may("search-type", type)
 
-    steps = run.search(query, context, services.codec.decompress, allowed=allowed)
+    decompress = services.codec.decompress
+    if len(queries) == 1:
+        return await carried_out(services, run.search(queries[0], context, decompress, allowed=allowed))
+    return await carried_out(services, types.search(queries, context, decompress, allowed=allowed))
+
+
+async def carried_out(services: Services, steps: Generator[Sql, Sequence[run.Row], T]) -> T:
+    """Runs the statements that a search yields on one connection of the read pool; its outcome."""
     sql = next(steps)
     async with borrowed(services.pool) as connection:
         while True:
@@ -67,8 +76,8 @@ async def search(services: Services, query: Query, context: Context, asker: Prin
             try:
                 sql = steps.send(rows)
             except StopIteration as end:
-                found: run.Found = end.value
-                return found
+                out: T = end.value
+                return out
 
 
 async def in_transaction(services: Services, context: Context, asker: Principal, act: Callable[[Writer], T]) -> T:

@@ -8,18 +8,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from conformance import capability, fhirjson
 from conformance.capability import RESOURCE_TYPES
-from fhir_server.api import interaction, json_patch, subset, transaction
+from fhir_server.api import interaction, json_patch, searches, subset, transaction
 from fhir_server.api.authorization import configuration
-from fhir_server.api.bundle import bundle, history_entry, searchset
+from fhir_server.api.bundle import bundle, history_entry
 from fhir_server.api.content import (
     etag,
-    form_pairs,
     not_modified,
     preferences,
     query_of,
@@ -31,17 +30,15 @@ from fhir_server.api.content import (
 )
 from fhir_server.api.interaction import Touched, audited, base_of, context_of, in_transaction
 from fhir_server.api.responses import EXPECTED, fault_of, fhir, http_date, issue, outcome
+from fhir_server.api.searches import READ, require_served
 from fhir_server.api.security import Asker, permit, services_of
 from fhir_server.api.writes import Written, require_valid
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include
 from fhir_server.search.definitions import parameters
-from fhir_server.search.query import parse
 from fhir_server.store import reader
 
 router = APIRouter()
-
-READ: Final = ["GET", "HEAD"]
 
 
 @router.api_route("/metadata", methods=READ)
@@ -69,7 +66,7 @@ def _statement(base: str) -> bytes:
         capability.security(smart["token_endpoint"], smart["introspection_endpoint"], smart["revocation_endpoint"]),
         includes=includes,
         revincludes={name: include.references_to(name) for name in RESOURCE_TYPES},
-        system_interactions=("transaction", "batch", "history-system"),
+        system_interactions=("transaction", "batch", "history-system", "search-system"),
     )
     return fhirjson.dumps(statement)
 
@@ -122,40 +119,19 @@ async def history_system(request: Request, asker: Asker) -> Response:
     return await _history(request, asker, "history-system", None, None)
 
 
+# Before the routes of instances, whose ids would match their names.
+router.include_router(searches.router)
+for _address in ("", "/"):
+    router.add_api_route(_address, searches.search_system, methods=READ)
+
+
 # --- a type -----------------------------------------------------------------------------------------------------------------
-
-
-@router.api_route("/{kind}", methods=READ)
-async def search_type(request: Request, asker: Asker, kind: str) -> Response:
-    """Search by type (http://hl7.org/fhir/R4/http.html#search)."""
-    require_json_answer(request)
-    _require_served(kind)
-    return await _search(request, asker, kind, query_pairs(query_of(request)))
-
-
-@router.post("/{kind}/_search")
-async def search_post(request: Request, asker: Asker, kind: str) -> Response:
-    """The same search, its parameters in the body."""
-    require_json_answer(request)
-    _require_served(kind)
-    return await _search(request, asker, kind, await form_pairs(request, services_of(request).settings.max_request))
-
-
-async def _search(request: Request, asker: Asker, kind: str, pairs: list[tuple[str, str]]) -> Response:
-    await permit(request, asker, "search-type", kind)
-    services = services_of(request)
-    query = parse(kind, pairs, strict=preferences(request.headers).strict)
-    found = await interaction.search(services, query, context_of(request), asker)
-    touched = [Touched(hit.type, hit.patient) for hit in found.hits]
-    query_text = "&".join(name for name, _ in pairs)
-    await audited(request, asker, "R", "search-type", touched, types={kind}, query=query_text)
-    return fhir(request, searchset(query, found, base_of(request)))
 
 
 @router.post("/{kind}")
 async def create(request: Request, asker: Asker, kind: str) -> Response:
     """Create, with If-None-Exist conditional (http://hl7.org/fhir/R4/http.html#create, #ccreate)."""
-    _require_served(kind)
+    require_served(kind)
     exist = request.headers.get("if-none-exist")
     await permit(request, asker, "create", kind)
     if exist is not None:
@@ -167,7 +143,7 @@ async def create(request: Request, asker: Asker, kind: str) -> Response:
 @router.put("/{kind}")
 async def update_conditionally(request: Request, asker: Asker, kind: str) -> Response:
     """Conditional update (http://hl7.org/fhir/R4/http.html#cond-update)."""
-    _require_served(kind)
+    require_served(kind)
     await permit(request, asker, "update", kind)
     await permit(request, asker, "search-type", kind)
     resource = await _resource(request, kind)
@@ -178,7 +154,7 @@ async def update_conditionally(request: Request, asker: Asker, kind: str) -> Res
 @router.patch("/{kind}")
 async def patch_conditionally(request: Request, asker: Asker, kind: str) -> Response:
     """Conditional patch (http://hl7.org/fhir/R4/http.html#patch)."""
-    _require_served(kind)
+    require_served(kind)
     await permit(request, asker, "patch", kind)
     await permit(request, asker, "search-type", kind)
     patch = await _patch(request)
@@ -190,7 +166,7 @@ async def patch_conditionally(request: Request, asker: Asker, kind: str) -> Resp
 async def delete_conditionally(request: Request, asker: Asker, kind: str) -> Response:
     """Conditional delete of one match (http://hl7.org/fhir/R4/http.html#3.1.0.7.1)."""
     require_json_answer(request)
-    _require_served(kind)
+    require_served(kind)
     await permit(request, asker, "delete", kind)
     await permit(request, asker, "search-type", kind)
     query = query_of(request)
@@ -200,7 +176,7 @@ async def delete_conditionally(request: Request, asker: Asker, kind: str) -> Res
 @router.api_route("/{kind}/_history", methods=READ)
 async def history_type(request: Request, asker: Asker, kind: str) -> Response:
     """History of a type (http://hl7.org/fhir/R4/http.html#history)."""
-    _require_served(kind)
+    require_served(kind)
     return await _history(request, asker, "history-type", kind, None)
 
 
@@ -211,7 +187,7 @@ async def history_type(request: Request, asker: Asker, kind: str) -> Response:
 async def read(request: Request, asker: Asker, kind: str, logical: str) -> Response:
     """Read, conditional with If-None-Match and If-Modified-Since (http://hl7.org/fhir/R4/http.html#read, #cread)."""
     require_json_answer(request)
-    _require_served(kind)
+    require_served(kind)
     summary, elements = subset.asked(query_pairs(query_of(request)))
     await permit(request, asker, "read", kind)
     services = services_of(request)
@@ -225,7 +201,7 @@ async def read(request: Request, asker: Asker, kind: str, logical: str) -> Respo
 async def vread(request: Request, asker: Asker, kind: str, logical: str, number: str) -> Response:
     """Read of one version (http://hl7.org/fhir/R4/http.html#vread)."""
     require_json_answer(request)
-    _require_served(kind)
+    require_served(kind)
     await permit(request, asker, "vread", kind)
     services = services_of(request)
     stored = None
@@ -254,7 +230,7 @@ async def _one(request: Request, asker: Asker, name: str, stored: reader.Stored 
 @router.put("/{kind}/{logical}")
 async def update(request: Request, asker: Asker, kind: str, logical: str) -> Response:
     """Update, also under an id the client gives (http://hl7.org/fhir/R4/http.html#update)."""
-    _require_served(kind)
+    require_served(kind)
     await permit(request, asker, "update", kind)
     resource = await _resource(request, kind)
     if resource.get("id") != logical:
@@ -266,7 +242,7 @@ async def update(request: Request, asker: Asker, kind: str, logical: str) -> Res
 @router.patch("/{kind}/{logical}")
 async def patch(request: Request, asker: Asker, kind: str, logical: str) -> Response:
     """JSON Patch (http://hl7.org/fhir/R4/http.html#patch)."""
-    _require_served(kind)
+    require_served(kind)
     await permit(request, asker, "patch", kind)
     operations = await _patch(request)
     expected = required_version(request.headers)
@@ -277,7 +253,7 @@ async def patch(request: Request, asker: Asker, kind: str, logical: str) -> Resp
 async def delete(request: Request, asker: Asker, kind: str, logical: str) -> Response:
     """Delete; history stays (http://hl7.org/fhir/R4/http.html#delete)."""
     require_json_answer(request)
-    _require_served(kind)
+    require_served(kind)
     await permit(request, asker, "delete", kind)
     expected = required_version(request.headers)
     return await _write(request, asker, "D", "delete", lambda w: w.delete(kind, logical, expected))
@@ -286,16 +262,14 @@ async def delete(request: Request, asker: Asker, kind: str, logical: str) -> Res
 @router.api_route("/{kind}/{logical}/_history", methods=READ)
 async def history_instance(request: Request, asker: Asker, kind: str, logical: str) -> Response:
     """History of one resource (http://hl7.org/fhir/R4/http.html#history)."""
-    _require_served(kind)
+    require_served(kind)
     return await _history(request, asker, "history-instance", kind, logical)
 
 
+router.add_api_route("/{kind}/{logical}/{inner}", searches.search_compartment, methods=READ)
+
+
 # --- shared -----------------------------------------------------------------------------------------------------------------
-
-
-def _require_served(kind: str) -> None:
-    if kind not in RESOURCE_TYPES:
-        raise Fault(Category.NOT_FOUND, "This is not a resource type served here.")
 
 
 async def _resource(request: Request, kind: str) -> dict[str, Any]:

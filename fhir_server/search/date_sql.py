@@ -55,6 +55,12 @@ def instant_condition(column: str, prefix: str, wanted: dates.Span, context: Con
     return f"{column} < {out.arg(a, 'timestamptz')}"
 
 
+def during(wanted: dates.Span, out: Statement) -> str:
+    """The main date of a resource meets the span, or it has none (http://hl7.org/fhir/R4/patient-operation-everything.html)."""
+    low, high = out.arg(wanted[0], "timestamptz"), out.arg(wanted[1], "timestamptz")
+    return f"(r.start_at IS NULL OR (r.start_at < {high} AND r.end_at > {low}))"
+
+
 def _around(wanted: dates.Span, context: Context) -> dates.Span:
     """``ap``: R4 recommends 10 % of the gap between now and the date."""
     gap = abs(context.now - wanted[0]) / 10

@@ -154,6 +154,13 @@ def summaries() -> dict[str, dict[str, frozenset[str]]]:
 
 
 @cache
+def compartments() -> dict[str, dict[str, tuple[str, ...]]]:
+    """Compartment (``Patient``) -> resource type -> reference parameters that place a resource in it
+    (http://hl7.org/fhir/R4/compartmentdefinition.html)."""
+    return {name: {t: tuple(c) for t, c in row.items()} for name, row in _file()["compartments"].items()}
+
+
+@cache
 def parameters(type: str) -> dict[str, Parameter]:
     """Code -> parameter of a served resource type, those of all resources included; ``_id`` and ``_lastUpdated`` are not (columns)."""
     if type not in RESOURCE_TYPES:

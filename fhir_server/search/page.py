@@ -71,7 +71,10 @@ def decode(query: Query) -> Place | None:
 
 def _digest(query: Query) -> str:
     """Twelve characters that change with what is searched and how it is sorted; the page size may change between pages."""
-    told = [query.type, *(f"{n}={v}" for n, v in query.used if n not in ("_count", "_total", "_summary", "_elements"))]
+    told = [
+        query.type if query.place is None else f"/{query.place}",
+        *(f"{n}={v}" for n, v in query.used if n not in ("_count", "_total", "_summary", "_elements")),
+    ]
     return hashlib.blake2b("\x1f".join(told).encode(), digest_size=9).hexdigest()[:12]
 
 

@@ -42,7 +42,8 @@ Total = Literal["none", "estimate", "accurate"]
 class Filter:
     """One condition: any of ``values`` (already cut at the commas, escapes kept).
 
-    kind   an R4 kind, ``id``, ``updated``, or ``chain`` and ``has``: those look at the other end of the reference ``parameter``
+    kind   an R4 kind, ``id``, ``updated``; ``chain`` and ``has``: those look at the other end of the reference ``parameter``;
+           ``any``: one of ``inner`` holds; ``care``: the main date, if there is one, lies between two dates
     inner  chain, has: what must hold at the other end, for each resource type that may stand there
     """
 
@@ -77,7 +78,9 @@ class Include:
 
 @dataclass(slots=True)
 class Query:
-    """A search by type. ``used`` are the name and value pairs that took effect, for the self link; ``ignored`` says what did not."""
+    """A search by type. ``place``: the path it was asked at, when that is not the type (compartments, all types).
+
+    ``used`` are the name and value pairs that took effect, for the self link; ``ignored`` says what did not."""
 
     type: str
     filters: list[Filter] = field(default_factory=list)
@@ -88,6 +91,7 @@ class Query:
     summary: str = ""
     elements: frozenset[str] = frozenset()
     cursor: str = ""
+    place: str | None = None
     used: list[tuple[str, str]] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
 

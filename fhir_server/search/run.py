@@ -59,37 +59,52 @@ def search(
     """Yields statements, is sent their rows, returns the answer. ``allowed``: whether resources of a type may come along, and be
     looked at by a chain."""
     found = Found()
-    restrict(query, allowed)
-    query = replace(query, filters=(yield from resolve(query.filters, Terminology(decompress))))
+    query = yield from settled(query, decompress, allowed)
     if query.summary != "count" and query.count:
-        rows: list[Row] = []
-        for sql in page.statements(query, context, query.count + 1):
-            if len(rows) > query.count:
-                break
-            got = yield sql
-            if not sql.trial or len(rows) + len(got) > query.count:
-                rows.extend(got)
+        rows = yield from rows_of(query, context)
         if len(rows) > query.count:
             rows = rows[: query.count]
             found.next = page.place_of(query, rows[-1])
-        found.matches = [_hit(query.type, row, decompress) for row in rows]
+        found.matches = [hit_of(query.type, row, decompress) for row in rows]
         wanted = [i for i in query.includes if any(map(allowed, include.included_types(i)))]
         if wanted and found.matches:
-            yield from _included(wanted, found, context, decompress, allowed)
+            yield from come_along(wanted, found, context, decompress, allowed)
     if query.summary == "count" or not query.count or query.total != "none":
         rows = list((yield page.count(query, context)))
         found.total = rows[0]["count"]
     return found
 
 
-def _hit(type: str, row: Row, decompress: Decompress) -> Hit:
+def settled(
+    query: Query, decompress: Decompress, allowed: Callable[[str], bool]
+) -> Generator[Sql, Sequence[Row], Query]:
+    """The query as it is carried out: without what the asker may not look at, value sets as their codes."""
+    restrict(query, allowed)
+    return replace(query, filters=(yield from resolve(query.filters, Terminology(decompress))))
+
+
+def rows_of(query: Query, context: Context) -> Generator[Sql, Sequence[Row], list[Row]]:
+    """The matches of one page in their order, and one more when there is one."""
+    rows: list[Row] = []
+    for sql in page.statements(query, context, query.count + 1):
+        if len(rows) > query.count:
+            break
+        got = yield sql
+        if not sql.trial or len(rows) + len(got) > query.count:
+            rows.extend(got)
+    return rows
+
+
+def hit_of(type: str, row: Row, decompress: Decompress) -> Hit:
+    """A row with ``page.COLUMNS`` as a resource of the answer."""
     logical, patient = row["id"], row["patient"]
     return Hit(type, logical, patient, decompress(row["dict"], bytes(row["body"]), (logical, patient, row["order"])))
 
 
-def _included(
+def come_along(
     includes: Iterable[Include], found: Found, context: Context, decompress: Decompress, allowed: Callable[[str], bool]
 ) -> Generator[Sql, Sequence[Row], None]:
+    """Adds to ``found`` what its matches bring along."""
     known = {(hit.type, hit.id) for hit in found.matches}
     fresh = found.matches
     for number in range(MAX_ROUNDS):
@@ -109,7 +124,7 @@ def _included(
                     found.cut = True
                     return
                 known.add((name, row["id"]))
-                found.included.append(_hit(name, row, decompress))
+                found.included.append(hit_of(name, row, decompress))
         fresh = found.included[before:]
         if not fresh:
             return

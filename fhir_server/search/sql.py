@@ -19,7 +19,7 @@ from fhir_server.errors import Category, Fault
 from fhir_server.search import dates
 from fhir_server.search.chain_sql import Link, pointed_at_by, pointing_to
 from fhir_server.search.composites import JOINT
-from fhir_server.search.date_sql import instant_condition, span_condition
+from fhir_server.search.date_sql import during, instant_condition, span_condition
 from fhir_server.search.definitions import Element, Parameter, Path, about
 from fhir_server.search.leaves import (
     EXACT,
@@ -35,12 +35,10 @@ from fhir_server.search.quantities import Box
 from fhir_server.search.quantity_sql import boxes_of, quantity, rows
 from fhir_server.search.query import Filter, Query, split, unescape
 from fhir_server.search.statement import Context, Statement, kinds_of
-from fhir_server.search.where import Every, Where
+from fhir_server.search.token_forms import above, coded, token_forms, whole_system
+from fhir_server.search.where import Every, Where, any_of
 from mappings.ids import home_shard, shard_of_id
 
-_CODED: Final = frozenset({"Coding", "CodeableConcept", "Identifier", "ContactPoint"})
-_FOLDED: Final = frozenset({"string", "markdown"})
-_BOOLEAN_SYSTEM: Final = "http://hl7.org/fhir/special-values"
 _PREFIXED = re.compile(r"(eq|ne|gt|lt|ge|le|sa|eb|ap)?(.*)", re.DOTALL)
 # A "+" that a client left unescaped in the URL arrives as a blank.
 _LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
@@ -101,6 +99,11 @@ class _Condition:
         if f.kind in ("chain", "has"):
             self._linked()
             return []
+        if f.kind == "any":
+            any_of([where_of(self.type, [inner], self.context, self.out) for _, inner in f.inner], self.found)
+            return []
+        if f.kind == "care":
+            return [during((self._date(f.values[0])[1][0], self._date(f.values[1])[1][1]), self.out)]
         assert f.parameter is not None  # parse() lets nothing else through
         if f.modifier == "missing":
             return self._missing(f.parameter)
@@ -182,7 +185,7 @@ class _Condition:
 
     def _element(self, element: Element, code: str, value: str) -> str:
         (_, codes), (kind, values) = element.parts
-        named = list(dict.fromkeys(form for path in codes for form in _token_forms(path, code)))
+        named = list(dict.fromkeys(form for path in codes for form in token_forms(path, code)))
         if kind == "quantity":
             wanted = [(form + JOINT, box) for form in named for box in self._boxes(kind, [value])]
             rtype = self.out.arg(RESOURCE_TYPES[self.type], "smallint")
@@ -190,7 +193,7 @@ class _Condition:
         if kind == "reference":
             texts = [_reference(value, self.context.base)]
         else:
-            texts = list(dict.fromkeys(form for path in values for form in _token_forms(path, value)))
+            texts = list(dict.fromkeys(form for path in values for form in token_forms(path, value)))
         hashes = [hash_of(element.path.seed, f"{form}{JOINT}{text}") for form in named for text in texts]
         return f"r.tokens && {self.out.arg(hashes, 'bigint[]')}"
 
@@ -329,7 +332,7 @@ class _Condition:
         for value in values:
             for path, only in parameter.paths:
                 if self.filter.kind == "token" and self.filter.modifier != "of-type":
-                    mask |= _whole_system(path, value)
+                    mask |= whole_system(path, value)
                 for text in self._forms(parameter, path, only, value):
                     place = is_common(text) if self.filter.kind == "reference" else path.common
                     if place is not True:
@@ -385,9 +388,9 @@ class _Condition:
         if self.filter.kind == "string":
             yield EXACT + unescape(value)
         elif self.filter.kind == "uri":
-            yield from _above(unescape(value)) if modifier == "above" else (unescape(value),)
+            yield from above(unescape(value)) if modifier == "above" else (unescape(value),)
         elif modifier == "identifier":
-            yield IDENTIFIER + _coded(value)
+            yield IDENTIFIER + coded(value)
         elif modifier == "of-type":
             parts = [unescape(p) for p in split(value, "|")]
             if len(parts) != 3 or not all(parts):
@@ -398,7 +401,7 @@ class _Condition:
         elif self.filter.kind == "reference":
             yield from self._references(parameter, only, value)
         else:
-            yield from _token_forms(path, value)
+            yield from token_forms(path, value)
 
     def _references(self, parameter: Parameter, only: str, value: str) -> Iterator[str]:
         text = _reference(value, self.context.base)
@@ -420,36 +423,3 @@ def _any(conditions: Iterator[str]) -> str:
 
 def _reference(value: str, base: str) -> str:
     return reference_text(unescape(value), base)
-
-
-def _above(uri: str) -> Iterator[str]:
-    """The URI and all whose path begins it: ``http://a/b/c``, ``http://a/b/``, ``http://a/b`` ... (R4: ``:above``)."""
-    yield uri
-    start = uri.find("://") + 3
-    while (cut := uri.rfind("/")) >= start > 2:
-        yield uri[: cut + 1]
-        uri = uri[:cut]
-        yield uri
-
-
-def _coded(value: str) -> str:
-    """``system|code`` as indexed: escapes undone on both sides."""
-    parts = split(value, "|")
-    return unescape(parts[0]) if len(parts) == 1 else f"{unescape(parts[0])}|{unescape('|'.join(parts[1:]))}"
-
-
-def _token_forms(path: Path, value: str) -> Iterator[str]:
-    parts = split(value, "|")
-    system, code = (None, parts[0]) if len(parts) == 1 else (unescape(parts[0]), "|".join(parts[1:]))
-    code = unescape(code)
-    plain = [t for t in path.types if t not in _CODED]
-    if len(plain) < len(path.types) or not path.types:
-        yield code if system is None else f"{system}|{code}"
-    if plain and code and (not system or system in path.systems or ("boolean" in plain and system == _BOOLEAN_SYSTEM)):
-        yield code.casefold() if _FOLDED.intersection(plain) else code
-
-
-def _whole_system(path: Path, value: str) -> int:
-    """``system|`` on a plain code bound to that system: every resource that has the element; its bit, else 0."""
-    system, bar, code = value.partition("|")
-    return path.bit if bar and not code and unescape(system) in path.systems else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fhir_server.search.statement import kinds_of
@@ -59,3 +60,17 @@ class Every:
 
     own: list[int] = field(default_factory=list)
     common: list[int] = field(default_factory=list)
+
+
+def any_of(ends: Sequence[Where], found: Where) -> None:
+    """Adds to ``found`` that one of several sets of conditions on the same resource holds, each looked up by its own index."""
+    each = " OR ".join(f"({' AND '.join(end.each())})" for end in ends)
+    by_index = " UNION ALL ".join(
+        f"SELECT r.shard, r.id FROM resource r WHERE {' AND '.join(end.collected())}"  # noqa: S608 -- placeholders only
+        for end in ends
+    )
+    found.either.append((each, f"(r.shard, r.id) IN ({by_index})"))
+    if all(end.narrow for end in ends):
+        found.narrow = found.driven = True
+    else:
+        found.tokens = True
