@@ -24,6 +24,7 @@ class Envelope:
     application_ack MSH-16
     version        MSH-12.1
     quality_control MSH-16/SPM-11/no PID told that this is a quality-control run
+    pointers       MSH-14 and DSC-1 of a part of a continued message; empty for a whole one
     issues         notes made while peeking (charset mismatch)
     """
 
@@ -38,6 +39,7 @@ class Envelope:
     application_ack: str = ""
     version: str = ""
     quality_control: bool = False
+    pointers: tuple[str, ...] = ()
     issues: tuple[Issue, ...] = ()
 
 

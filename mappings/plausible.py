@@ -36,7 +36,7 @@ def check_header(header: Record, code: str, x: Context) -> None:
         words = "The message has no control id (MSH-10); without it nobody can be answered and no repeat be known."
         x.issue("no-control-id", "error", words, "", f"{header.where}-10")
     if header.first(14):
-        words = "The message goes on with one that did not come before it; send both parts in one file, or the whole message."
+        words = "The message is the rest of another one, which has not come; held until it comes (within a day)."
         x.issue("continued-message", "error", words, header.first(14), f"{header.where}-14")
     if x.latest and x.sent_at > x.latest:
         x.issue("future-date", "error", _FUTURE, header.first(7), f"{header.where}-7")

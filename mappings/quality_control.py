@@ -29,6 +29,9 @@ def is_quality_control(records: Iterable[Record], facility: Facility) -> bool:
                 return False
             if record.first(16).strip() in _RUN_KINDS:
                 return True
+            if record.first(14).strip():
+                # The rest of a message (section 2.10.2): its PID stands in the part before it.
+                return False
         elif record.name == "PID":
             patients += 1
             if patterns and any(re.search(p, part(element, 1)) for element in record.get(3) for p in patterns):

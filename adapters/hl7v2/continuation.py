@@ -1,7 +1,8 @@
 """Messages continued in the next one: DSC-1 of a part is MSH-14 of the next (HL7 v2.5.1 section 2.10.2).
 
 Parts that follow each other in a file become one message under the first header. A part whose continuation does not follow is given as
-it is; reading it says so, and it is held: half a message is never stored.
+it is; reading it says so, and it is held: half a message is never stored. Parts that arrive as messages of their own are put together
+in the inbox (fhir_server.ingest.parts).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-_LAST = re.compile(rb"[\r\n]DSC([^A-Za-z0-9\r\n])([^\r\n]*)[\r\n]*\Z")
+_LAST = re.compile(rb"[\r\n]DSC([^A-Za-z0-9\r\n\x1c])([^\r\n\x1c]*)[\r\n\x1c]*\Z")
 _LINE = re.compile(rb"[\r\n]+")
 _LARGEST = 32 * 1024 * 1024
 """Bytes of a joined message; what is larger stays in parts."""
@@ -36,6 +37,15 @@ def joined(parts: Iterable[bytes]) -> Iterator[bytes]:
             yield whole
     if held:
         yield held
+
+
+def pointers(raw: bytes) -> tuple[str, str]:
+    """(MSH-14, DSC-1) of one message, empty where it has none: which part it goes on from, and which one goes on with it."""
+    start = raw.find(b"MSH")
+    head = raw[start:] if start > 0 else raw
+    last = _LAST.search(raw, max(0, len(raw) - 400))
+    before, after = _pointer_of(head[:4096]), _first_field(last) if last else b""
+    return before.decode(errors="replace"), after.decode(errors="replace")
 
 
 def _first_field(last: re.Match[bytes]) -> bytes:

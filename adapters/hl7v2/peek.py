@@ -5,6 +5,7 @@ from __future__ import annotations
 from zoneinfo import ZoneInfo
 
 from adapters.contract import Envelope
+from adapters.hl7v2.continuation import pointers
 from adapters.hl7v2.reader import opened, segment_lines
 from adapters.hl7v2.segment import Segment
 from mappings import times
@@ -57,5 +58,6 @@ def peek(raw: bytes, facility: Facility) -> Envelope:
         application_ack=header.first(16).strip().upper(),
         version=header.first(12).strip(),
         quality_control=is_quality_control(records, facility),
+        pointers=tuple(p for p in pointers(raw) if p),
         issues=tuple(start.issues),
     )

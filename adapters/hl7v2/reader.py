@@ -360,7 +360,7 @@ def _report(record: Segment, line: str, issues: list[Issue]) -> None:
         note = "The segment id is not in capitals; read as if it were."
         issues.append(Issue("segment-case", "information", record.where, note))
     if record.name == "DSC" and record.first(1):
-        note = "The message goes on in another message, which did not follow; send both parts in one file, or the whole message."
+        note = "The message goes on in another message, which has not come; held until it comes (within a day)."
         issues.append(Issue("continued-message", "error", f"{record.where}-1", note, record.first(1)))
 
 

@@ -39,6 +39,7 @@ class LeaseLost(Exception):
 class Arrival:
     """A message on its way into the inbox. ``sha256`` is of the bytes as received, ``raw`` their zstd form, ``size`` their number.
 
+    part: of a continued message;
     keys: ordering keys (``ordering_keys``); status: ready, quality-control, or for the first of ``issues`` failed or held.
     """
 
@@ -58,6 +59,7 @@ class Arrival:
     status: str
     issues: tuple[Issue, ...]
     raw: bytes
+    part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,14 @@ class Outcome:
     mapping: int | None
 
 
-def ordering_keys(facility: str, control_id: str, patient_keys: Sequence[str]) -> tuple[int, tuple[int, ...]]:
-    """Shard and ordering keys (signed 64-bit) of a message; without a patient the control id stands in for one."""
-    names = patient_keys or (f"message\x1e{control_id}",)
+def ordering_keys(
+    facility: str, control_id: str, patient_keys: Sequence[str], pointers: Sequence[str] = ()
+) -> tuple[int, tuple[int, ...]]:
+    """Shard and ordering keys (signed 64-bit) of a message; without a patient the control id stands in for one.
+
+    ``pointers``: of a part of a continued message (Envelope.pointers): parts that belong together are worked on one after the other.
+    """
+    names = [*(patient_keys or (f"message\x1e{control_id}",)), *(f"continued\x1e{pointer}" for pointer in pointers)]
     keys = {_key(f"{facility}\x1f{name}"): None for name in names}
     return shard_of(facility, names[0].encode(errors="replace").decode()), tuple(keys)
 
@@ -146,15 +153,15 @@ INSERT INTO inbox (shard, facility, channel, format, trigger, control_id, sent_a
                    status, flag, reason, issues, raw)
 SELECT a.shard, a.facility, a.channel, a.format, a.trigger, a.control_id, a.sent_at, a.received_at, a.sha256, a.size, a.charset,
        a.lane, a.keys::bigint[], a.status,
-       CASE WHEN a.reused OR a.control_id <> '' AND a.status <> 'failed' AND EXISTS (
+       CASE WHEN a.part THEN 'part' WHEN a.reused OR a.control_id <> '' AND a.status <> 'failed' AND EXISTS (
            SELECT FROM inbox b WHERE b.facility = a.facility AND b.control_id = a.control_id AND b.sha256 <> a.sha256
        ) THEN 'control-id-reused' END,
        a.reason, a.issues::jsonb, a.raw
 FROM unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[],
             $9::bytea[], $10::integer[], $11::text[], $12::smallint[], $13::text[], $14::text[], $15::boolean[], $16::text[],
-            $17::text[], $18::bytea[])
+            $17::text[], $18::bytea[], $19::boolean[])
     AS a(shard, facility, channel, format, trigger, control_id, sent_at, received_at, sha256, size, charset, lane, keys, status,
-         reused, reason, issues, raw)
+         reused, reason, issues, raw, part)
 ON CONFLICT (shard, facility, sha256) DO NOTHING
 RETURNING shard, id, facility, sha256, received_at
 """
@@ -235,6 +242,7 @@ async def _insert(conn: asyncpg.Connection, rows: Sequence[Arrival]) -> dict[_Na
         [a.issues[0].key if a.issues and a.status in ("failed", "held") else None for a in rows],
         [issues_json(a.issues) for a in rows],
         [a.raw for a in rows],
+        [a.part for a in rows],
     )
     return {
         (r["shard"], r["facility"], r["sha256"]): Accepted(r["shard"], r["id"], r["received_at"], True)

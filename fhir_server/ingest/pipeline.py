@@ -27,7 +27,7 @@ from fhir_server import telemetry
 from fhir_server.code_mappings import LiveProfiles
 from fhir_server.identity import registry
 from fhir_server.identity.registry import MergeStatement, PatientState
-from fhir_server.ingest import inbox
+from fhir_server.ingest import inbox, parts
 from fhir_server.ingest.inbox import BACKFILL, Claimed, Outcome
 from fhir_server.publish import outbox
 from fhir_server.store import repository
@@ -68,6 +68,8 @@ class Converted:
     message: Claimed
     conversion: Conversion
     outcome: Outcome
+    whole: parts.Whole | None = None
+    """What ``message`` was a part of."""
 
 
 class Pipeline:
@@ -107,8 +109,10 @@ class Pipeline:
             )
             return _held(message, Conversion(issues=[issue]), None)
         mapping = self._mapping(conn, profile)
+        whole = parts.whole(conn, message) if parts.is_part(message.raw) else None
+        raw = whole.raw if whole is not None else message.raw
         try:
-            conversion = convert(message.raw, profile, message.format, message.received_at.isoformat())
+            conversion = convert(raw, profile, message.format, message.received_at.isoformat())
             faults = [] if conversion.held else [i for e in conversion.entries for i in validator.check(e.resource)]
         except Unreadable as unreadable:
             return _held(message, Conversion(issues=[unreadable.issue]), mapping)
@@ -116,11 +120,13 @@ class Pipeline:
             log.error("conversion_failed inbox=%d facility=%s", message.id, message.facility, exc_info=bug)
             return _held(message, Conversion(issues=[_bug(bug, "conversion-failed", "converted")]), mapping)
         conversion.issues.extend(faults)
+        if whole is not None:
+            conversion.issues.append(whole.issue)
         if conversion.held is not None:
             return _held(message, conversion, mapping)
         status = "quality-control" if conversion.quality_control else "done"
         unread = [u.where for u in conversion.unread]
-        return Converted(message, conversion, Outcome(message, status, None, conversion.issues, unread, mapping))
+        return Converted(message, conversion, Outcome(message, status, None, conversion.issues, unread, mapping), whole)
 
     def _apply_or_split(self, conn: psycopg.Connection[Any], token: str, batch: Sequence[Converted]) -> list[Outcome]:
         try:
@@ -152,6 +158,9 @@ class Pipeline:
             told = outbox.rows(changes, () if any(c.message.lane == BACKFILL for c in stored) else links)
             outbox.write(conn, told, at)
             inbox.finish(conn, outcomes, at)
+            for c in batch:
+                if c.whole is not None and c.outcome.status != "held":
+                    parts.finish(conn, c.whole, c.outcome.mapping, at)
         if told:
             # Outside the transaction: NOTIFY inside would make the commits of all workers wait for each other.
             conn.execute(f"NOTIFY {outbox.CHANNEL}")

@@ -253,7 +253,8 @@ class Receiver:
         envelope, binding = seen.envelope, seen.binding
         patients = envelope.patient_keys if envelope and binding and seen.issue is None else ()
         control_id = envelope.control_id if envelope else seen.known.control_id
-        shard, keys = inbox.ordering_keys(facility, control_id or digest.hex(), patients)
+        pointers = envelope.pointers if envelope else ()
+        shard, keys = inbox.ordering_keys(facility, control_id or digest.hex(), patients, pointers)
         status = "ready"
         if seen.issue is not None:
             status = "held" if seen.held else "failed"
@@ -277,6 +278,7 @@ class Receiver:
             status=status,
             issues=issues,
             raw=stored,
+            part=bool(pointers),
         )
 
     async def _make_durable(self, arrival: Arrival, known: ack.Facts) -> Accepted:

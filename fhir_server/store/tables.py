@@ -283,7 +283,11 @@ inbox = Table(
     Column("lane", SmallInteger, nullable=False, comment="0 live, 1 backfill"),
     Column("keys", ARRAY(BigInteger), nullable=False, comment="ordering keys: one per patient named (PID, MRG-1)"),
     Column("status", Text, nullable=False, comment="ready | claimed | done | held | failed | quality-control"),
-    Column("flag", Text, comment="control-id-reused when the control id came before with other bytes"),
+    Column(
+        "flag",
+        Text,
+        comment="control-id-reused when the control id came before with other bytes; part: of a continued message",
+    ),
     Column("claimed_by", Text),
     Column("lease_until", Time),
     Column("attempts", SmallInteger, nullable=False, server_default=text("0")),
@@ -299,6 +303,7 @@ inbox = Table(
     Index("inbox_claimed", "lease_until", postgresql_where=text("status = 'claimed'")),
     Index("inbox_key", text("(keys[1])"), "id", postgresql_where=text("status = 'ready'")),
     Index("inbox_keys", "id", postgresql_where=text("status = 'ready' AND cardinality(keys) > 1")),
+    Index("inbox_part", "facility", "received_at", postgresql_where=text("flag = 'part'")),
     Index("inbox_status", "status", "facility", postgresql_where=text("status IN ('held', 'failed')")),
 )
 
