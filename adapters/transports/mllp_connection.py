@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from adapters.hl7v2 import ack
+from adapters.hl7v2 import ack, oversize
 from adapters.transports.mllp_frames import Frame, Frames, frame
 from conformance.issue import Issue
 
@@ -184,7 +184,11 @@ class Connection:
         code = ack.on_receipt(known.accept_ack, known.application_ack, "rejected")
         if code is None:
             return None
-        issue = Issue("too-large", "error", "", f"The message has {item.size} bytes; the limit is {self.limit} bytes.")
+        where, value = oversize.place(item.data, cut=True)
+        words = f"The message has {item.size} bytes; the limit is {self.limit} bytes."
+        if where:
+            words += f" {where} takes most of it: send what is in it as a file, or raise the limit of the channel."
+        issue = Issue("too-large", "error", where, words, value or None)
         return ack.acknowledge(known, code, issue, uuid.uuid4().hex[:20], self._limits.clock())
 
     async def _tell(self, item: Frame) -> None:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 import asyncpg
 
 from adapters.contract import Envelope, Unreadable
-from adapters.hl7v2 import ack
+from adapters.hl7v2 import ack, oversize
 from adapters.hl7v2.peek import peek
 from adapters.transports.mllp import MAX_BYTES, Peer
 from adapters.transports.mllp_frames import Frame
@@ -175,7 +175,8 @@ class Receiver:
         candidates = self._opened_by(peer)
         facility = _only(candidates)
         await self._wait_for_turn(None, peer)
-        seen = _Seen(None, None, Issue(key, "fatal", "", text), ack.Facts())
+        where, value = oversize.place(frame.data, cut=True) if key == "too-large" else ("", "")
+        seen = _Seen(None, None, Issue(key, "fatal", where, text, value or None), ack.Facts())
         arrival = self._arrival(seen, facility, "", frame.size, *_pack(frame.data))
         try:
             accepted = await self._commit.accept(arrival)
@@ -216,7 +217,8 @@ class Receiver:
             return _Seen(envelope, None, bound, known)
         if len(raw) > bound.channel.max_bytes:
             text = f"The message has {len(raw)} bytes; this channel allows {bound.channel.max_bytes}."
-            return _Seen(envelope, bound, Issue("too-large", "fatal", "", text), known)
+            where, value = oversize.place(raw, cut=False)
+            return _Seen(envelope, bound, Issue("too-large", "fatal", where, text, value or None), known)
         return _Seen(envelope, bound, None, known)
 
     async def _wait_for_turn(self, binding: Binding | None, peer: Peer) -> None:

@@ -128,6 +128,21 @@ def test_an_oversize_message_is_refused_with_its_size_and_its_start_is_kept(serv
     asyncio.run(story())
 
 
+def test_a_20_megabyte_value_over_mllp_is_refused_naming_segment_field_and_value(serve: Any, oru: Any) -> None:
+    async def story() -> None:
+        async with serve() as server, server.sender("alpha") as sender:
+            attachment = b"OBX|2|ED|PDF^x||^application^pdf^Base64^" + b"A" * (20 * 1024 * 1024) + b"||||||F\r"
+            answer = await sender.send(oru("M1") + attachment)
+            assert (answer.code, answer.errors[0].code) == ("AR", "104")
+            assert answer.errors[0].location == "OBX^2^5"
+            assert "OBX[2]-5" in answer.errors[0].text
+            found = await server.inbox("status, reason, issues -> 0 ->> 'where', issues -> 0 ->> 'value'")
+            assert found == [("failed", "too-large", "OBX[2]-5", "^application^pdf^Base64^AAAAAAAAAAAAAAAA")]
+            assert msa(await sender.send(oru("M2"))) == ("AA", "M2")
+
+    asyncio.run(story())
+
+
 def test_a_message_nobody_can_decode_is_held_for_the_profile_to_be_mended(serve: Any, oru: Any) -> None:
     async def story() -> None:
         async with serve() as server, server.sender("gamma") as sender:
