@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from adapters.contract import Envelope
+from adapters import segments, xmltree
+from adapters.cda import reader as cda_reader
+from adapters.contract import Envelope, Unreadable
 from adapters.hl7v2 import peek as hl7v2_peek
 from adapters.hl7v2 import reader as hl7v2_reader
+from conformance.issue import Issue
 from mappings import engine
 from mappings.facility import Facility
 from mappings.model import Conversion
@@ -37,8 +40,45 @@ def _hl7v2(raw: bytes, profile: Profile, received_at: str) -> Conversion:
     return conversion
 
 
-FORMATS: dict[str, Format] = {"hl7v2": Format(_hl7v2, hl7v2_peek.peek, hl7v2_reader.split)}
+def _document(read: Callable[[bytes, str], segments.Message]) -> Format:
+    """A format whose reader gives segments: one file is one document."""
+
+    def convert(raw: bytes, profile: Profile, received_at: str) -> Conversion:
+        message = read(raw, profile.facility.charset)
+        digest = f"urn:sha256:{hashlib.sha256(raw).hexdigest()}"
+        conversion = engine.convert(message, profile, digest, received_at)
+        conversion.issues[:0] = message.issues
+        conversion.unread += message.unread
+        return conversion
+
+    def peek(raw: bytes, facility: Facility) -> Envelope:
+        return segments.envelope(read(raw, facility.charset), facility)
+
+    return Format(convert, peek, lambda stream: iter([stream.read()]))
+
+
+def _unknown(raw: bytes, charset: str) -> segments.Message:
+    """Bytes of no format we know: kept, and held with the reason."""
+    root = xmltree.root_name(raw)
+    what = f"an XML document of type {root}" if root else "in no format this version reads"
+    words = f"The file is {what}; it is kept as it is. Ask the vendor for one of the formats in docs/connect-files.md."
+    raise Unreadable(Issue("unknown-format", "error", "", words))
+
+
+FORMATS: dict[str, Format] = {
+    "hl7v2": Format(_hl7v2, hl7v2_peek.peek, hl7v2_reader.split),
+    "cda": _document(cda_reader.read),
+    "unknown": _document(_unknown),
+}
 """Format word -> its functions."""
+
+
+def recognise(raw: bytes) -> str:
+    """The format of a file by its first bytes; ``hl7v2`` for what starts like no other: that reader says best what is wrong."""
+    root = xmltree.root_name(raw)
+    if not root:
+        return "hl7v2"
+    return "cda" if root in cda_reader.ROOTS else "unknown"
 
 
 def convert(raw: bytes, profile: Profile, format: str = "hl7v2", received_at: str = "") -> Conversion:

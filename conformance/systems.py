@@ -45,6 +45,9 @@ INTERPRETATION = V3 + "ObservationInterpretation"
 OBSERVATION_CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 DATA_ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 
+DATA_ELEMENTS = "urn:oid:2.16.156.10011.2.2.1"
+"""Data elements of WS 363 (``DE04.50.131``): parts of a report, no codes of tests."""
+
 # extensions
 MARK = f"{BASE}/StructureDefinition/recognition-mark"
 """Observation: mark stripped from the item name (``全国HR``, ``HR``, ``*``)."""

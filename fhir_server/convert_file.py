@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.contract import Unreadable
-from adapters.convert import convert, split
+from adapters.convert import convert, recognise, split
 from conformance import fhirjson, validator
 from mappings.model import Conversion, Entry
 from mappings.profile import Profile
@@ -54,15 +54,17 @@ def convert_file(raw: bytes, profile: Profile, *, pretty: bool = True, at: str =
     at  now, as FHIR instant, to know what lies in the future; empty when that is not asked
     """
     all_of_them = _Collected()
-    messages = list(split(io.BytesIO(raw))) or [raw]
+    kind = recognise(raw)
+    messages = list(split(io.BytesIO(raw), kind)) or [raw]
     for number, message in enumerate(messages, 1):
         of = {"message": number} if len(messages) > 1 else {}
         try:
-            all_of_them.add(convert(message, profile, received_at=at), of)
+            all_of_them.add(convert(message, profile, kind, received_at=at), of)
         except Unreadable as fault:
             all_of_them.issues.append(of | fault.issue.as_dict())
     notes = {
         "facility": profile.facility.id,
+        "format": kind,
         "messages": len(messages),
         "quality_control": all_of_them.quality_control,
         "issues": all_of_them.issues,

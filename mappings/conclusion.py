@@ -18,7 +18,7 @@ _CONCLUSIONS = frozenset(
         "检查结论", "检查提示", "诊断意见", "诊断结论", "诊断提示", "影像诊断", "超声提示", "印象", "结论", "主观提示", "检查诊断",
         "病理诊断", "超声诊断", "超声印象", "心电图诊断", "内镜诊断", "镜检诊断", "放射诊断", "影像学诊断", "诊断结果",
         "检验结论", "诊断",
-        "impression", "conclusion", "diagnosis", "final diagnosis", "imp", "19005-8", "22637-3", "de04.50.132",
+        "impression", "conclusion", "diagnosis", "final diagnosis", "imp", "19005-8", "22637-3", "de04.50.130", "de04.50.132",
     }
 )  # fmt: skip
 """Names and codes of the result that is the doctor's conclusion, not the finding."""

@@ -59,6 +59,7 @@ class Context:
     peers           other records of the same group by segment id (conditions of rules look there)
     seen            how often a result of one patient, report, code and sub-id was met: the ordinal of repeated ones
     made            the results of each order so far (mappings.microbiology.Made): susceptibilities look for their organism there
+    relation        how a document stands to its parent (MSH-9.3 of a document: RPLC, APND); empty for messages
     order           what the results being mapped share
     family          message family (mappings.grammar.Family); empty until it is known
     subject         reference to the Patient of the group being mapped; patient its logical id; shard its shard
@@ -84,6 +85,7 @@ class Context:
         "profile",
         "reading",
         "record",
+        "relation",
         "seen",
         "sent_at",
         "shard",
@@ -114,6 +116,7 @@ class Context:
         self.latest = ""
         self.control_id = ""
         self.trigger = ""
+        self.relation = ""
         self.source_uri = ""
         self.zone = ZoneInfo(profile.facility.time_zone)
         self.zone_noted = False

@@ -18,6 +18,7 @@ from mappings.context import Context, Memo
 from mappings.directory import facility_organization, facility_organization_id
 from mappings.documents import map_document
 from mappings.grouping import Groups, Order, Patient, group
+from mappings.header import OWN_CODES
 from mappings.model import Conversion, Entry, Merge, Recency, Tier, Unread
 from mappings.order_state import OrderState
 from mappings.paths import rewritten
@@ -75,6 +76,8 @@ def convert(source: Source, profile: Profile, digest: str = "", received_at: str
     x.sent_at = sent.instant if sent else ""
     x.latest = plausible.latest(received_at)
     plausible.check_header(header, code, x)
+    if code in OWN_CODES:
+        x.relation = header.first(9, 3)
     found = plan(code)
     x.family = found.map.family
     groups = group(records)
@@ -143,6 +146,7 @@ def _map_group(patient: Patient, reports: Reports, x: Context, found: Plan, prov
         else:
             _map_order(order, x, found, ordinal, requests)
     if patient.documents:
+        requests += [{"reference": f"DiagnosticReport/{logical}"} for logical in reports]
         for document in patient.documents:
             read_more(document.record, "document", provenance, x, found)
             if found.maps("document", "DocumentReference"):

@@ -43,9 +43,15 @@ def software(record: Record, x: Context, out: dict[str, Any]) -> bool:
     return True
 
 
+OWN_CODES = frozenset({"RPT", "CDA"})
+"""Message codes of other formats than HL7 v2 (hl7v2/messages/report.yaml, document.yaml); MSH-9.2 names the kind of document."""
+
+
 def activity(header: Record) -> dict[str, Any]:
     """MSH-9 -> Provenance.activity (guide: MSH-9, "message - ADT^A01")."""
     code, event = trigger(header)
+    if code in OWN_CODES:
+        return {"text": f"document - {event}"}
     shown = "^".join(v for v in (code, event, header.first(9, 3)) if v)
     out: dict[str, Any] = {"text": f"message - {shown}"}
     if event:
@@ -94,15 +100,23 @@ def document_date(record: Record, x: Context, out: dict[str, Any]) -> bool:
     return True
 
 
-_RELATION = {"T05": "appends", "T06": "appends", "T09": "replaces", "T10": "replaces"}
-"""Trigger event -> how the document relates to its parent (HL7 v2.5.1 section 9.6: addendum, replacement)."""
+_RELATION = {
+    "T05": "appends",
+    "T06": "appends",
+    "T09": "replaces",
+    "T10": "replaces",
+    "RPLC": "replaces",
+    "APND": "appends",
+    "XFRM": "transforms",
+}
+"""Trigger event, or typeCode of a CDA relatedDocument -> how it relates to its parent (HL7 v2.5.1 section 9.6)."""
 _PARENT = rule_for("TXA-13", kind="document")
 
 
 @call("parent_document")
 def parent_document(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """TXA-13 -> relatesTo by identifier: an addendum (T05, T06) appends, a replacement (T09, T10) replaces its parent document."""
-    code = _RELATION.get(x.trigger)
+    code = _RELATION.get(x.relation or x.trigger)
     for element in record.get(13) if code else ():
         found = ei_identifier(element, x, _PARENT)
         if found:

@@ -8,41 +8,16 @@ place the sender leaves empty changes nothing. Sources are read as sent: two com
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from mappings.facility import Facility
-from mappings.source import NULL, Element, Record, text
+from mappings.source import Element, Record, Values, text
 from mappings.trigger import trigger_name
 
 _PATH = re.compile(r"([A-Z][A-Z0-9]{2})-(\d{1,3})(?:\.(\d{1,2}))?")
 Read = tuple[Record, int]
 """A field that was taken from somewhere, so that it is not listed as unread."""
-
-
-class Rewritten:
-    """A record with some of its fields put in from elsewhere."""
-
-    __slots__ = ("_fields", "name", "where")
-
-    def __init__(self, record: Record, fields: list[tuple[Element, ...]]) -> None:
-        self.name = record.name
-        self.where = record.where
-        self._fields = fields
-
-    def fields(self) -> Sequence[tuple[Element, ...]]:
-        return self._fields
-
-    def get(self, field: int) -> tuple[Element, ...]:
-        return self._fields[field] if 0 < field < len(self._fields) else ()
-
-    def first(self, field: int, component: int = 1) -> str:
-        elements = self.get(field)
-        found = text(elements[0][component - 1]) if elements and component <= len(elements[0]) else ""
-        return "" if found == NULL else found
-
-    def filled(self) -> Iterator[int]:
-        return (n for n, elements in enumerate(self._fields) if elements and n)
 
 
 @lru_cache(maxsize=1024)
@@ -74,7 +49,7 @@ def rewritten(records: Sequence[Record], facility: Facility) -> tuple[Sequence[R
                 continue
             read.append((found, source[1]))
         if moves:
-            out[at] = Rewritten(record, fields)
+            out[at] = Values(record.name, record.where, fields)
             read += [(out[at], field) for held, field in read if held is record]
     if facility.triggers:
         _mean(out, facility)
@@ -124,5 +99,5 @@ def _mean(records: list[Record], facility: Facility) -> None:
         if means:
             fields = list(record.fields())
             fields[9] = (tuple(means.split("^")),)
-            records[at] = Rewritten(record, fields)
+            records[at] = Values(record.name, record.where, fields)
         return

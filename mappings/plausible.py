@@ -11,6 +11,7 @@ from conformance import systems
 from mappings import resident_id, times
 from mappings.context import Context
 from mappings.grouping import Groups
+from mappings.header import OWN_CODES
 from mappings.source import Record
 from mappings.triggers import known_trigger
 
@@ -29,7 +30,7 @@ def latest(received_at: str) -> str:
 
 def check_header(header: Record, code: str, x: Context) -> None:
     """MSH-7, 9 and 10."""
-    if not known_trigger(code, x.trigger):
+    if code not in OWN_CODES and not known_trigger(code, x.trigger):
         words = "The message type or trigger event is in no HL7 table (0076, 0003); the profile may say what it means (triggers)."
         x.issue("unknown-trigger", "error", words, "^".join(v for v in (code, x.trigger) if v), f"{header.where}-9")
     if not x.control_id:

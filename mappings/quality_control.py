@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from mappings.facility import Facility
 from mappings.source import Record, part
 
-RESULTS = ("ORU", "OUL")
+RESULTS = ("ORU", "OUL", "RPT")
 _RUN_KINDS = frozenset(("1", "2"))
 # Table 0369: B blind sample, C calibrator, E electronic QC, F and O proficiency testing, Q control specimen, V verifying calibrator.
 _CONTROL_ROLES = frozenset("BCEFOQV")

@@ -47,8 +47,38 @@ class Record(Protocol):
         ...
 
 
+class Values:
+    """A record made of values: built from elements or columns, or with some fields put in from elsewhere."""
+
+    __slots__ = ("_fields", "name", "where")
+
+    def __init__(self, name: str, where: str, fields: Sequence[tuple[Element, ...]]) -> None:
+        """fields: by number, index 0 unused."""
+        self.name = name
+        self.where = where
+        self._fields = fields
+
+    def fields(self) -> Sequence[tuple[Element, ...]]:
+        """As Record.fields."""
+        return self._fields
+
+    def get(self, field: int) -> tuple[Element, ...]:
+        """As Record.get."""
+        return self._fields[field] if 0 < field < len(self._fields) else ()
+
+    def first(self, field: int, component: int = 1) -> str:
+        """As Record.first."""
+        elements = self.get(field)
+        found = text(elements[0][component - 1]) if elements and component <= len(elements[0]) else ""
+        return "" if found == NULL else found
+
+    def filled(self) -> Iterator[int]:
+        """As Record.filled."""
+        return (n for n, elements in enumerate(self._fields) if elements and n)
+
+
 class Source(Protocol):
-    """A whole message."""
+    """A whole message. Whatever the format, its records bear the names and field numbers of HL7 v2 segments (docs/adr/0018)."""
 
     @property
     def format(self) -> str:

@@ -1,8 +1,8 @@
 """Golden pairs: a message and the facts its conversion must show, written from the message and the standard before the converter ran.
 
-``<name>.hl7`` is the message, ``<name>.yaml`` the facts. A path is ``Type[filter].element[index].element``; a filter is an index or
-``path=value``. ``message`` picks one of a file of several. Values compare as text; ``absent`` and ``present`` are words; ``->Type`` is
-a reference to a resource of the bundle.
+``<name>.hl7`` (``.xml``, ``.csv`` ...) is the message, ``<name>.yaml`` the facts. A path is
+``Type[filter].element[index].element``; a filter is an index or ``path=value``. ``message`` picks one of a file of several. Values
+compare as text; ``absent`` and ``present`` are words; ``->Type`` is a reference to a resource of the bundle.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import yaml
 
-from adapters.convert import convert, split
+from adapters.convert import convert, recognise, split
 from conformance import fhirjson
 from mappings.model import Conversion, Tier
 from mappings.profile import Profile, load_profiles
 
 HERE = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in HERE.glob("*.yaml"))
+MESSAGES = {path.stem: path for path in HERE.iterdir() if path.is_file() and path.suffix != ".yaml"}
 _STEP = re.compile(r"([A-Za-z_]+)((?:\[[^\]\[]*(?:\[[^\]]*\][^\]\[]*)*\])*)(?:\.|$)")
 _FILTER = re.compile(r"\[([^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]")
 
@@ -112,10 +113,11 @@ def _load(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_conversion_shows_every_fact_written_for_the_message(name: str, profiles: dict[str, Profile]) -> None:
     golden = _load(name)
-    raw = (HERE / f"{name}.hl7").read_bytes()
+    raw = MESSAGES[name].read_bytes()
+    kind = recognise(raw)
     if "message" in golden:
-        raw = list(split(io.BytesIO(raw)))[int(golden["message"]) - 1]
-    conversion = convert(raw, profiles[golden["profile"]], received_at=golden.get("received", ""))
+        raw = list(split(io.BytesIO(raw), kind))[int(golden["message"]) - 1]
+    conversion = convert(raw, profiles[golden["profile"]], kind, received_at=golden.get("received", ""))
     faults = [fault for path, wanted in golden.get("facts", {}).items() if (fault := check(conversion, path, wanted))]
     kinds = [e.resource["resourceType"] for e in conversion.entries]
     for kind, number in golden.get("counts", {}).items():
@@ -155,4 +157,4 @@ def test_conversion_shows_every_fact_written_for_the_message(name: str, profiles
 
 def test_there_are_at_least_sixty_golden_pairs_and_each_has_its_message() -> None:
     assert len(NAMES) >= 60
-    assert {path.stem for path in HERE.glob("*.hl7")} == set(NAMES)
+    assert set(MESSAGES) == set(NAMES)
