@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fhir_server.recognition.criteria import JUDGES
 from fhir_server.recognition.rules import faults
@@ -86,6 +86,21 @@ class Prior(_Part):
     contrast: Literal["without", "with", "without-and-with"] | None = None
 
 
+def _word(text: str) -> str:
+    """A word of an enumeration as people write it: case, ``_`` and blanks do not matter."""
+    return re.sub(r"[_\s]+", "-", text.strip()).lower()
+
+
+def _answers(value: Any) -> Any:
+    if isinstance(value, str):
+        return _word(value)
+    if not isinstance(value, dict):
+        return value
+    if "answer" in value:
+        return value | {"answer": _answers(value["answer"])}
+    return {k: _answers(v) for k, v in value.items()}
+
+
 class Ordered(_Part):
     """The order: a code (of the facility, the catalogue or LOINC, unless ``system`` says which), or ``fhir``: a ServiceRequest."""
 
@@ -94,6 +109,11 @@ class Ordered(_Part):
     system: Literal["", "local", "orderables", "items", "loinc"] = ""
     facility: str = ""
     fhir: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _code_alone(cls, given: Any) -> Any:
+        return {"code": given} if isinstance(given, str) else given
 
 
 class Context(_Part):
@@ -130,6 +150,22 @@ class Expect(_Part):
     summary_zh: str | None = None
     summary_en: str | None = None
     reopened: list[str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, given: Any) -> Any:
+        """``expect: recognized`` is its outcome; ``NOT_MET`` is ``not-met``."""
+        if isinstance(given, str):
+            given = {"outcome": given}
+        if not isinstance(given, dict):
+            return given
+        out = dict(given)
+        if isinstance(out.get("outcome"), str):
+            out["outcome"] = _word(out["outcome"])
+        for key in ("criteria", "members"):
+            if isinstance(out.get(key), dict):
+                out[key] = {k: _answers(v) for k, v in out[key].items()}
+        return out
 
     @field_validator("criteria")
     @classmethod

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from adapters import convert as adapters
 from adapters.contract import Unreadable
-from conformance import fhirjson
+from conformance import fhirjson, systems
 from conformance.capability import RESOURCE_TYPES
+from fhir_server.recognition import images
 from fhir_server.recognition.case_file import Case, CaseError, Prior, Report, Time, instant
 from fhir_server.recognition.case_world import Built
 from fhir_server.recognition.criteria import Candidate
@@ -58,6 +59,7 @@ class _Stated:
     encounter: Mapping[str, Any] | None
     patient: str | None
     parent: str | None
+    images: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read(case: Case, built: Built, folder: Path) -> Received:
@@ -107,7 +109,7 @@ def _versions(stated: Sequence[_Stated], case: Case, at: datetime) -> Iterable[C
             **{name: getattr(flat, name) for name in flat._fields if name not in ("range_text", "stated")},
             **flat.stated._asdict() | {"health_check": _YES_NO[flat.stated.health_check]},
         )
-        yield replace(candidate, **_beside(said.prior))
+        yield replace(candidate, **said.images, **_beside(said.prior))
 
 
 def _link(prior: Prior, case: Case, at: datetime) -> tuple[str | None, str | None]:
@@ -223,12 +225,38 @@ def _of_fhir(prior: Prior, built: Built, at: datetime) -> list[_Stated]:
         received = prior.received if prior.received is not None else issued
         origin = Origin(facility, None, None, instant(received, at) if received is not None else _LONG_AGO)
         patient = _id_of(observation.get("subject")) or None
-        resource = observation | {"id": logical}
+        resource = _mapped(observation, built.profiles[facility], built) | {"id": logical}
         parent = str(report.get("id")) if report else None
         stated = statement.of_write((0, _OBSERVATION, logical), resource, patient, parent, origin, b"")
         specimen = by_id.get(("Specimen", _id_of(observation.get("specimen"))))
         encounter = by_id.get(("Encounter", _id_of(observation.get("encounter"))))
-        out.append(_Stated(stated, prior, report, specimen, encounter, patient, parent))
+        studies = [_id_of(r) for r in (report or {}).get("imagingStudy") or ()]
+        opened = [by_id[("ImagingStudy", s)] for s in studies if ("ImagingStudy", s) in by_id]
+        known = images.facts(opened)
+        out.append(_Stated(stated, prior, report, specimen, encounter, patient, parent, known))
+    return out
+
+
+def _mapped(observation: dict[str, Any], sender: Profile, built: Built) -> dict[str, Any]:
+    """An Observation as its sender's mapping would have made it: the item of its local code, and who performed it."""
+    facility = sender.facility.id
+    concept = observation.get("code") or {}
+    codings = [c for c in concept.get("coding") or () if isinstance(c, dict)]
+    out = dict(observation)
+    own = next((c for c in codings if c.get("system") == systems.local_codes(facility, "tests")), None)
+    if own and not any(c.get("system") == systems.ITEMS for c in codings):
+        found = sender.tests.lookup(str(own.get("code") or ""), str(own.get("display") or ""), "")
+        if found:
+            out["code"] = concept | {"coding": [*codings, {"system": systems.ITEMS, "code": found.item}]}
+    performers = observation.get("performer") or ()
+    if not performers and sender.facility.default_performer == "sender":
+        out["performer"] = [{"identifier": {"system": systems.FACILITY, "value": facility}}]
+    for performer in performers:
+        name = _id_of(performer) or performer.get("display") or ""
+        known = name if name in built.profiles else sender.facility.performers.get(name)
+        if known and "identifier" not in performer:
+            out["performer"] = [{"identifier": {"system": systems.FACILITY, "value": known}}]
+            break
     return out
 
 
@@ -259,13 +287,9 @@ def _message(report: Report, built: Built, at: datetime) -> tuple[bytes, datetim
         raise CaseError(f"report.facility: {report.facility!r} is not among the facilities of the case")
     sender = built.profiles[report.facility].facility.senders
     collected = _hl7_time(report.collected, at)
-    issued = (
-        instant(report.issued, at)
-        if report.issued is not None
-        else instant(report.collected, at)
-        if report.collected
-        else at
-    )
+    unknown = report.issued == "unknown"
+    told = report.collected if report.issued is None or unknown else report.issued
+    issued = at if told is None else instant(told, at)
     kind = report.specimen or ""
     specimen = _SPECIMENS.get(kind, kind)
     segments = [
@@ -273,7 +297,7 @@ def _message(report: Report, built: Built, at: datetime) -> tuple[bytes, datetim
          f"{report.facility}-{report.number}-{_hl7_time(issued, at)}-{report.status}", "P", "2.5", *[""] * 5, "UTF-8"],
         ["PID", "1", "", f"{report.patient}^^^^PI"],
         _fields("OBR", {1: "1", 3: _escaped(report.number), 4: "PANEL", 7: collected,
-                        22: _hl7_time(issued, at) if report.issued is not None else "", 25: report.status}),
+                        22: _hl7_time(None if unknown else told, at), 25: report.status}),
     ]  # fmt: skip
     for number, (code, value) in enumerate(_results(report, built).items(), 1):
         segments.append(_obx(number, code, value, report, built, at))

@@ -106,6 +106,17 @@ _SIDES: Final = (("bilateral", re.compile(r"双|两侧|bilateral", re.I)), ("lef
 _PLAIN: Final = re.compile(r"平扫|without contrast", re.I)
 _ENHANCED: Final = re.compile(r"增强|with (?:iv )?contrast", re.I)
 _PARTS: Final = re.compile(r"左心|右心|左室|右室|左房|右房")
+# Views of a plain film, and how the patient stands or lies: what items.csv calls projection.
+_VIEWS: Final = {
+    "ap": re.compile(r"正侧?斜?位|正位|后前位|前后位|\b(?:PA|AP)\b", re.I),
+    "lateral": re.compile(r"正?侧斜?位|\blateral\b", re.I),
+    "oblique": re.compile(r"正?侧?斜位|\boblique\b", re.I),
+}
+_POSTURES: Final = {
+    "upright": re.compile(r"立位|站立|\b(?:upright|standing)\b", re.I),
+    "supine": re.compile(r"(?<!侧)(?<!俯)卧位|\bsupine\b", re.I),
+}
+_FILMS: Final = frozenset({"DX", "CR", "DR"})
 
 
 def _stated(result: Candidate) -> dict[str, str]:
@@ -129,10 +140,24 @@ def _site(case: Case) -> Judged:
         return Answer.NOT_REQUIRED, {"reason": "item-without-site"}
     found = _stated(case.result)
     evidence = {"wanted": {k: v for k, v in wanted.items() if v}, "stated": {k: v for k, v in found.items() if v}}
-    if any(found[k] and v and found[k] != v for k, v in wanted.items()):
+    if any(found[k] and v and found[k] != v for k, v in wanted.items()) or _other_view(case, evidence):
         return Answer.NOT_MET, evidence
     known = all(found[k] for k, v in wanted.items() if v)
     return (Answer.MET if known else Answer.UNKNOWN), evidence
+
+
+def _other_view(case: Case, evidence: dict[str, Any]) -> bool:
+    """Does the name of a plain film state other views, or another posture, than the item's?"""
+    item, name = case.item, case.result.name or ""
+    if item.modality not in _FILMS or not item.projection:
+        return False
+    for words in (_VIEWS, _POSTURES):
+        wanted = {w for w in words if w in item.projection}
+        stated = {w for w, pattern in words.items() if pattern.search(name)}
+        if wanted and stated and wanted != stated:
+            evidence["projection"] = {"wanted": sorted(wanted), "stated": sorted(stated)}
+            return True
+    return False
 
 
 def _method(case: Case) -> Judged:

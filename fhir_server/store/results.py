@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from conformance import systems
 from fhir_server.search import dates
 from fhir_server.store.stated import Stated, stated
+from mappings import catalogue
 
 
 class Common(NamedTuple):
@@ -167,6 +169,7 @@ def _codes(concept: Mapping[str, Any], facility: str) -> tuple[str | None, str |
     local: Mapping[str, Any] | None = None
     first: Mapping[str, Any] | None = None
     own = systems.local_codes(facility, "tests")
+    alone = True
     for coding in concept.get("coding") or ():
         system = coding.get("system")
         if system == systems.ITEMS:
@@ -176,9 +179,19 @@ def _codes(concept: Mapping[str, Any], facility: str) -> tuple[str | None, str |
         if system == own:
             local = local or coding
         first = first or coding
+        alone = alone and system == systems.LOINC
+    if item is None and loinc and alone:
+        # LOINC and nothing else: the catalogue says which item that is. Beside a local code the facility's own table has the say.
+        item = _item_of_loinc(loinc)
     chosen = local or first or {}
     text = concept.get("text")
     return item, loinc, chosen.get("code") or text or chosen.get("display") or "", text or chosen.get("display")
+
+
+@cache
+def _item_of_loinc(loinc: str) -> str | None:
+    found = catalogue.of(catalogue.DIRECTORY).by_loinc.get(loinc)
+    return found.code if found else None
 
 
 def _indexable(code: str | None) -> str | None:
