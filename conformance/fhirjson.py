@@ -58,6 +58,14 @@ def _default(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def members(value: dict[str, Any]) -> list[bytes]:
+    """Each member of an object as JSON, ``"name":value``, in their order: with commas between and braces around them it is ``dumps``.
+
+    What many resources share (codes, units, ranges) is so told by its bytes, and has to be looked at once.
+    """
+    return [orjson.dumps({name: inner}, default=_default)[1:-1] for name, inner in value.items()]
+
+
 def dumps(value: Any, *, pretty: bool = False) -> bytes:
     """Python values -> UTF-8 JSON bytes; a Decimal is written with all its digits. ``pretty`` indents by two spaces."""
     return orjson.dumps(value, default=_default, option=orjson.OPT_INDENT_2 if pretty else 0)

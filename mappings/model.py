@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -47,6 +48,7 @@ class Entry:
     business   business key ("<resource type>|<system>|<value>") that may belong to one patient only (a report's filler order
                number): when it reappears under another patient the old resource becomes entered-in-error; empty when none
     parent     id of the DiagnosticReport an Observation or Specimen belongs to; withdrawn together with it; empty when none
+    members    ``fhirjson.members`` of the resource, written once for all who need them when it is finished; empty before
     """
 
     resource: dict[str, Any]
@@ -54,6 +56,7 @@ class Entry:
     patient: str | None
     business: str = ""
     parent: str = ""
+    members: Sequence[bytes] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

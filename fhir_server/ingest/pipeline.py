@@ -6,6 +6,7 @@ batch that fails is applied message by message, and only the one at fault is hel
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import traceback
@@ -22,6 +23,7 @@ import mappings
 from adapters.contract import Unreadable
 from adapters.convert import convert
 from conformance import validator
+from conformance.fhirjson import members
 from conformance.issue import Issue
 from fhir_server import telemetry
 from fhir_server.code_mappings import LiveProfiles
@@ -113,7 +115,7 @@ class Pipeline:
         raw = whole.raw if whole is not None else message.raw
         try:
             conversion = convert(raw, profile, message.format, message.received_at.isoformat())
-            faults = [] if conversion.held else [i for e in conversion.entries for i in validator.check(e.resource)]
+            faults = [] if conversion.held else _validated(conversion)
         except Unreadable as unreadable:
             return _held(message, Conversion(issues=[unreadable.issue]), mapping)
         except BUGS as bug:
@@ -191,6 +193,16 @@ def maps_digest() -> str:
         if "facilities" not in path.parts:
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _validated(conversion: Conversion) -> list[Issue]:
+    """Writes the resources out, once for validation, content digest, search values and body; gives their faults."""
+    faults: list[Issue] = []
+    for entry in conversion.entries:
+        with contextlib.suppress(TypeError):  # what has no JSON form is a fault that the validator tells
+            entry.members = members(entry.resource)
+        faults += validator.check(entry.resource, entry.members)
+    return faults
 
 
 def _held(message: Claimed, conversion: Conversion, mapping: int | None) -> Converted:

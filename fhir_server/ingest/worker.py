@@ -41,8 +41,8 @@ _LONGEST_PAUSE = 10.0
 OPTIONS = (
     "-c synchronous_commit=on -c statement_timeout=300000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
 )
-_GARBAGE_AFTER = 50_000
-"""Objects made before Python looks for rings among them: what a batch makes has none, and is free at once when it ends."""
+_FULL_LOOK = 500
+"""Batches after which a worker looks for rings of garbage among all that it keeps."""
 
 
 def run(
@@ -80,10 +80,16 @@ def run(
 
 
 def settle() -> None:
-    """Profiles and schemas are loaded and stay: looking through them for garbage again and again was a fifth of a worker's time."""
+    """Profiles and schemas are loaded and stay; what a batch makes has no rings and is free at once when it ends. So garbage is looked
+    for between batches only (``sweep``): looking again and again while they grow was a fifth of a worker's time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GARBAGE_AFTER)
+    gc.disable()
+
+
+def sweep(turn: int) -> None:
+    """After batch number ``turn``: frees rings of garbage (tracebacks of faults make some) among what is new, at times among all."""
+    gc.collect(2 if turn % _FULL_LOOK == 0 else 0)
 
 
 def _end_with_parent(stop: threading.Event) -> None:
@@ -153,6 +159,7 @@ class Worker:
             if not self._work_once(conn, pipeline):
                 for _ in conn.notifies(timeout=_POLL, stop_after=1):
                     pass
+            sweep(self._turn)
             if time.monotonic() >= due:
                 self._sign.give(conn)
                 due = time.monotonic() + EVERY

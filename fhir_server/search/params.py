@@ -16,7 +16,7 @@ Where a value goes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from functools import cache
@@ -79,17 +79,25 @@ INSTALLATION: Final = Installation(dates.SHANGHAI, "")
 def install(zone: tzinfo, base: str) -> None:
     """Called once by the composition root of each process, before anything is stored."""
     INSTALLATION.zone, INSTALLATION.base = zone, base
+    _KNOWN.clear()
 
 
-def extract(resource: Mapping[str, Any]) -> Indexed:
+def extract(resource: Mapping[str, Any], members: Sequence[bytes] = ()) -> Indexed:
     """Everything a search can find the resource by. A value that does not have its datatype's form is not indexed; nothing is
-    raised for it."""
+    raised for it.
+
+    members: ``fhirjson.members`` of the resource where they are at hand; the outcome is the same, and what was met before is looked up.
+    """
     sink = Sink(INSTALLATION.zone, INSTALLATION.base)
-    table, whole = _compiled(resource["resourceType"])
-    for key, value in resource.items():
-        if key in table:
-            for leaf in table[key]:
-                leaf(value, sink)
+    kind = resource["resourceType"]
+    table, whole = _compiled(kind)
+    if members:
+        _remembered(resource, members, kind, sink)
+    else:
+        for key, value in resource.items():
+            if key in table:
+                for leaf in table[key]:
+                    leaf(value, sink)
     for leaf in whole:
         leaf(resource, sink)
     return Indexed(
@@ -103,6 +111,75 @@ def extract(resource: Mapping[str, Any]) -> Indexed:
         sink.patient,
         tuple(dict.fromkeys(sink.texts)),
     )
+
+
+def _remembered(resource: Mapping[str, Any], members: Sequence[bytes], kind: str, sink: Sink) -> None:
+    """Fills the sink from what each element gave when it was met before: that depends on the bytes of the element alone."""
+    table, known = _compiled(kind)[0], _KNOWN.setdefault(kind, {})
+    for (key, value), member in zip(resource.items(), members, strict=True):
+        leaves_here = table.get(key)
+        if leaves_here is None:
+            continue
+        part = known.get(member)
+        if part is None:
+            own = Sink(sink.zone, sink.base)
+            for leaf in leaves_here:
+                leaf(value, own)
+            part = _given(own)
+            if len(member) <= _LONGEST:
+                if len(known) >= _MOST:
+                    known.clear()
+                known[member] = part
+        tokens, common, bits, values, texts, start, end, issued, patient = part
+        sink.bits |= bits
+        if tokens:
+            sink.tokens += tokens
+        if common:
+            sink.common += common
+        if values:
+            sink.values += values
+        if texts:
+            sink.texts += texts
+        if start is not None:
+            sink.start, sink.end = start, end
+        if issued is not None:
+            sink.issued = issued
+        if patient is not None:
+            sink.patient = patient
+
+
+_Given = tuple[
+    tuple[int, ...],
+    tuple[int, ...],
+    int,
+    tuple[SearchValue, ...],
+    tuple[str, ...],
+    datetime | None,
+    datetime | None,
+    datetime | None,
+    str | None,
+]
+
+
+def _given(sink: Sink) -> _Given:
+    return (
+        tuple(sink.tokens),
+        tuple(sink.common),
+        sink.bits,
+        tuple(sink.values),
+        tuple(sink.texts),
+        sink.start,
+        sink.end,
+        sink.issued,
+        sink.patient,
+    )
+
+
+_KNOWN: Final[dict[str, dict[bytes, _Given]]] = {}
+"""What elements gave, by resource type and the bytes of the element."""
+_MOST: Final = 4096
+"""Elements remembered for each type; when there are more, all are forgotten and learned again."""
+_LONGEST: Final = 512
 
 
 @cache

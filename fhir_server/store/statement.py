@@ -7,6 +7,7 @@ and ``claim`` (greater: owns the report number). They do not depend on the order
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -26,6 +27,7 @@ WITHDRAWN: Final = "entered-in-error"
 """The status of a withdrawn resource; a code of every resource type that has a report number or belongs to a report."""
 
 _SERVER_META: Final = frozenset({"versionId", "lastUpdated"})
+_HEAD: Final = frozenset({"resourceType", "id", "meta"})
 _NO_CONTENT: Final = _SERVER_META | {"source"}
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -39,7 +41,8 @@ _API_RANK: Final = 255
 
 @dataclass(slots=True)
 class Statement:
-    """resource: as stated, with ``id``. tail: its JSON object without resourceType, id and meta. business, claim: empty when none."""
+    """resource: as stated, with ``id``. tail: its JSON object without resourceType, id and meta. business, claim: empty when none.
+    members: as in ``Entry``; empty when they are not at hand."""
 
     key: Key
     resource_type: str
@@ -52,6 +55,7 @@ class Statement:
     content: bytes
     claim: bytes
     tail: bytes
+    members: Sequence[bytes] = ()
 
     @property
     def mention(self) -> bool:
@@ -85,7 +89,7 @@ def of_entry(entry: Entry, origin: Origin) -> Statement:
         raise ValueError(
             f"{kind}/{logical} cannot be stored: a message gives derived ids and served resource types only"
         )
-    tail = tail_of(resource)
+    tail = _joined(resource, entry.members) if entry.members else tail_of(resource)
     content = digest(resource, tail)
     business = entry.business if entry.patient and entry.recency.tier != Tier.MENTION else ""
     return Statement(
@@ -100,6 +104,7 @@ def of_entry(entry: Entry, origin: Origin) -> Statement:
         content=content,
         claim=_claim(entry.recency, origin.mapping or 0) + content[:RECENCY_TIE] if business else b"",
         tail=tail,
+        members=entry.members,
     )
 
 
@@ -141,6 +146,11 @@ def tail_of(resource: dict[str, Any]) -> bytes:
     del rest["resourceType"]
     del rest["id"]
     return dumps(rest)
+
+
+def _joined(resource: dict[str, Any], members: Sequence[bytes]) -> bytes:
+    """``tail_of``, from what is written already."""
+    return b"{%b}" % b",".join([member for name, member in zip(resource, members, strict=True) if name not in _HEAD])
 
 
 def digest(resource: dict[str, Any], tail: bytes) -> bytes:

@@ -97,7 +97,11 @@ def _index(cursor: rows.Cursor, codec: Codec, batch: Batch, made: Sequence[Made]
             encounter=beside.get(_named(m.key[0], m.resource, "encounter", ENCOUNTER)),
         )
     for m in made:
-        m.indexed = params.extract(m.resource)
+        statement = m.version.statement
+        if m.version.withdrawn is None:
+            m.indexed = params.extract(statement.resource, statement.members)
+        else:
+            m.indexed = params.extract(m.resource)
         m.kind = kinds.kind_of(m.key[1], m.indexed, m.flat and m.flat.common(m.version.statement.origin.facility))
     return kinds.record(cursor, {m.kind for m in made})
 

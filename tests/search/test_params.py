@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conformance import fhirjson
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.search import params
 from fhir_server.search.definitions import INDEXED_KINDS, parameters, parse
@@ -45,6 +47,20 @@ OBSERVATION: dict[str, Any] = {
     "interpretation": [{"coding": [{"code": "N"}]}],
     "specimen": {"reference": "Specimen/0a0123456789abcdefghijkq"},
 }
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_what_elements_gave_before_is_what_they_give(path: Path) -> None:
+    resource = fhirjson.loads(path.read_bytes())
+    for _ in range(2):
+        assert extract(resource, fhirjson.members(resource)) == extract(resource)
+    # A day has other bounds in another zone.
+    before = params.INSTALLATION.zone
+    params.install(UTC, params.INSTALLATION.base)
+    try:
+        assert extract(resource, fhirjson.members(resource)) == extract(resource)
+    finally:
+        params.install(before, params.INSTALLATION.base)
 
 
 def test_an_ordinary_result_costs_no_row_of_its_own() -> None:

@@ -1,0 +1,92 @@
+"""Resources that are sound because each of their elements is one that was found sound before: the fast way through ``validator``.
+
+The schema of a resource type says two kinds of things: which elements there may and must be (their names alone decide), and what
+stands in each (its value alone decides). So a set of names that was sound once is sound always, and so is an element that is equal to
+the byte, or but for its ids and its number. Where a type has rules between elements (contained resources, components, Bundle), nothing
+is remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+_BETWEEN: Final = frozenset({"contained", "component", "_status"})
+"""Elements with rules that look at other elements too (structure.py); a resource that has one is checked as a whole."""
+_NAMES_ONLY: Final = frozenset({"$comment", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "required"})
+"""Keywords that ask whether an element is there, not what it says."""
+_WHOLE: Final = frozenset({"type", "minProperties", "properties", "additionalProperties", "required", "allOf"})
+_ALIKE: Final = re.compile(
+    rb"""
+    (?<= "reference":")([A-Z][A-Za-z]+/)[0-9a-v]{24}(?=")    # an id is as good as another of the same form (mappings.ids)
+    | \A("id":")[A-Za-z0-9.-]{1,64}(?="\Z)
+    | \A("valueQuantity":\{"value":)-?[0-9]+(?:\.[0-9]+)?     # and a number as another: nothing compares it
+    """,
+    re.X,
+)
+_MOST: Final = 4096
+"""Elements remembered for each type; when there are more, all are forgotten and learned again."""
+_LONGEST: Final = 1024
+_MOST_SHAPES: Final = 512
+
+
+class KnownSound:
+    """What is known of one resource type. judge: (element name, its value) -> whether it is sound by itself."""
+
+    def __init__(self, judge: Callable[[str, Any], bool]) -> None:
+        self._judge = judge
+        self._shapes: set[tuple[str, ...]] = set()
+        self._members: set[bytes] = set()
+
+    def covers(self, resource: dict[str, Any], members: Sequence[bytes]) -> bool:
+        """Whether the resource is sound; False: not known, check it. members: ``fhirjson.members`` of it."""
+        if tuple(resource) not in self._shapes:
+            return False
+        known = self._members
+        if known.issuperset(members):
+            return True
+        for (name, value), member in zip(resource.items(), members, strict=True):
+            if member not in known:
+                alike = _alike(member)
+                if alike not in known:
+                    if not self._judge(name, value):
+                        return False
+                    self._keep(alike)
+        return True
+
+    def learn(self, resource: dict[str, Any], members: Sequence[bytes]) -> None:
+        """The resource was checked as a whole, and is sound."""
+        if _BETWEEN.isdisjoint(resource):
+            if len(self._shapes) >= _MOST_SHAPES:
+                self._shapes.clear()
+            self._shapes.add(tuple(resource))
+            for member in members:
+                self._keep(_alike(member))
+
+    def _keep(self, member: bytes) -> None:
+        if len(member) <= _LONGEST:
+            if len(self._members) >= _MOST:
+                self._members.clear()
+            self._members.add(member)
+
+
+def _alike(member: bytes) -> bytes:
+    """The element with another id or number, one for all of them: its soundness does not depend on which it is."""
+    return _ALIKE.sub(rb"\1\2\g<3>0", member)
+
+
+def separable(schema: dict[str, Any]) -> bool:
+    """Whether the schema of a resource type has no rule between the values of two elements."""
+    return schema.keys() <= _WHOLE and all(_names_only(rule) for rule in schema.get("allOf", ()))
+
+
+def _names_only(schema: dict[str, Any]) -> bool:
+    return all(
+        keyword in _NAMES_ONLY
+        and (
+            keyword in ("$comment", "required")
+            or all(_names_only(inner) for inner in (below if isinstance(below, list) else [below]))
+        )
+        for keyword, below in schema.items()
+    )
