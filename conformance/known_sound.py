@@ -17,14 +17,12 @@ _BETWEEN: Final = frozenset({"contained", "component", "_status"})
 _NAMES_ONLY: Final = frozenset({"$comment", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "required"})
 """Keywords that ask whether an element is there, not what it says."""
 _WHOLE: Final = frozenset({"type", "minProperties", "properties", "additionalProperties", "required", "allOf"})
-_ALIKE: Final = re.compile(
-    rb"""
-    (?<= "reference":")([A-Z][A-Za-z]+/)[0-9a-v]{24}(?=")    # an id is as good as another of the same form (mappings.ids)
-    | \A("id":")[A-Za-z0-9.-]{1,64}(?="\Z)
-    | \A("valueQuantity":\{"value":)-?[0-9]+(?:\.[0-9]+)?     # and a number as another: nothing compares it
-    """,
-    re.X,
-)
+_OWN: Final = frozenset({"id", "valueQuantity"})
+"""Elements that hardly two resources have alike."""
+_REFERENCE: Final = re.compile(rb'"reference":"([A-Z][A-Za-z]+/)[0-9a-v]{24}"')
+"""With a derived id (mappings.ids)."""
+_ID: Final = re.compile(rb'"id":"[A-Za-z0-9.-]{1,64}"')
+_NUMBER: Final = re.compile(rb'"valueQuantity":\{"value":-?[0-9]+(?:\.[0-9]+)?')
 _MOST: Final = 4096
 """Elements remembered for each type; when there are more, all are forgotten and learned again."""
 _LONGEST: Final = 1024
@@ -48,11 +46,13 @@ class KnownSound:
             return True
         for (name, value), member in zip(resource.items(), members, strict=True):
             if member not in known:
-                alike = _alike(member)
+                alike = _alike(name, member)
                 if alike not in known:
                     if not self._judge(name, value):
                         return False
                     self._keep(alike)
+                if name not in _OWN:
+                    self._keep(member)
         return True
 
     def learn(self, resource: dict[str, Any], members: Sequence[bytes]) -> None:
@@ -61,8 +61,8 @@ class KnownSound:
             if len(self._shapes) >= _MOST_SHAPES:
                 self._shapes.clear()
             self._shapes.add(tuple(resource))
-            for member in members:
-                self._keep(_alike(member))
+            for name, member in zip(resource, members, strict=True):
+                self._keep(_alike(name, member))
 
     def _keep(self, member: bytes) -> None:
         if len(member) <= _LONGEST:
@@ -71,9 +71,13 @@ class KnownSound:
             self._members.add(member)
 
 
-def _alike(member: bytes) -> bytes:
+def _alike(name: str, member: bytes) -> bytes:
     """The element with another id or number, one for all of them: its soundness does not depend on which it is."""
-    return _ALIKE.sub(rb"\1\2\g<3>0", member)
+    if name == "valueQuantity":
+        return _NUMBER.sub(b'"valueQuantity":{"value":0', member, 1)
+    if name == "id":
+        return b'"id":"0"' if _ID.fullmatch(member) else member
+    return _REFERENCE.sub(rb'"reference":"\g<1>0"', member)
 
 
 def separable(schema: dict[str, Any]) -> bool:
