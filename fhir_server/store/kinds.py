@@ -71,7 +71,7 @@ def record(cursor: rows.Cursor, wanted: Collection[Kind]) -> dict[Kind, int]:
 
 
 def _unknown(cursor: rows.Cursor, numbers: dict[Kind, int]) -> dict[Kind, int]:
-    cursor.execute("SELECT id FROM resource_kind WHERE id = ANY(%s::bigint[])", (list(numbers.values()),))
+    cursor.execute("SELECT id FROM resource_kind WHERE id = ANY(%s::bigint[])", (rows.numbers(numbers.values()),))
     known = {row[0] for row in cursor.fetchall()}
     return {kind: number for kind, number in numbers.items() if number not in known}
 

@@ -50,9 +50,9 @@ def lock(cursor: Cursor, names: Iterable[str]) -> None:
 
     A lock is the 64-bit hash of its name; two names that share one only wait for each other.
     """
-    numbers = sorted({xxhash.xxh3_64_intdigest(name.encode()) - (1 << 63) for name in names})
-    if numbers:
-        cursor.execute("SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) AS n", (numbers,))
+    wanted = sorted({xxhash.xxh3_64_intdigest(name.encode()) - (1 << 63) for name in names})
+    if wanted:
+        cursor.execute("SELECT pg_advisory_xact_lock(n) FROM unnest(%s::bigint[]) AS n", (numbers(wanted),))
 
 
 def states(cursor: Cursor, keys: Collection[Key]) -> dict[Key, State]:
@@ -86,7 +86,7 @@ def family(cursor: Cursor, reports: Collection[tuple[int, str]]) -> dict[Key, St
                 mapping
             FROM resource r WHERE r.shard = k.shard AND r.parent = k.id OFFSET 0) r
         """,
-        ([r[0] for r in reports], [r[1] for r in reports]),
+        (numbers([r[0] for r in reports]), texts([r[1] for r in reports])),
     )
     return {row[:3]: _state(*row[3:]) for row in cursor.fetchall()}
 
@@ -276,14 +276,14 @@ def copy(cursor: Cursor, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
                 add(row)
 
 
-def packed(numbers: Sequence[int]) -> bytes:
+def packed(values: Sequence[int]) -> bytes:
     """A bigint[] in PostgreSQL's binary form: dimensions, no null, element type, length, lower bound, then size and value of each."""
-    count = len(numbers)
+    count = len(values)
     layout = _LAYOUTS.get(count)
     if layout is None:
         layout = _LAYOUTS[count] = Struct(">iiIii" + "iq" * count)
     flat = [8] * (2 * count)
-    flat[1::2] = numbers
+    flat[1::2] = values
     return layout.pack(1, 0, _INT8, count, 1, *flat)
 
 
@@ -291,5 +291,19 @@ _INT8: Final = 20  # pg_type.oid of bigint
 _LAYOUTS: Final[dict[int, Struct]] = {}
 
 
-def _arrays(keys: Collection[Key]) -> list[list[Any]]:
-    return [[key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]]
+def _arrays(keys: Collection[Key]) -> list[str]:
+    return [numbers([key[0] for key in keys]), numbers([key[1] for key in keys]), texts([key[2] for key in keys])]
+
+
+def numbers(values: Iterable[int]) -> str:
+    """Integers as an array literal. A list would be dumped item by item, and a batch asks for a thousand keys several times."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def texts(values: Collection[str]) -> str:
+    """Texts as an array literal (PostgreSQL manual, section 8.15.6)."""
+    if not values:
+        return "{}"
+    if any('"' in value or "\\" in value for value in values):
+        values = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+    return '{"' + '","'.join(values) + '"}'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 _METHODS: Final = tuple(
@@ -90,11 +91,21 @@ def stated(observation: Mapping[str, Any], encounter: Mapping[str, Any] | None) 
     method, site = observation.get("method"), observation.get("bodySite")
     if method is None and site is None and encounter is None:
         return _NOTHING
-    told = " ".join(_said(method or {}))
+    kind, contrast = _method(" ".join(_said(method))) if method else (None, None)
+    return Stated(kind, *(_place(site) if site else (None, None)), contrast, _health_check(encounter))
+
+
+@lru_cache(maxsize=1024)
+def _method(told: str) -> tuple[str | None, str | None]:
+    """Class of the method and contrast medium by what is said of the method."""
     plain, enhanced = _PLAIN.search(told), _ENHANCED.search(told)
     contrast = "without-and-with" if plain and enhanced else "with" if enhanced else "without" if plain else None
-    kind = next((word for word, pattern in _METHODS if pattern.search(told)), None) if told else None
-    return Stated(kind, *_place(site or {}), contrast, _health_check(encounter))
+    return next((word for word, pattern in _METHODS if pattern.search(told)), None), contrast
+
+
+@lru_cache(maxsize=1024)
+def _is_health_check(told: str) -> bool:
+    return _HEALTH_CHECK.search(told) is not None
 
 
 def _said(concept: Mapping[str, Any]) -> Iterator[str]:
@@ -130,6 +141,6 @@ def _health_check(encounter: Mapping[str, Any] | None) -> str | None:
         encounter.get("serviceType") or {},
         *(encounter.get("reasonCode") or ()),
     ]
-    if any(_HEALTH_CHECK.search(text) for c in ({"coding": [visit]}, *concepts) for text in _said(c)):
+    if any(_is_health_check(text) for c in ({"coding": [visit]}, *concepts) for text in _said(c)):
         return "yes"
     return "no" if visit.get("code") in _ILL else None
