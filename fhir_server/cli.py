@@ -111,7 +111,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="HTTP port (default 8080; 0: any free one).")] = None,
     mllp_port: Annotated[int | None, typer.Option(help="MLLP port (default 2575; 0: any free one).")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on (default 127.0.0.1).")] = None,
-    workers: Annotated[int | None, typer.Option(help="Converter processes (default 1).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Converter processes (default 2).")] = None,
     data: DataDir = None,
     profiles: Profiles = None,
 ) -> None:

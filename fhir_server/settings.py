@@ -98,7 +98,7 @@ class Settings(BaseSettings):
         300, gt=0, description="A message that began has to be complete within this time."
     )
     mllp_idle_seconds: float = Field(3600, gt=0, description="A silent connection is closed after this time.")
-    workers: int = Field(1, ge=0, le=64, description="Converter processes that `tongjian serve` starts.")
+    workers: int = Field(2, ge=0, le=64, description="Converter processes that `tongjian serve` starts.")
     claim_batch: int = Field(40, ge=1, le=500, description="Messages one worker converts in one transaction.")
     lease_seconds: float = Field(
         30, ge=2, description="A worker that shows no heartbeat for this time loses its messages to others."

@@ -41,6 +41,10 @@ _LONGEST_PAUSE = 10.0
 OPTIONS = (
     "-c synchronous_commit=on -c statement_timeout=300000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
 )
+_GARBAGE_AFTER = 50_000
+"""Objects made before Python looks for rings among them."""
+_GIVES_WAY = 5
+"""Niceness of a worker beside the server it belongs to: who waits for an answer comes first."""
 _FULL_LOOK = 500
 """Batches after which a worker looks for rings of garbage among all that it keeps."""
 
@@ -75,20 +79,23 @@ def run(
     if attached:
         threading.Thread(target=_end_with_parent, args=(stop,), daemon=True).start()
     settle()
+    gc.disable()
+    if attached:
+        os.nice(_GIVES_WAY)
     Worker(url, profiles, stop, batch=batch, lease=lease, clock=clock).run()
     tracing.stop()
 
 
 def settle() -> None:
-    """Profiles and schemas are loaded and stay; what a batch makes has no rings and is free at once when it ends. So garbage is looked
-    for between batches only (``sweep``): looking again and again while they grow was a fifth of a worker's time."""
+    """Profiles and schemas are loaded and stay: looking through them for garbage again and again was a fifth of a worker's time."""
     gc.collect()
     gc.freeze()
-    gc.disable()
+    gc.set_threshold(_GARBAGE_AFTER)
 
 
 def sweep(turn: int) -> None:
-    """After batch number ``turn``: frees rings of garbage (tracebacks of faults make some) among what is new, at times among all."""
+    """After batch number ``turn``: frees rings of garbage among what is new, at times among all. What a batch makes has hardly any (the
+    tracebacks of faults) and is free at once when it ends, so nothing is looked for while it grows."""
     gc.collect(2 if turn % _FULL_LOOK == 0 else 0)
 
 
