@@ -73,7 +73,7 @@ FORMATS: dict[str, Format] = {
 """Format word -> its functions."""
 
 
-def recognise(raw: bytes) -> str:
+def recognise(raw: bytes, profile: Profile | None = None) -> str:
     """The format of a file by its first bytes; ``hl7v2`` for what starts like no other: that reader says best what is wrong."""
     root = xmltree.root_name(raw)
     if not root:

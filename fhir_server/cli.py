@@ -219,6 +219,31 @@ def convert(
 
 
 @cli.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder files are dropped into.")],
+    facility: Annotated[str, typer.Option(help="Facility profile id the folder speaks for.")],
+    once: Annotated[bool, typer.Option("--once", help="Take what is there, then end.")] = False,
+    data: DataDir = None,
+    profiles: Profiles = None,
+) -> None:
+    """Take files into the inbox (HL7 v2, CDA, ECG, tables) and move them to done or failed; a running server converts them."""
+    from fhir_server.watch import watch_folder  # noqa: PLC0415
+
+    chosen = _settings(data_dir=data, profiles_dir=profiles)
+    known = _profiles(chosen)
+    if facility not in known:
+        raise _fail(f"There is no facility profile '{facility}'. Known: {', '.join(sorted(known))}.", 2)
+    try:
+        with _database(chosen) as url:
+            taken = asyncio.run(watch_folder(folder, known[facility], url, chosen, once=once))
+    except OSError as fault:
+        raise _fail(f"{folder} cannot be used: {fault.strerror or fault}.") from None
+    except KeyboardInterrupt:
+        return
+    typer.echo(f"{taken} files were taken.")
+
+
+@cli.command()
 def replay(
     facility: Annotated[str | None, typer.Option(help="Only messages of this facility.")] = None,
     status: Annotated[str, typer.Option(help="held, or done to convert stored messages again.")] = "held",

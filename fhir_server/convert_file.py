@@ -54,7 +54,7 @@ def convert_file(raw: bytes, profile: Profile, *, pretty: bool = True, at: str =
     at  now, as FHIR instant, to know what lies in the future; empty when that is not asked
     """
     all_of_them = _Collected()
-    kind = recognise(raw)
+    kind = recognise(raw, profile)
     messages = list(split(io.BytesIO(raw), kind)) or [raw]
     for number, message in enumerate(messages, 1):
         of = {"message": number} if len(messages) > 1 else {}

@@ -10,8 +10,9 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 
 import asyncpg
 import psycopg
@@ -27,6 +28,7 @@ from fhir_server.api.edge import Edge
 from fhir_server.app import create_app, open_services
 from fhir_server.code_mappings import LiveProfiles
 from fhir_server.ingest.channels import listeners
+from fhir_server.ingest.files import FileIntake
 from fhir_server.ingest.receive import Receiver
 from fhir_server.ingest.worker import settle
 from fhir_server.publish import deliver
@@ -239,6 +241,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     )
     app.state.intake_fault = lambda: receiver.fault
     workers = asyncio.create_task(Workers(settings, url).supervise())
+    dropping = _drop_folders(settings, profiles, receiver, services.clock)
     following = asyncio.create_task(live.follow(services.pool))
     delivering = await deliver.start(url, live, services.codec, services.clock)
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
@@ -249,7 +252,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         settle()  # a look for garbage through all that is loaded would stop every request for that time
         print(f"FHIR   {settings.fhir_base(port)}", flush=True)  # noqa: T201 - the one line a script waits for
         print(f"MLLP   {settings.mllp_host}:{mllp_socket.getsockname()[1]}", flush=True)  # noqa: T201
-        parts = (serving, receiving, workers, delivering.task)
+        parts = (serving, receiving, workers, delivering.task, *dropping)
         await asyncio.wait((waiting, *parts), return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             # A part that ended by itself would leave a server that looks well and does half its work.
@@ -258,9 +261,9 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         await server.stop()
         http.should_exit = True
         await asyncio.wait([serving])
-        for task in (workers, following, receiving, waiting, reopening):
+        for task in (*dropping, workers, following, receiving, waiting, reopening):
             task.cancel()
-        await asyncio.wait([workers, following, reopening])
+        await asyncio.wait([*dropping, workers, following, reopening])
         await delivering.stop(STOP_WITHIN)
         await receiver.close()
         await services.audit.close()
@@ -268,6 +271,22 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         for pool in (intake, services.pool):
             await _close(pool)
         await asyncio.to_thread(services.writer.close)
+
+
+def _drop_folders(
+    settings: Settings, profiles: Mapping[str, Profile], receiver: Receiver, now: Callable[[], datetime]
+) -> list[asyncio.Task[None]]:
+    """One task for each facility folder of ``drop_dir``. Raises CannotServe when there is none."""
+    if settings.drop_dir is None:
+        return []
+    folders = {name: settings.drop_dir / name for name in profiles}
+    found = {name: folder for name, folder in folders.items() if folder.is_dir()}
+    if not found:
+        raise CannotServe(
+            f"drop_dir {settings.drop_dir} has no folder named like a facility ({', '.join(sorted(profiles))})."
+        )
+    intakes = [FileIntake(folder, profiles[name], receiver, now) for name, folder in found.items()]
+    return [asyncio.create_task(intake.watch(settings.drop_seconds)) for intake in intakes]
 
 
 def _fault_of(*parts: asyncio.Task[None]) -> str:

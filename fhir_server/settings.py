@@ -98,6 +98,14 @@ class Settings(BaseSettings):
         300, gt=0, description="A message that began has to be complete within this time."
     )
     mllp_idle_seconds: float = Field(3600, gt=0, description="A silent connection is closed after this time.")
+    drop_dir: Path | None = Field(
+        None,
+        description="Folder with one folder for each facility, named by its id; files put there are taken in, then moved to "
+        "its done or failed. Empty: none.",
+    )
+    drop_seconds: float = Field(
+        2.0, gt=0, description="A file in drop_dir is complete when it did not change for this time."
+    )
     workers: int = Field(2, ge=0, le=64, description="Converter processes that `tongjian serve` starts.")
     claim_batch: int = Field(40, ge=1, le=500, description="Messages one worker converts in one transaction.")
     lease_seconds: float = Field(

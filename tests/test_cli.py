@@ -26,6 +26,7 @@ COMMANDS = [
     "map",
     "review",
     "measures",
+    "watch",
 ]
 
 ORU = (

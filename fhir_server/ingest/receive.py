@@ -41,6 +41,8 @@ _UNBOUND_PER_SECOND = 5.0
 """Messages a second taken from an address that no channel knows; all it sends is refused."""
 _MENDABLE = "charset-unknown"
 _REMEMBERED = 4096
+_WAITS = ack.Facts(accept_ack="NE", application_ack="NE")
+"""Who cannot be told waits until the database is back."""
 _KEPT_UNBOUND = 64 * 1024
 _IN_THREAD = 256 * 1024
 _AWAY = Issue("database-away", "error", "", "The message cannot be stored now and was not: send it again later.")
@@ -282,6 +284,14 @@ class Receiver:
             raw=stored,
             part=bool(pointers),
         )
+
+    async def store(self, arrival: Arrival) -> Accepted:
+        """Makes durable what came by another way than a connection; waits while the database is away. Raises Refused."""
+        return await self._make_durable(arrival, _WAITS)
+
+    def hear(self, facility: str, channel: str) -> None:
+        """A message of a channel arrived by another way than a connection."""
+        self._feeds.hear(facility, channel, self._clock())
 
     async def _make_durable(self, arrival: Arrival, known: ack.Facts) -> Accepted:
         pause = 0.1
