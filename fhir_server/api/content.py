@@ -82,15 +82,28 @@ async def resource_body(request: Request, limit: int) -> dict[str, Any]:
 
     Raises Fault MEDIA_TYPE for another content type than FHIR JSON, INVALID for what is no JSON object with a resourceType.
     """
+    _require_json(request)
+    raw = await raw_body(request, limit)
+    # A large body would keep everybody else waiting.
+    return parse_resource(raw) if len(raw) < _LARGE else await asyncio.to_thread(parse_resource, raw)
+
+
+async def json_body(request: Request, limit: int) -> dict[str, Any] | None:
+    """The same for a body that may be empty: then None."""
+    raw = await raw_body(request, limit)
+    if not raw:
+        return None
+    _require_json(request)
+    return parse_resource(raw) if len(raw) < _LARGE else await asyncio.to_thread(parse_resource, raw)
+
+
+def _require_json(request: Request) -> None:
     media = request.headers.get("content-type", "").lower()
     if media.partition(";")[0].strip() not in _JSON:
         raise Fault(Category.MEDIA_TYPE, "Send the resource as application/fhir+json.")
     version = re.search(r"fhirversion=([0-9.]+)", media)
     if version and version[1] not in ("4.0", "4.0.1"):
         raise Fault(Category.MEDIA_TYPE, "This server takes FHIR 4.0 only.")
-    raw = await raw_body(request, limit)
-    # A large body would keep everybody else waiting.
-    return parse_resource(raw) if len(raw) < _LARGE else await asyncio.to_thread(parse_resource, raw)
 
 
 def parse_resource(raw: bytes) -> dict[str, Any]:

@@ -141,7 +141,9 @@ async def _on_fault(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     """404 and 405 of the router."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:
+    if error.status_code == 405 and request.url.path.rpartition("/")[2].startswith("$"):
+        fault = Fault(Category.NOT_FOUND, "There is no such operation at this address.")
+    elif error.status_code == 405:
         fault = Fault(
             Category.METHOD,
             f"{request.method} is not an interaction of this address.",

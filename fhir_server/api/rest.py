@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from conformance import capability, fhirjson
 from conformance.capability import RESOURCE_TYPES
-from fhir_server.api import interaction, json_patch, searches, subset, transaction
+from fhir_server.api import interaction, json_patch, operations, searches, subset, transaction
 from fhir_server.api.authorization import configuration
 from fhir_server.api.bundle import bundle, history_entry
 from fhir_server.api.content import (
@@ -67,6 +67,7 @@ def _statement(base: str) -> bytes:
         includes=includes,
         revincludes={name: include.references_to(name) for name in RESOURCE_TYPES},
         system_interactions=("transaction", "batch", "history-system", "search-system"),
+        operations=operations_of(RESOURCE_TYPES),
     )
     return fhirjson.dumps(statement)
 
@@ -120,6 +121,7 @@ async def history_system(request: Request, asker: Asker) -> Response:
 
 
 # Before the routes of instances, whose ids would match their names.
+router.include_router(operations.router)
 router.include_router(searches.router)
 for _address in ("", "/"):
     router.add_api_route(_address, searches.search_system, methods=READ)

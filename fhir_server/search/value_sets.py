@@ -205,6 +205,25 @@ def _by_url(type: str, url: str) -> Sql:
     )
 
 
+def maps_from(system: str, code: str, terminology: Terminology) -> Steps:
+    """The ConceptMaps that search parameter ``code`` (``source-system``, ``target-system``) finds by a code system."""
+    path = parameters("ConceptMap")[code].paths[0][0]
+    rows = yield _by_hash("ConceptMap", hash_of(path.seed, system))
+    return [
+        orjson.loads(terminology.decompress(r["dict"], bytes(r["body"]), (r["id"], r["patient"], r["order"])))
+        for r in rows
+    ]
+
+
+def _by_hash(type: str, token: int) -> Sql:
+    out = Statement()
+    return Sql(
+        f"SELECT {COLUMNS} FROM resource r WHERE r.rtype = {out.arg(RESOURCE_TYPES[type], 'smallint')} AND NOT r.deleted "  # noqa: S608
+        f"AND r.tokens @> ARRAY[{out.arg(token, 'bigint')}] ORDER BY r.updated DESC, r.id LIMIT 100",
+        out.args,
+    )
+
+
 def resolve(filters: Iterable[Filter], terminology: Terminology) -> Steps:
     """The filters with value sets and hierarchies replaced by their codes."""
     out = []
