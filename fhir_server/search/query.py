@@ -57,12 +57,14 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Sort:
-    """One key of ``_sort``; ``column`` is a column of resource, or empty: the rows of search_value of these path numbers."""
+    """One key of ``_sort``; ``column`` is a column of resource, or empty: the rows of search_value of these path numbers, or, for a
+    parameter that has none, the values in the bodies (search/sort_keys)."""
 
     column: str
     numbers: tuple[int, ...]
     dates: bool
     descending: bool
+    parameter: Parameter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ def _sort(query: Query, value: str) -> str:
             column = "start_at" if parameter.column == "date" else "issued_at"
         elif about(query.type, parameter):
             column = "patient"
-        elif parameter.indexed and kind in ("string", "date"):
+        elif parameter.indexed and kind != "composite":
             numbers = tuple(path.number for path, _ in parameter.paths)
         else:
             raise Fault(
@@ -284,7 +286,7 @@ def _sort(query: Query, value: str) -> str:
                 f"Sorting by {code} ({kind}) is not supported; {query.type} sorts by {', '.join(sortable(query.type))}.",
                 where="_sort",
             )
-        query.sort.append(Sort(column, numbers, kind == "date", descending))
+        query.sort.append(Sort(column, numbers, kind == "date", descending, None if column else parameter))
     return ""
 
 
@@ -293,11 +295,7 @@ def sortable(type: str) -> list[str]:
     return [
         "_id",
         "_lastUpdated",
-        *sorted(
-            code
-            for code, p in parameters(type).items()
-            if p.indexed and (p.kind in ("string", "date") or about(type, p))
-        ),
+        *sorted(code for code, p in parameters(type).items() if p.indexed and p.kind != "composite"),
     ]
 
 

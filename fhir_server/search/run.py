@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from conformance.capability import TYPE_NAMES
-from fhir_server.search import include, page
+from fhir_server.search import include, page, sort_keys
 from fhir_server.search.page import Place, Sql
 from fhir_server.search.query import Include, Query, restrict
 from fhir_server.search.statement import Context
@@ -61,7 +61,10 @@ def search(
     found = Found()
     query = yield from settled(query, decompress, allowed)
     if query.summary != "count" and query.count:
-        rows = yield from rows_of(query, context)
+        if sort_keys.needed(query):
+            rows = yield from sort_keys.rows_of(query, context, decompress)
+        else:
+            rows = yield from rows_of(query, context)
         if len(rows) > query.count:
             rows = rows[: query.count]
             found.next = page.place_of(query, rows[-1])

@@ -79,7 +79,7 @@ def test_sort_keys_know_their_columns() -> None:
 
 def test_a_sort_that_cannot_be_done_names_those_that_can() -> None:
     with pytest.raises(Fault, match=r"Observation sorts by _id, _lastUpdated, .*date, "):
-        parse("Observation", [("_sort", "code")])
+        parse("Observation", [("_sort", "code-value-quantity")])
 
 
 @pytest.mark.parametrize(
