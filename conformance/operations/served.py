@@ -27,7 +27,7 @@ def operations(types: Iterable[str]) -> dict[str, list[Operation]]:
         if definition["system"]:
             out.setdefault("System", []).append(named)
         if definition["type"] or definition["instance"]:
-            wanted = set(definition["resource"])
+            wanted = set(definition.get("resource", ()))
             for name in types:
                 if wanted & {name, "Resource"}:
                     out.setdefault(name, []).append(named)

@@ -100,7 +100,7 @@ def test_each_definition_is_sound_listed_and_served(ward: Any) -> None:
     listed |= {("", o["name"], o["definition"]) for o in statement.get("operation", ())}
     for definition in definitions():
         assert not [i for i in check_fully(definition) if i.severity == "error"], definition["id"]
-        kinds = ["Patient" if t == "Resource" else t for t in definition["resource"]]
+        kinds = ["Patient" if t == "Resource" else t for t in definition.get("resource", [""])]
         for kind in kinds:
             if definition["type"] or definition["instance"]:
                 assert (kind, definition["code"], definition["url"]) in listed
