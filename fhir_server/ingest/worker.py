@@ -30,6 +30,7 @@ from fhir_server.ingest.claim import claim, session
 from fhir_server.ingest.pipeline import CannotStore, Pipeline
 from fhir_server.ingest.sign_of_life import EVERY, SignOfLife
 from fhir_server.ingest.traced import TracedPipeline
+from fhir_server.publish import ledger_resources
 from fhir_server.store.body import Codec
 from fhir_server.store.database import KEEPALIVE
 from mappings.profile import Profile
@@ -127,6 +128,7 @@ class Worker:
         self._clock = clock
         self._name = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self._sign = SignOfLife(self._name, version("tongjian"))
+        self._not_shown = frozenset(c for p in profiles.values() for c in ledger_resources.not_shown(p.catalogue))
         self._turn = 0
         self._session = ""
         self._token: str | None = None
@@ -149,10 +151,11 @@ class Worker:
                     self._session = session(conn)
                     self._sign.begin(conn)
                     make = TracedPipeline if tracing.on() else Pipeline
-                    pipeline = make(self._profiles, Codec.load(conn), self._clock)
+                    codec = Codec.load(conn)
+                    pipeline = make(self._profiles, codec, self._clock)
                     conn.execute(f"LISTEN {inbox.READY_CHANNEL}")
                     pause = 0.1
-                    self._serve(conn, pipeline)
+                    self._serve(conn, pipeline, codec)
                     self._sign.end(conn)
             except (CannotStore, psycopg.OperationalError, psycopg.InterfaceError, psycopg.ProgrammingError) as fault:
                 log.warning("database_away fault=%s again_in=%.1f", fault, pause, exc_info=fault)
@@ -160,10 +163,11 @@ class Worker:
                 pause = min(pause * 2, _LONGEST_PAUSE)
         log.info("worker_stopped name=%s", self._name)
 
-    def _serve(self, conn: psycopg.Connection[Any], pipeline: Pipeline) -> None:
+    def _serve(self, conn: psycopg.Connection[Any], pipeline: Pipeline, codec: Codec) -> None:
         due = time.monotonic() + EVERY
         while not self._stop.is_set():
             if not self._work_once(conn, pipeline):
+                ledger_resources.publish(conn, codec, self._not_shown)
                 for _ in conn.notifies(timeout=_POLL, stop_after=1):
                     pass
             sweep(self._turn)

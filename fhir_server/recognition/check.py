@@ -91,7 +91,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All answers, or none and why: ``late``, ``database-away``, ``audit-away``, ``unknown-patient``, ``ambiguous-patient``."""
+    """All answers, or none and why: ``late``, ``database-away``, ``audit-away``, ``unknown-patient``, ``ambiguous-patient``.
+    patient: logical id of the Patient that was meant, None when that is not known; patients: those whose results were looked at."""
 
     at: datetime
     facility: str
@@ -99,6 +100,7 @@ class Answers:
     person: str | None = None
     patients: tuple[str, ...] = ()
     failure: str = ""
+    patient: str | None = None
 
 
 async def ask(services: Services, principal: Principal, question: Question, address: str) -> Answers:
@@ -194,7 +196,9 @@ async def _decide(services: Services, principal: Principal, question: Question, 
         if not question.visit or decision.outcome in _USABLE:
             answers.append(answer)
     shown = {m.shown.patient for a in answers for m in a.decision.members if m.shown and m.shown.patient}
-    return Answers(at, facility, tuple(answers), results.person, tuple(sorted(shown | {who.patient})))
+    return Answers(
+        at, facility, tuple(answers), results.person, tuple(sorted(shown | {who.patient})), patient=who.patient
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +257,7 @@ def _rows(question: Question, answers: Answers, known: rules.Rules) -> list[Row]
         "service": question.service,
         "instance": question.instance,
         "user": question.user,
-        "patient": question.patient if "|" not in question.patient else None,
+        "patient": answers.patient or (question.patient if "|" not in question.patient else None),
         "encounter": question.encounter or None,
         "department": question.department or None,
         "catalogue": known.catalogue_version,

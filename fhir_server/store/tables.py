@@ -463,6 +463,14 @@ ledger = Table(
     comment="card, doctor, department and reports repeat what stands in the hashed entry, for look-ups",
 )
 
+ledger_news = Table(
+    "ledger_news",
+    metadata,
+    Column("chain", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    comment="rows of the ledger that are no resources yet",
+)
+
 decision = Table(
     "decision",
     metadata,
