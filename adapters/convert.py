@@ -10,6 +10,7 @@ from typing import BinaryIO
 from adapters import segments, xmltree
 from adapters.cda import reader as cda_reader
 from adapters.contract import Envelope, Unreadable
+from adapters.ecg import aecg, muse, philips
 from adapters.hl7v2 import peek as hl7v2_peek
 from adapters.hl7v2 import reader as hl7v2_reader
 from conformance.issue import Issue
@@ -68,6 +69,9 @@ def _unknown(raw: bytes, charset: str) -> segments.Message:
 FORMATS: dict[str, Format] = {
     "hl7v2": Format(_hl7v2, hl7v2_peek.peek, hl7v2_reader.split),
     "cda": _document(cda_reader.read),
+    "aecg": _document(aecg.read),
+    "muse": _document(muse.read),
+    "philips": _document(philips.read),
     "unknown": _document(_unknown),
 }
 """Format word -> its functions."""
@@ -78,7 +82,9 @@ def recognise(raw: bytes, profile: Profile | None = None) -> str:
     root = xmltree.root_name(raw)
     if not root:
         return "hl7v2"
-    return "cda" if root in cda_reader.ROOTS else "unknown"
+    if root in cda_reader.ROOTS:
+        return "cda"
+    return {aecg.ROOT: "aecg", muse.ROOT: "muse", philips.ROOT: "philips"}.get(root, "unknown")
 
 
 def convert(raw: bytes, profile: Profile, format: str = "hl7v2", received_at: str = "") -> Conversion:

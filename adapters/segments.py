@@ -72,6 +72,11 @@ class Draft:
         ]
 
 
+def authority_type(root: str) -> str:
+    """Kind of an assigning authority (table 0301) by its form: a UUID has hyphens, an OID has none."""
+    return "UUID" if "-" in root else "ISO"
+
+
 def envelope(message: Message, facility: Facility) -> Envelope:
     """What must be known before a document is accepted: kind, number, time, patient, and who sent it."""
     header = next(r for r in message.records if r.name == "MSH")

@@ -54,6 +54,11 @@ DATA_ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 DATA_ELEMENTS = "urn:oid:2.16.156.10011.2.2.1"
 """Data elements of WS 363 (``DE04.50.131``): parts of a report, no codes of tests."""
 
+MDC = "urn:oid:2.16.840.1.113883.6.24"
+"""Terms of ISO/IEEE 11073-10101: leads of an ECG."""
+NO_TESTS = frozenset({DATA_ELEMENTS, MDC})
+"""Code systems that name parts of a report or channels of a device; their codes wait for no mapping."""
+
 # extensions
 MARK = f"{BASE}/StructureDefinition/recognition-mark"
 """Observation: mark stripped from the item name (``全国HR``, ``HR``, ``*``)."""

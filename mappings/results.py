@@ -120,7 +120,7 @@ def result_code(record: Record, x: Context, out: dict[str, Any]) -> bool:
         return False
     if answer.mark:
         out.setdefault("extension", []).append({"url": systems.MARK, "valueString": answer.mark})
-    if answer.test is None and plain(element, 3) != systems.DATA_ELEMENTS[8:]:
+    if answer.test is None and f"urn:oid:{plain(element, 3)}" not in systems.NO_TESTS:
         if answer.conflict:
             x.issue_once(
                 "code-name-conflict",

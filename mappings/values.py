@@ -155,6 +155,8 @@ def _one(value_type: str, element: Element, context: _Context) -> Typed:
         case "CQ":
             own = text(element[1]) if len(element) > 1 else ""
             return _number(first, replace(context, unit=shipped().lookup(own)) if own.strip() else context)
+        case "SD":
+            return _sampled(element, context)
         case _ if value_type in TEXT_TYPES:
             return _text(joined(element), context)
         case _:
@@ -297,6 +299,26 @@ def _period(element: Element, context: _Context) -> Typed:
     if (start is None and end is None) or (start and end and start.instant > end.instant):
         return _bad_date(joined(element), context)
     return Typed({"valuePeriod": {k: m.fhir for k, m in (("start", start), ("end", end)) if m}})
+
+
+def _sampled(element: Element, context: _Context) -> Typed:
+    """SD, a type of our own readers of ECG files: origin, unit, period in ms, factor, samples -> SampledData, as sent."""
+    origin, period, factor = (number(text(element[n])) for n in (0, 2, 3))
+    if origin is None or period is None or factor is None:
+        return _absent(NULL, "error", context.where)
+    unit = text(element[1])
+    base = {"value": origin, "unit": unit, "system": systems.UCUM, "code": unit}
+    return Typed(
+        {
+            "valueSampledData": {
+                "origin": base,
+                "period": period,
+                "factor": factor,
+                "dimensions": 1,
+                "data": text(element[4]),
+            }
+        }
+    )
 
 
 def _range(element: Element, context: _Context) -> Typed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from adapters.segments import authority_type
 from adapters.xmltree import Element, words
 from mappings.model import Unread
 from mappings.outbound.line import trimmed
@@ -169,7 +170,7 @@ def identifier(element: Element) -> Field:
         return value, "", "", "", "VN"
     if root == _RECORD:
         return value, "", "", "", "MR"
-    return trimmed(value, "", "", ("", root, "ISO") if root and extension else "")
+    return trimmed(value, "", "", ("", root, authority_type(root)) if root and extension else "")
 
 
 def number(element: Element | None) -> Field:
@@ -179,7 +180,9 @@ def number(element: Element | None) -> Field:
     root, extension = element.get("root", "").strip(), element.get("extension", "").strip()
     if not extension:
         return (root,) if root and not root.startswith(_KINDS_ONLY) else ()
-    return trimmed(extension, "", *(("", "") if root.startswith(_KINDS_ONLY) or not root else (root, "ISO")))
+    return trimmed(
+        extension, "", *(("", "") if root.startswith(_KINDS_ONLY) or not root else (root, authority_type(root)))
+    )
 
 
 def person(entity: Element | None, reading: Reading) -> tuple[Component, ...]:

@@ -1,0 +1,1 @@
+"""ECG files: HL7 aECG, GE MUSE RestingECG, Philips restingecgdata."""

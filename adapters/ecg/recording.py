@@ -1,0 +1,172 @@
+"""One ECG as values, and as the segments of a report: measurements, statements, and each lead as sampled data without loss.
+
+Codes: LOINC for the study and the global measurements, MDC (ISO/IEEE 11073-10101) for leads, as HL7 aECG names them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import sys
+from array import array
+from dataclasses import dataclass, field
+
+from adapters.segments import Draft, Message
+from adapters.xmltree import Tree
+from conformance.issue import Issue
+from mappings.model import Unread
+from mappings.outbound.line import trimmed
+from mappings.source import Component
+from mappings.source import Element as Field
+
+MDC = "2.16.840.1.113883.6.24"
+MEASURES = {
+    "hr": ("8867-4", "Heart rate", "/min"),
+    "pr": ("8625-6", "PR interval", "ms"),
+    "qrs": ("8633-0", "QRS duration", "ms"),
+    "qt": ("8634-8", "QT interval", "ms"),
+    "qtc": ("8636-3", "QTc interval", "ms"),
+    "p-axis": ("8626-4", "P wave axis", "deg"),
+    "qrs-axis": ("8632-2", "QRS axis", "deg"),
+    "t-axis": ("8638-9", "T wave axis", "deg"),
+}
+"""Global measurement -> LOINC code, name, unit."""
+_STUDY = ("11524-6", "常规十二导联心电图", "LN")
+_STATEMENT = ("18844-1", "心电图诊断", "LN")
+
+
+@dataclass(slots=True)
+class Lead:
+    """One lead. period: milliseconds between samples; microvolts = sample * factor + origin; samples: as written.
+
+    beat  the series is an average beat, not the rhythm
+    """
+
+    name: str
+    period: str
+    factor: str
+    origin: str
+    samples: str
+    beat: bool = False
+
+
+@dataclass(slots=True)
+class Recording:
+    """What an ECG file says.
+
+    status  of the report (OBR-25): P machine statements alone, F read over and signed; empty when the file does not tell
+    person  id as CX, family, given, birth, sex
+    """
+
+    kind: str
+    patient: Field = ()
+    family: str = ""
+    given: str = ""
+    birth: str = ""
+    sex: str = ""
+    number: Field = ()
+    order: Field = ()
+    document: str = ""
+    taken: str = ""
+    until: str = ""
+    reported: str = ""
+    status: str = ""
+    device: tuple[str, str] = ("", "")
+    technician: tuple[Component, ...] = ()
+    reader: tuple[Component, ...] = ()
+    organization: str = ""
+    comment: list[str] = field(default_factory=list)
+    measures: dict[str, tuple[str, str]] = field(default_factory=dict)
+    statements: list[str] = field(default_factory=list)
+    leads: list[Lead] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+
+
+def message(found: Recording, raw: bytes, tree: Tree) -> Message:
+    """The recording as a Source: MSH, PID, OBR, OBX, TXA with the file itself."""
+    draft = Draft()
+    digest = hashlib.sha256(raw).hexdigest()[:32]
+    msh = draft.add("MSH")
+    msh.put(4, found.organization)
+    msh.put(7, found.reported or found.taken)
+    msh.put(9, ("RPT", "ECG"))
+    # The same recording is sent again when it was read over: the bytes tell the two apart.
+    msh.put(10, f"{found.document or 'ECG'}/{digest[:12]}")
+    pid = draft.add("PID", "patient")
+    pid.put(3, found.patient)
+    pid.put(5, trimmed(found.family, found.given))
+    pid.put(7, found.birth)
+    pid.put(8, found.sex)
+    obr = draft.add("OBR", found.kind)
+    obr.put(2, found.order)
+    obr.put(3, found.number)
+    obr.put(4, _STUDY)
+    obr.put(7, found.taken)
+    obr.put(8, found.until if found.until != found.taken else "")
+    obr.put(22, found.reported)
+    obr.put(24, "EC")
+    obr.put(25, found.status)
+    if found.reader:
+        obr.put(32, (tuple(str(c) for c in found.reader[:3]),))
+    if found.technician:
+        obr.put(34, (tuple(str(c) for c in found.technician[:3]),))
+    for text in found.comment:
+        draft.add("NTE", found.kind).put(3, (text,))
+    for key, (value, unit) in found.measures.items():
+        code, name, usual = MEASURES[key]
+        obx = draft.add("OBX", f"measurement[{key}]")
+        obx.put(2, "NM")
+        obx.put(3, (code, name, "LN"))
+        obx.put(5, (value,))
+        obx.put(6, (unit or usual, "", "UCUM"))
+        _common(obx.fields, found)
+    for number, statement in enumerate(found.statements, 1):
+        obx = draft.add("OBX", f"statement[{number}]")
+        obx.put(2, "TX")
+        obx.put(3, _STATEMENT)
+        obx.put(5, (statement,))
+        _common(obx.fields, found)
+    for lead in found.leads:
+        obx = draft.add("OBX", f"lead[{lead.name}{' beat' if lead.beat else ''}]")
+        obx.put(2, "SD")
+        obx.put(3, (f"MDC_ECG_LEAD_{lead.name.upper()}", f"Lead {lead.name}", MDC))
+        obx.put(4, "REPRESENTATIVE_BEAT" if lead.beat else "")
+        obx.put(5, (lead.origin, "uV", lead.period, lead.factor, lead.samples))
+        _common(obx.fields, found)
+    txa = draft.add("TXA", found.kind)
+    txa.put(2, _STUDY)
+    txa.put(6, found.reported or found.taken)
+    txa.put(12, found.number or found.order or (digest,))
+    txa.put(17, "LA" if found.status in ("F", "C") else "")
+    data = base64.b64encode(raw).decode("ascii")
+    draft.add("OBX", found.kind).fields |= {
+        2: (("ED",),),
+        3: (("ECG", "ECG"),),
+        5: (("", "application", "xml", "Base64", data),),
+    }
+    return Message(found.kind, draft.records(), tree.charset, [*tree.issues, *found.issues], found.unread)
+
+
+def _common(fields: dict[int, tuple[Field, ...]], found: Recording) -> None:
+    for number, value in ((11, found.status), (14, found.taken), (23, found.organization)):
+        if value:
+            fields[number] = ((value,),)
+    if any(found.device):
+        fields[18] = ((found.device[0], "", found.device[1]) if found.device[1] else (found.device[0],),)
+
+
+def samples_of(text: str) -> str:
+    """Base64 of little-endian 16-bit integers -> the integers, blank-separated; empty when it is none."""
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (ValueError, binascii.Error):
+        return ""
+    if len(data) % 2:
+        return ""
+    numbers = array("h")
+    numbers.frombytes(data)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return " ".join(map(str, numbers))
