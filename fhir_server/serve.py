@@ -243,7 +243,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     workers = asyncio.create_task(Workers(settings, url).supervise())
     dropping = _drop_folders(settings, profiles, receiver, services.clock)
     following = asyncio.create_task(live.follow(services.pool))
-    delivering = await deliver.start(url, live, services.codec, services.clock)
+    delivering = await deliver.start(url, live, services.codec, services.clock, settings.delivery_keep_days)
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     receiving = asyncio.create_task(receiver.ended())
     waiting = asyncio.create_task(stop.wait())

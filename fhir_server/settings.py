@@ -111,6 +111,11 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         30, ge=2, description="A worker that shows no heartbeat for this time loses its messages to others."
     )
+    delivery_keep_days: int = Field(
+        90,
+        ge=0,
+        description="Messages of the delivery queue are kept this long after delivery; who got which report stays known. 0: for ever.",
+    )
     read_connections: int = Field(10, ge=1, description="Database connections of the API for reading.")
     write_connections: int = Field(4, ge=1, description="Database connections of the API for writing.")
     statement_timeout_ms: int = Field(

@@ -73,8 +73,8 @@ def _check_form(destination: Destination, here: tuple[str | int, ...], wrong: _W
             (*here, "separators"),
             "five different punctuation marks are needed: field, component, repetition, escape, sub-component",
         )
-    if destination.content == "fhir" and not destination.url:
-        wrong((*here, "content"), "a FHIR Bundle goes to a url")
+    if destination.content != "hl7v2" and not destination.url:
+        wrong((*here, "content"), f"{'a FHIR Bundle' if destination.content == 'fhir' else 'JSON'} goes to a url")
     if destination.key and not destination.certificate:
         wrong((*here, "key"), "is of no use without certificate")
     if (destination.ca or destination.certificate) and not (destination.tls or destination.url.startswith("https:")):

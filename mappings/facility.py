@@ -102,7 +102,7 @@ class Retry(_Part):
 class Destination(_Part):
     """Where results for the facility go: an MLLP server (``host``, ``port``) or an HTTP address (``url``); one of the two.
 
-    content      the message, or the same as FHIR Bundle (HTTP only)
+    content      the message, or the same as FHIR Bundle or as plain JSON (HTTP only)
     application  MSH-5; facility: MSH-6, by default the first MSH-4 the facility itself writes
     charset      of the message; separators: MSH-1 and MSH-2
     tls          speak TLS over MLLP; ``ca`` verifies the server, ``certificate`` and ``key`` are shown to it. Files, relative to the
@@ -115,7 +115,7 @@ class Destination(_Part):
     host: str = ""
     port: int = 0
     url: str = ""
-    content: Literal["hl7v2", "fhir"] = "hl7v2"
+    content: Literal["hl7v2", "fhir", "json"] = "hl7v2"
     application: str = ""
     facility: str = ""
     charset: Literal["utf-8", "gb18030"] = "utf-8"

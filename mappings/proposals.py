@@ -22,7 +22,9 @@ from mappings.reference_range import read_bounds
 from mappings.units import UnitTable, shipped
 
 THRESHOLD = 0.6
-"""Below this nothing is proposed at all."""
+"""Below this nothing is proposed when a test outside the catalogue is in question as well."""
+UNRIVALLED = 0.5
+"""The same when no test outside the catalogue has a name like it: then whatever the search for like spellings finds at all is shown."""
 SHOWN = 5
 
 _BENIGN = frozenset("血清浆性的量值数目率例测定检验人类试剂总平均")
@@ -94,7 +96,8 @@ class Proposer:
             judged.append((min(1.0, base + change), number, (*reasons, *more)))
         judged.sort(key=lambda j: (-j[0], self._known[j[1]].item is not None, j[1]))
         best, first, _ = judged[0]
-        if best < THRESHOLD or self._known[first].item is None:
+        rivals = any(self._known[number].item is None for number in found)
+        if best < (THRESHOLD if rivals else UNRIVALLED) or self._known[first].item is None:
             return []
         out: list[Proposal] = []
         for score, number, reasons in judged:

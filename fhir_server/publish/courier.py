@@ -28,7 +28,11 @@ _NOT_NOW = frozenset({429, 502, 503, 504})
 """HTTP statuses of a receiver that is not there or wants nothing now (RFC 9110, RFC 6585)."""
 _LATER = frozenset({408, 423, 425})
 """Statuses below 500 of a passing state of this one message (RFC 9110, RFC 4918, RFC 8470)."""
-_MEDIA = {"hl7v2": "application/hl7-v2; charset={}", "fhir": "application/fhir+json; charset=utf-8"}
+_MEDIA = {
+    "hl7v2": "application/hl7-v2; charset={}",
+    "fhir": "application/fhir+json; charset=utf-8",
+    "json": "application/json; charset=utf-8",
+}
 
 
 @dataclass(frozen=True, slots=True)

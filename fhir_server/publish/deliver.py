@@ -33,6 +33,7 @@ _LOCK: Final = 0x746A_6465_6C69_7672
 """Advisory lock of the one server that delivers."""
 _POLL: Final = 2.0
 _PAUSE: Final = 5.0
+_FORGET_EVERY: Final = timedelta(hours=1)
 _AT_ONCE: Final = 20
 _LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, UnknownDictionary)
 
@@ -54,19 +55,28 @@ class Delivering:
         self._pool.terminate()
 
 
-async def start(url: str, profiles: Mapping[str, Profile], codec: Codec, clock: Callable[[], datetime]) -> Delivering:
-    """Starts delivering, with database connections of its own."""
+async def start(
+    url: str, profiles: Mapping[str, Profile], codec: Codec, clock: Callable[[], datetime], keep_days: int = 0
+) -> Delivering:
+    """Starts delivering, with database connections of its own. ``keep_days``: as in Settings.delivery_keep_days."""
     pool = await open_pool(url, CONNECTIONS, application_name="tongjian-deliver")
-    return Delivering(Deliveries(pool, profiles, codec, clock), pool)
+    return Delivering(Deliveries(pool, profiles, codec, clock, keep_days), pool)
 
 
 class Deliveries:
     """Runs until ``close``. ``profiles`` as read when it starts say where results go."""
 
     def __init__(
-        self, pool: asyncpg.Pool, profiles: Mapping[str, Profile], codec: Codec, clock: Callable[[], datetime]
+        self,
+        pool: asyncpg.Pool,
+        profiles: Mapping[str, Profile],
+        codec: Codec,
+        clock: Callable[[], datetime],
+        keep_days: int = 0,
     ) -> None:
         self._pool = pool
+        self._keep_days = keep_days
+        self._forgot: datetime | None = None
         self._clock = clock
         self._publisher = Publisher(profiles, codec, clock)
         self._places = [(p.id, d) for p in profiles.values() for d in p.facility.destinations]
@@ -135,7 +145,16 @@ class Deliveries:
             closed = await self._publisher.publish(conn)
             self._rouse()
             if closed < BATCH:
+                await self._forget(conn)
                 await _first(self._news, _POLL)
+
+    async def _forget(self, conn: asyncpg.Connection) -> None:
+        """Once an hour: bytes of deliveries older than the setting keeps."""
+        now = self._clock()
+        if not self._keep_days or (self._forgot is not None and now - self._forgot < _FORGET_EVERY):
+            return
+        if await queue.forget(conn, now - timedelta(days=self._keep_days)) == 0:
+            self._forgot = now
 
     # --- one destination ---------------------------------------------------------------------------------------------------
 

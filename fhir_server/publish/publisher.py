@@ -24,6 +24,7 @@ from fhir_server.publish.queue import Parcel
 from fhir_server.store.body import Codec
 from mappings.facility import Destination
 from mappings.outbound.message import Letter
+from mappings.outbound.notice import notice
 from mappings.profile import Profile
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Publisher:
     ) -> Parcel:
         number = control_id(row["shard"], row["id"], receiver.id, destination.name)
         try:
-            message, reason = made(found, sender, receiver, destination, known, number, at), None
+            message, reason = made(found, sender, receiver, destination, known, number, row["topic"], at), None
         except _BUGS as bug:
             log.error("message_not_made outbox=%d facility=%s", row["id"], receiver.id, exc_info=bug)
             message, reason = None, _place(bug)
@@ -129,15 +130,18 @@ def made(
     destination: Destination,
     known: Known,
     number: str,
+    topic: str,
     at: datetime,
 ) -> bytes:
-    """The bytes for one destination: ORU^R01 in the receiver's dialect, or the Bundle."""
+    """The bytes for one destination: ORU^R01 in the receiver's dialect, the Bundle, or the notice of ``topic`` as plain JSON."""
     if destination.content == "fhir":
         return fhirjson.dumps({**found.bundle(), "identifier": {"system": "urn:tongjian:delivery", "value": number}})
     letter = Letter(
         receiver, sender, number, at, destination.application, destination.facility, writer.CHARSETS[destination.charset],
         known.patients, known.orders, known.visit,
     )  # fmt: skip
+    if destination.content == "json":
+        return fhirjson.dumps(notice(found.bundle(), letter, topic))
     return writer.oru(found.bundle(), letter, Separators(*destination.separators), destination.charset)
 
 

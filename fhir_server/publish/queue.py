@@ -126,6 +126,20 @@ async def failed(db: Any, sent: Due, reason: str, again: datetime | None, *, cou
     )  # fmt: skip
 
 
+_FORGET = """
+UPDATE delivery SET message = NULL WHERE (shard, id) IN (
+    SELECT shard, id FROM delivery WHERE status IN ('delivered', 'closed') AND message IS NOT NULL
+    AND coalesce(delivered, created) < $1 LIMIT $2)
+"""
+
+
+async def forget(db: Any, before: datetime, most: int = 1000) -> int:
+    """Removes the bytes of what was delivered or closed before then, at most so many; how many. The rows stay: corrections go to
+    whoever got the report, and a replay makes the message again."""
+    done: str = await db.execute(_FORGET, before, most)
+    return int(done.rpartition(" ")[2])
+
+
 async def back_again(db: Any, facility: str, destination: str, reason: str, now: datetime) -> None:
     """A receiver that was away answers: what failed for that reason need not wait any longer."""
     await db.execute(
@@ -206,7 +220,7 @@ def replay(conn: psycopg.Connection[Any], chosen: Selection, now: datetime) -> t
         values,
     ).rowcount
     anew = conn.execute(
-        f"WITH gone AS (DELETE FROM delivery WHERE message IS NULL AND {where} RETURNING shard, outbox)"  # noqa: S608 - conditions of our own
+        f"WITH gone AS (DELETE FROM delivery d WHERE message IS NULL AND {where} AND NOT {overtaken} RETURNING shard, outbox)"  # noqa: S608 - conditions of our own
         " UPDATE outbox o SET published = NULL FROM gone g WHERE o.shard = g.shard AND o.id = g.outbox",
         values,
     ).rowcount

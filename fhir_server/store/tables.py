@@ -349,6 +349,11 @@ delivery = Table(
     Index("delivery_order", "facility", "destination", "patient", "id", postgresql_where=text("status = 'waiting'")),
     Index("delivery_resource", "resource"),
     Index("delivery_dead", "id", postgresql_where=text("status = 'dead'")),
+    Index(
+        "delivery_kept",
+        text("(coalesce(delivered, created))"),
+        postgresql_where=text("status IN ('delivered', 'closed') AND message IS NOT NULL"),
+    ),
 )
 
 unmapped = Table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,35 @@ def test_the_sender_is_told_segment_and_field_and_nothing_is_stored(
             held = await server.inbox("reason, status")
             assert held == [(key, "held") for _, key, _, _ in _CASES.values()]
             assert await server.pool.fetchval("SELECT count(*) FROM resource") == 0
+
+    try:
+        asyncio.run(story())
+    finally:
+        stop.set()
+        worker.join(20)
+
+
+def test_private_codes_labelled_loinc_are_kept_local_and_named(
+    serve: Any, oru: Any, database_url: str, profiles: Mapping[str, Profile]
+) -> None:
+    stop = threading.Event()
+    worker = threading.Thread(target=Worker(database_url, profiles, stop).run)
+
+    async def story() -> None:
+        async with serve() as server, server.sender() as sender:
+            raw = oru("M1").replace("T1^项目1".encode(), "1037^检查所见^LN".encode())
+            assert (await sender.send(raw)).code == "AA"
+            worker.start()
+            async with asyncio.timeout(30):
+                while (await server.inbox("status"))[0] != ("done",):  # noqa: ASYNC110 - the worker has no event to wait for
+                    await asyncio.sleep(0.05)
+            issues = await server.pool.fetchval(
+                "SELECT jsonb_agg(i) FROM inbox, jsonb_array_elements(issues) i WHERE i ->> 'key' = 'not-loinc'"
+            )
+            assert [(i["where"], i["value"]) for i in json.loads(issues)] == [("OBX[1]-3", "1037")]
+            assert [tuple(r) for r in await server.pool.fetch("SELECT code, loinc, item FROM result")] == [
+                ("1037", None, None)
+            ]
 
     try:
         asyncio.run(story())

@@ -96,6 +96,28 @@ def test_replay_brings_an_accepted_code_to_stored_messages_and_touches_no_others
     assert sql("SELECT count(*) FROM result WHERE until IS NOT NULL AND code = 'G01' AND item IS NULL") == [(1,)]
 
 
+def test_the_score_card_counts_what_was_accepted_in_the_worklist_when_asked_to(
+    oru: Any, database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "alpha.yaml").write_text("id: alpha\norganization: {name: 甲县人民医院}\n", encoding="utf-8")
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("TONGJIAN_PROFILES_DIR", str(folder))
+    feed = tmp_path / "feed.hl7"
+    feed.write_bytes(named(oru("M1", "101")))
+    decide(database_url, Decision("alpha", "code", "G01", "葡萄糖", "L0022"))
+
+    def mapped(*options: str) -> list[str]:
+        shown = CliRunner().invoke(cli, ["check", str(feed), "--facility", "alpha", "--json", *options])
+        assert shown.exit_code in (0, 1), shown.output
+        card = json.loads(shown.stdout)
+        return [row["local_code"] for row in card["unmapped_codes"]]
+
+    assert mapped() == ["G01"]
+    assert mapped("--worklist") == []
+
+
 def test_a_rejected_mapping_is_taken_back_from_stored_results(
     serve: Any, oru: Any, database_url: str, profiles: Any, sql: Any
 ) -> None:

@@ -16,6 +16,7 @@ from uvicorn import Config, Server
 from adapters.convert import convert
 from conformance.fhirjson import loads
 from fhir_server.publish import queue
+from fhir_server.store.database import open_pool
 from tests.edge.certificates import Authority
 from tests.publish.his import QUICK, County, His, order, profiles_to, result
 
@@ -427,6 +428,71 @@ def test_http_posts_the_message_or_the_bundle_until_it_is_taken(database_url: st
             assert {"Patient", "Observation", "ServiceRequest"} <= {
                 e["resource"]["resourceType"] for e in found["entry"]
             }
+
+    run(story())
+
+
+def test_an_old_his_is_told_of_new_corrected_and_voided_results_as_plain_json(
+    database_url: str, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with Web(200).serving() as web:
+            place = f"{{content: json, url: 'http://127.0.0.1:{web.port}/in', {QUICK}}}"
+            county = County(database_url, profiles_to(tmp_path, [place]))
+            async with county.delivering():
+                for number, (value, status, person) in enumerate(
+                    (("5.60", "F", 1), ("6.50", "C", 1), ("6.50", "C", 9)), 1
+                ):
+                    sent = f"202603010{number}0000"
+                    county.store(
+                        "lab",
+                        result(
+                            str(number), value=value, status=status, sent=sent, person=person, ordered_by="乙镇卫生院"
+                        ),
+                    )
+                    await county.until(
+                        "SELECT count(*) FROM delivery WHERE status = 'delivered'", [((1, 2, 4)[number - 1],)]
+                    )
+            told = [
+                loads(body) for headers, body in web.requests if headers["content-type"].startswith("application/json")
+            ]
+        assert [headers["x-request-id"] for headers, _ in web.requests] == [one["id"] for one in told]
+        kinds = [one["kind"] for one in told]
+        assert (kinds[:2], sorted(kinds[2:])) == (["new", "corrected"], ["corrected", "voided"])
+        first, second = told[0]["reports"][0], told[1]["reports"][0]
+        assert (first["results"][0]["value"], second["results"][0]["value"]) == ("5.60", "6.50")
+        assert (first["status"], second["status"], second["usable"]) == ("final", "corrected", True)
+        void = next(one for one in told if one["kind"] == "voided")
+        assert [(r["number"], r["usable"]) for r in void["reports"]] == [(first["number"], False)]
+        assert [r["usable"] for r in void["reports"][0]["results"]] == [False]
+        assert void["patient"]["name"] == told[0]["patient"]["name"]
+        assert (void["from"], void["to"]) == ({"facility": "lab", "name": "甲县人民医院"}, "town")
+
+    run(story())
+
+
+def test_bytes_of_old_deliveries_go_and_a_replay_makes_them_again(database_url: str, tmp_path: Path) -> None:
+    async def story() -> None:
+        async with His() as town:
+            county = County(database_url, profiles_to(tmp_path, [to(town)]))
+            county.store("lab", result("1", ordered_by="乙镇卫生院"))
+            async with county.delivering():
+                await county.until(STATES, [("delivered", 1)])
+            kept = "SELECT status, message IS NULL FROM delivery"
+            pool = await open_pool(database_url, 1)
+            try:
+                assert await queue.forget(pool, datetime.now(UTC) - timedelta(days=1)) == 0
+                assert county.sql(kept) == [("delivered", False)]
+                assert await queue.forget(pool, datetime.now(UTC) + timedelta(seconds=1)) == 1
+            finally:
+                pool.terminate()
+            assert county.sql(kept) == [("delivered", True)]
+            with psycopg.connect(database_url) as conn:
+                assert queue.replay(conn, queue.Selection(status="delivered"), datetime.now(UTC)) == (1, 0)
+            async with county.delivering():
+                await county.until(STATES, [("delivered", 1)])
+            assert town.received[0].split(b"|")[9] == town.received[1].split(b"|")[9]
+            assert town.values() == ["5.6", "5.6"]
 
     run(story())
 
