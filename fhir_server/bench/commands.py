@@ -35,6 +35,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "ingest.worker_peak_mb": ("<= 300", ""),
     "convert.messages_per_s_per_core": (">= 500", "1500"),
     "read.server_peak_mb": ("<= 300", ""),
+    "audit.seconds": ("<= 60 at 10 M", ""),
     "search.p95_ms": ("<= 10", "5"),
     "search.page_1000.resources_per_s": (">= 20000", "65000"),
     "search.server_peak_mb": ("<= 300", ""),
@@ -166,6 +167,39 @@ def recognize(
 ) -> None:
     """Order-time answers through CDS Hooks: 50 calls a second in an open loop, and 16 clients in a closed one."""
     _measured(("recognize",), observations, seconds, data, as_json=as_json)
+
+
+@bench.command()
+def audit(
+    observations: Annotated[
+        int, typer.Option(min=1, help="Size of the year that is loaded, unless it is there.")
+    ] = 1_000_000,
+    processes: Annotated[int, typer.Option(min=0, help="Processes that audit (0: one on each core).")] = 0,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """The duplicate audit of one year of a county, beside the time to keep its findings."""
+    import os  # noqa: PLC0415
+
+    import psycopg  # noqa: PLC0415
+
+    from fhir_server.bench import audit as part  # noqa: PLC0415
+    from fhir_server.bench import load, year  # noqa: PLC0415
+    from fhir_server.bench.server import database  # noqa: PLC0415
+
+    chosen = _settings(data)
+
+    def work() -> dict[str, Any]:
+        with database(chosen, fresh=False, name=f"year_{observations}") as url:
+            with psycopg.connect(url) as conn:
+                loaded = load.stored(conn)
+            figures: dict[str, Any] = {"observations": loaded}
+            if loaded < observations:
+                figures = year.load_year(url, chosen.profiles_dir, observations)
+            audited = part.measure(url, chosen.profiles_dir, chosen.rules_dir, processes or os.cpu_count() or 1)
+            return {**audited, **figures}
+
+    _show("audit", _failing(work), as_json=as_json)
 
 
 @bench.command()

@@ -101,10 +101,10 @@ def load(
         missing = max(0, observations - have)
         if missing:
             told = _store_samples(conn, url, profiles, sampled, start=have)
-            _drop_indexes(conn)
+            drop_indexes(conn)
             _fill(url, profiles_dir, told, have, -(-missing // OBX), processes or os.cpu_count() or 1)
         filled = time.perf_counter()
-        _build_indexes(conn)
+        build_indexes(conn)
         for table in (*_BARE, "resource_kind", "business_key", "source_patient", "identity_link"):
             conn.execute(f"VACUUM (ANALYZE) {table}")
         now = stored(conn)
@@ -172,8 +172,8 @@ def _store_samples(
     """Through inbox and pipeline, as a converter does it."""
     now = datetime.now(UTC)
     made = samples(profiles, now, count, seed=SEED + start)
-    accepted = asyncio.run(_accept(url, profiles, made))
-    asyncio.run(_accept(url, profiles, _visits(profiles, now, SEED + start)))
+    accepted = asyncio.run(accept(url, profiles, made))
+    asyncio.run(accept(url, profiles, _visits(profiles, now, SEED + start)))
     pipeline = Pipeline(profiles, Codec.load(conn), lambda: datetime.now(UTC))
     turn = 0
     while claimed := claim(conn, f"bench/{start}/{turn}", 60.0, 40):
@@ -196,7 +196,8 @@ def _visits(profiles: Mapping[str, Profile], now: datetime, seed: int) -> list[S
     return out
 
 
-async def _accept(url: str, profiles: Mapping[str, Profile], made: Sequence[Sample]) -> list[int]:
+async def accept(url: str, profiles: Mapping[str, Profile], made: Sequence[Sample]) -> list[int]:
+    """Puts messages into the inbox; their inbox ids."""
     conn = await asyncpg.connect(url)
     try:
         arrivals = [_arrival(s, profiles[s.facility]) for s in made]
@@ -311,7 +312,8 @@ def _register(
 # --- indexes ---------------------------------------------------------------------------------------------------------------
 
 
-def _drop_indexes(conn: psycopg.Connection[Any]) -> None:
+def drop_indexes(conn: psycopg.Connection[Any]) -> None:
+    """Of the tables that grow with results, for the time of a load."""
     for name in _BARE:
         table = tables.metadata.tables[name]
         for index in table.indexes:
@@ -319,7 +321,7 @@ def _drop_indexes(conn: psycopg.Connection[Any]) -> None:
         conn.execute(f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {name}_pkey")
 
 
-def _build_indexes(conn: psycopg.Connection[Any]) -> None:
+def build_indexes(conn: psycopg.Connection[Any]) -> None:
     """Those of the tables as declared; what is there stays."""
     engine = create_mock_engine("postgresql+psycopg://", lambda *_: None)  # compiles, and never connects
     conn.execute("SET maintenance_work_mem = '1GB'; SET max_parallel_maintenance_workers = 2")

@@ -1,16 +1,16 @@
 """The duplicate audit: the recognition decision in retrospect, over the orders of a period.
 
-SQL only finds over-inclusive candidates: every version of every result of the wanted items, of every Patient that ever shared a
-person with the one ordered for. ``decide`` judges each order as of its time (fhir_server.duplicates.judge).
+SQL only finds over-inclusive candidates (fhir_server.duplicates.earlier): every version of every result of the wanted items, of every
+Patient that ever shared a person with the one ordered for. ``decide`` judges each order as of its time (fhir_server.duplicates.judge).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,24 +19,21 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from conformance.capability import RESOURCE_TYPES
-from fhir_server.duplicates import said
+from fhir_server.duplicates import said, studies
+from fhir_server.duplicates.earlier import Earlier, Stored
 from fhir_server.duplicates.judge import Judged, Link, Verdict
-from fhir_server.duplicates.orders import Placed, read_orders, read_reports, results_of
+from fhir_server.duplicates.orders import Placed, read_orders, read_reports, results_of, with_visits
+from fhir_server.duplicates.remembered import Remembered
 from fhir_server.duplicates.report import EVERYTHING, Finding, Report, Row, Scope
 from fhir_server.duplicates.said import Spoken
 from fhir_server.recognition import rules as rules_module
-from fhir_server.recognition.candidates import RESULT_FIELDS
-from fhir_server.recognition.criteria import Candidate
-from fhir_server.recognition.decide import as_dict
+from fhir_server.recognition.decide import Judge, as_dict
 from fhir_server.recognition.rules import Rules
 from fhir_server.store.body import Codec
 from mappings import catalogue
-from mappings.catalogue import Orderable
-from mappings.ids import logical_id
+from mappings.ids import logical_id, shard_of_id
 from mappings.profile import Profile, load_profiles
 
-OBSERVATION: Final = RESOURCE_TYPES["Observation"]
 _SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 
 _LINKS: Final = """
@@ -45,26 +42,6 @@ WITH persons AS (
   JOIN identity_link l ON l.shard = o.shard AND l.patient = o.patient
 )
 SELECT l.person, l.shard, l.patient, l.recorded, l.until, l.grade FROM persons JOIN identity_link l ON l.person = persons.person"""
-
-CANDIDATES: Final = (Path(__file__).with_name("candidates.sql")).read_text("utf-8")
-
-# The relations candidates.sql reads, from the orders of a chunk; orders of Patients without any earlier result fall out on an index.
-_CHUNK: Final = f"""
-WITH asked AS (
-  SELECT * FROM unnest(%(numbers)s::int[], %(orders)s::text[], %(orderables)s::text[], %(at)s::timestamptz[], %(first)s::timestamptz[])
-    AS a(number, id, orderable, at, first)
-), linked AS MATERIALIZED (
-  SELECT l.number, l.shard, l.patient
-  FROM unnest(%(who)s::int[], %(shards)s::smallint[], %(patients)s::text[]) AS l(number, shard, patient)
-  JOIN asked a ON a.number = l.number
-  WHERE EXISTS (SELECT FROM resource r WHERE r.shard = l.shard AND r.patient = l.patient AND r.rtype = {OBSERVATION}
-      AND r.start_at >= a.first AND r.start_at <= a.at AND r."order" IS DISTINCT FROM a.id)
-    OR EXISTS (SELECT FROM resource r WHERE r.shard = l.shard AND r.patient = l.patient AND r.rtype = {OBSERVATION}
-      AND r.start_at IS NULL)
-    OR EXISTS (SELECT FROM resource_history h WHERE h.shard = l.shard AND h.patient = l.patient AND h.kind IS NOT NULL)
-), placed AS (SELECT number, orderable, at, first FROM asked),
-wanted AS (SELECT * FROM unnest(%(wanted)s::text[], %(items)s::text[]) AS w(orderable, item))
-"""  # noqa: S608 - a number of our own
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,51 +129,111 @@ def _audit(
 ) -> Report:
     codec = Codec.load(conn)
     known = rules.among(profiles)
-    spoken = said.read(conn, known, start, end)
-    rows: dict[tuple[str, str, str], Row] = {}
+    bench = Bench(conn, codec, known, said.read(conn, known, start, end), Stored(conn, known), Remembered(known))
+    tally = Tally()
     findings: list[Finding] = []
     unknown: Counter[str] = Counter()
-    pairs = 0
     chunks = (read_orders(conn, codec, known, profiles, start, end, part), read_reports(conn, known, start, end, part))
     for chunk in chain(*chunks):
         unknown.update(f for f in chunk.not_understood if scope.facility in ("", f))
-        placed = [p for p in chunk.placed if scope.holds(p.facility, p.department, p.doctor, p.orderable)]
-        repeats, partial, looked_at = _judge(conn, known, placed, spoken)
-        pairs += looked_at
-        brought = _brought(conn, [p for p, _ in repeats.values()])
+        placed = chunk.placed
+        if scope.department:
+            placed = tuple(with_visits(conn, codec, placed))
+        placed = tuple(p for p in placed if scope.holds(p.facility, p.department, p.doctor, p.orderable))
+        judged = bench.judge(placed)
+        brought = _brought(conn, [p for p, _ in judged.repeats.values()])
         for number, one in enumerate(placed):
             finding = None
-            if number in repeats:
-                finding = _finding(
-                    one, repeats[number][1], brought, profiles.get(one.facility), rules.catalogue_version
-                )
+            if number in judged.repeats:
+                repeat, verdict = judged.repeats[number]
+                finding = _finding(repeat, verdict, brought, profiles.get(one.facility), rules.catalogue_version)
                 findings.append(finding)
-            key = (one.basis, one.facility, one.orderable.code)
-            row = rows.get(key) or Row(one.facility, one.orderable.code, one.orderable.name_zh, one.basis)
-            rows[key] = row.with_order(finding, partial=finding is None and number in partial)
+            tally.add(one, finding, partial=number in judged.partial)
     found = tuple(sorted(findings, key=lambda f: (f.at, f.id)))
     counted = dict(sorted(unknown.items()))
-    return Report(start, end, rules.version, _sorted(rows), found, counted, scope, rules.catalogue_version, pairs)
+    rows = _sorted(tally.rows())
+    return Report(start, end, rules.version, rows, found, counted, scope, rules.catalogue_version, bench.pairs)
 
 
-def _judge(
-    conn: psycopg.Connection[Any], rules: Rules, placed: Sequence[Placed], spoken: Spoken
-) -> tuple[dict[int, tuple[Placed, Verdict]], set[int], int]:
-    """Number of an order -> its verdict where it is a repeat; those of which a part had earlier results; pairs looked at."""
-    if not placed:
-        return {}, set(), 0
-    links = _links(conn, placed)
-    repeats: dict[int, tuple[Placed, Verdict]] = {}
-    partial: set[int] = set()
-    pairs = 0
-    for number, results in _results(conn, rules, placed, links).items():
-        judged = Judged(placed[number], links, results, rules)
-        pairs += sum(map(len, results.values()))
-        if verdict := judged.verdict(spoken):
-            repeats[number] = placed[number], verdict
-        elif judged.partial:
-            partial.add(number)
-    return repeats, partial, pairs
+class Tally:
+    """Orders counted by basis, facility and orderable."""
+
+    def __init__(self) -> None:
+        self._orders: Counter[tuple[str, str, str]] = Counter()
+        self._rows: dict[tuple[str, str, str], Row] = {}
+
+    def add(self, placed: Placed, finding: Finding | None, *, partial: bool) -> None:
+        """One more order."""
+        key = (placed.basis, placed.facility, placed.orderable.code)
+        self._orders[key] += 1
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = Row(placed.facility, placed.orderable.code, placed.orderable.name_zh, placed.basis)
+        if finding or partial:
+            self._rows[key] = row.with_order(finding, partial=finding is None and partial)
+
+    def rows(self) -> dict[tuple[str, str, str], Row]:
+        """The counts."""
+        return {key: replace(row, orders=self._orders[key]) for key, row in self._rows.items()}
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """Number of an order -> the order and its verdict where it is a repeat; those of which a part had earlier results."""
+
+    repeats: dict[int, tuple[Placed, Verdict]] = field(default_factory=dict)
+    partial: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Bench:
+    """What judging needs: the store, the rules, what was said at order time, and a memory of answers. pairs: looked at so far."""
+
+    conn: psycopg.Connection[Any]
+    codec: Codec
+    rules: Rules
+    spoken: Spoken
+    stored: Stored
+    remembered: Judge
+    pairs: int = 0
+
+    def judge(self, placed: Sequence[Placed]) -> Outcomes:
+        """The verdicts on some orders."""
+        beside = self.stored.beside(placed)
+        self.pairs += sum(map(len, beside.values()))
+        numbers = sorted(beside)
+        orders = dict(zip(numbers, with_visits(self.conn, self.codec, [placed[n] for n in numbers]), strict=True))
+        links = _links(self.conn, orders)
+        imaging = {i for i, item in self.rules.items.items() if item.category == "imaging"}
+        reports = {(e.shard, e.report) for es in beside.values() for e in es if e.facts.item in imaging and e.report}
+        seen = studies.read(self.conn, self.codec, reports)
+        out = Outcomes()
+        late: dict[int, Judged] = {}
+        for number, order in orders.items():
+            judged = Judged(order, links, beside[number], self.rules, seen, self.remembered)
+            verdict = judged.verdict(self.spoken)
+            if verdict is None:
+                if judged.partial:
+                    out.partial.add(number)
+                continue
+            out.repeats[number] = order, verdict
+            if verdict.cause == "not-yet-received":
+                late[number] = judged
+        self._look_again(late, out)
+        return out
+
+    def _look_again(self, late: Mapping[int, Judged], out: Outcomes) -> None:
+        """What seems to have come late may have been there under a code that nobody had mapped yet."""
+        found = {n: {m.shown.id for m in out.repeats[n][1].proof.required if m.shown} for n in late}
+        shards = {e: late[n].placed.shard for n, ids in found.items() for e in ids}
+        wanted = [(shard_of_id(i) if shard_of_id(i) is not None else shard, i) for i, shard in shards.items()]
+        by_id: dict[str, list[Earlier]] = {}
+        for e in self.stored.versions((s, i) for s, i in wanted if s is not None):
+            by_id.setdefault(e.id, []).append(e)
+        for number, judged in late.items():
+            judged.seen(e for i in found[number] for e in by_id.get(i, ()))
+            if verdict := judged.verdict(self.spoken):
+                out.repeats[number] = judged.placed, verdict
 
 
 def _brought(conn: psycopg.Connection[Any], repeats: Sequence[Placed]) -> dict[str, list[str]]:
@@ -232,68 +269,15 @@ def _finding(
     )
 
 
-def _links(conn: psycopg.Connection[Any], placed: Sequence[Placed]) -> dict[str, list[Link]]:
-    """Patient -> its links, newest first; ``*`` + Patient -> the links of everybody who ever shared a person with it."""
-    wanted = sorted({(p.shard, p.patient) for p in placed})
-    rows = conn.execute(_LINKS, ([s for s, _ in wanted], [p for _, p in wanted])).fetchall()
-    by_person: dict[str, list[Link]] = {}
+def _links(conn: psycopg.Connection[Any], orders: Mapping[int, Placed]) -> dict[str, list[Link]]:
+    """Patient -> its links, newest first, of the Patients of orders and of all who ever shared a person with one."""
+    own = sorted({(p.shard, p.patient) for p in orders.values()})
     out: dict[str, list[Link]] = {}
-    for row in rows:
+    if not own:
+        return out
+    for row in conn.execute(_LINKS, ([s for s, _ in own], [p for _, p in own]), binary=True).fetchall():
         link = Link(*row)
-        by_person.setdefault(link.person, []).append(link)
         out.setdefault(link.patient, []).append(link)
     for links in out.values():
         links.sort(key=lambda link: link.recorded, reverse=True)
-    for _, patient in wanted:
-        persons = {link.person for link in out.get(patient, ())}
-        out["*" + patient] = [link for person in sorted(persons) for link in by_person[person]]
     return out
-
-
-def _results(
-    conn: psycopg.Connection[Any], rules: Rules, placed: Sequence[Placed], links: Mapping[str, Sequence[Link]]
-) -> dict[int, dict[str, list[Candidate]]]:
-    """Number of an order -> Patient -> every version of the earlier results that could cover it; orders without any are left out."""
-    wanted = {p.orderable.code: p.orderable for p in placed}
-    who = [
-        (number, shard, patient)
-        for number, p in enumerate(placed)
-        for shard, patient in sorted(
-            {(p.shard, p.patient), *((x.shard, x.patient) for x in links.get("*" + p.patient, ()))}
-        )
-    ]
-    pairs = [(code, item) for code, orderable in wanted.items() for item in orderable.required]
-    spans = {code: longest(orderable, rules) for code, orderable in wanted.items()}
-    given = {
-        "numbers": list(range(len(placed))),
-        "orders": [p.id for p in placed],
-        "orderables": [p.orderable.code for p in placed],
-        "at": [p.at for p in placed],
-        "first": [p.at - spans[p.orderable.code] for p in placed],
-        "who": [n for n, _, _ in who],
-        "shards": [s for _, s, _ in who],
-        "patients": [p for _, _, p in who],
-        "wanted": [code for code, _ in pairs],
-        "items": [item for _, item in pairs],
-    }
-    out: dict[int, dict[str, list[Candidate]]] = {}
-    for number, candidate in _read(conn.execute(_CHUNK + CANDIDATES, given)):
-        out.setdefault(number, {}).setdefault(candidate.patient or "", []).append(candidate)
-    return out
-
-
-def _read(cursor: psycopg.Cursor[Any]) -> Iterator[tuple[int, Candidate]]:
-    names = [c.name for c in cursor.description or ()]
-    place = {name: n for n, name in enumerate(names)}
-    kept = [(field, place[field]) for field in RESULT_FIELDS]
-    for row in cursor:
-        yield row[0], Candidate(**{field: row[n] for field, n in kept})
-
-
-def longest(orderable: Orderable, rules: Rules) -> timedelta:
-    """How far back a result can lie and still be inside the window of one of the required items, with a day to spare."""
-    days = [rules.items[i].window_days for i in orderable.required if i in rules.items]
-    days += [p.window_days for p in rules.policies if p.window_days]
-    days += [o.window_days for p in rules.policies for o in p.overrides if o.window_days]
-    days += [row.window_days for i in orderable.required for row in rules.history.get(i, ())]
-    return timedelta(days=max(days, default=0) + 1)

@@ -11,14 +11,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from fhir_server.duplicates.earlier import Earlier
 from fhir_server.duplicates.orders import Placed
 from fhir_server.duplicates.report import Kind
 from fhir_server.duplicates.said import Said, Spoken
-from fhir_server.recognition.criteria import Answer, Candidate
-from fhir_server.recognition.decide import Decision, Outcome, decide
+from fhir_server.duplicates.studies import Studies
+from fhir_server.recognition.criteria import Answer, Candidate, Criterion
+from fhir_server.recognition.decide import Decision, Judge, Outcome, decide
 from fhir_server.recognition.order import Order
 from fhir_server.recognition.rules import Rules
 
+_UNFINISHED: Final = frozenset({"registered", "preliminary"})
+_CAUSES: Final = (
+    "not-yet-received", "unmapped-code", "unmapped-unit", "identity-not-linked", "corrected-later", "missing-image",
+)  # fmt: skip
 _NO_IMAGE: Final = "98"
 """Local reason: the image or result could not be opened (mappings/catalogue/local-reasons.csv)."""
 
@@ -52,42 +58,97 @@ class Verdict:
 class Judged:
     """One order: the decision as of its time, and where that says no, with hindsight."""
 
-    __slots__ = ("_latest", "_undated", "late", "order", "placed", "rules", "then", "visible")
+    __slots__ = (
+        "_complete",
+        "_latest",
+        "_now",
+        "_undated",
+        "judge",
+        "late",
+        "order",
+        "placed",
+        "rules",
+        "studies",
+        "then",
+        "visible",
+    )
 
     def __init__(
         self,
         placed: Placed,
         links: Mapping[str, Sequence[Link]],
-        results: Mapping[str, Sequence[Candidate]],
+        earlier: Iterable[Earlier],
         rules: Rules,
+        studies: Studies,
+        judge: Judge,
     ) -> None:
-        """Judge an order. ``links``: Patient -> its links, and ``*`` + Patient -> links of all who ever shared a person with it;
-        ``results``: Patient -> every version of its results of the wanted items, without person and grade."""
+        """Judge an order. ``links``: Patient -> its links; ``earlier``: every version of the results that could cover it, of everybody
+        who ever shared a person with its Patient."""
         own = links.get(placed.patient, ())
         then = _person(own, placed.at)
         now = next((link for link in own if link.until is None), None)
-        self.placed, self.rules = placed, rules
-        self.order = Order(placed.orderable, placed.facility, placed.patient, then.person if then else None, placed.id)
+        self.placed, self.rules, self.studies, self.judge, self._now = placed, rules, studies, judge, now
+        self.order = Order(
+            *(
+                placed.orderable,
+                placed.facility,
+                placed.patient,
+                then.person if then else None,
+                placed.id,
+                placed.emergency,
+            ),
+            surgery=placed.surgery,
+        )
         self.late = replace(self.order, person=now.person if now else None)
         rows: list[Candidate] = []
-        self._latest: dict[str, Candidate] = {}
-        self._undated: dict[str, Candidate] = {}
+        self.visible: dict[str, Candidate] = {}
+        latest: dict[str, tuple[Earlier, Link | None]] = {}
+        known: set[str | None] = set()
         at = placed.at
-        for patient in dict.fromkeys((placed.patient, *(link.patient for link in links.get("*" + placed.patient, ())))):
-            theirs = links.get(patient, ())
-            link, current = _person(theirs, at), next((x for x in theirs if x.until is None), None)
-            linked = patient == placed.patient or bool(now and current and current.person == now.person)
-            for c in results.get(patient, ()):
-                if (placed.report and c.report == placed.report) or (placed.id and c.order == placed.id):
-                    continue
-                if c.recorded and c.recorded <= at and (c.until is None or c.until > at):
-                    rows.append(c if patient == placed.patient else _seen(c, then, link))
-                if linked:
-                    target = self._undated if c.issued is None else self._latest
-                    if (c.issued is None or c.issued <= at) and c.version > getattr(target.get(c.id), "version", 0):
-                        target[c.id] = c if patient == placed.patient else _seen(c, now, current)
-        self.visible = {c.id: c for c in rows}
-        self.then = decide(self.order, rows, rules, at)
+        for e in earlier:
+            if (placed.report and e.report == placed.report) or (placed.id and e.order == placed.id):
+                continue
+            known.add(self._item(e))
+            mine = e.patient == placed.patient
+            theirs = () if mine else links.get(e.patient, ())
+            if e.recorded <= at and (e.until is None or e.until > at):
+                candidate = self._candidate(e, None if mine else then, None if mine else _person(theirs, at), at)
+                self.visible[e.id] = candidate
+                rows.append(candidate)
+            current = next((x for x in theirs if x.until is None), None)
+            linked = mine or bool(now and current and current.person == now.person)
+            if (
+                linked
+                and (e.issued is None or e.issued <= at)
+                and (e.id not in latest or e.version > latest[e.id][0].version)
+            ):
+                latest[e.id] = e, current
+        self._latest = [pair for pair in latest.values() if pair[0].issued is not None]
+        self._undated = [pair for pair in latest.values() if pair[0].issued is None]
+        self._complete = known.issuperset(placed.orderable.required)
+        self.then = decide(self.order, rows, rules, at, judge)
+
+    def _candidate(self, e: Earlier, mine: Link | None, theirs: Link | None, at: datetime | None) -> Candidate:
+        """A result as linked and as its images were known at a time (None: now); the grade of a pair is the weaker one."""
+        f = e.facts
+        person = theirs.person if theirs else None
+        grade = None
+        if theirs:
+            grade = theirs.grade if mine is None or mine.grade == "certain" else mine.grade
+        found = Candidate(
+            e.id, e.version, e.patient, person, grade, e.report, f.facility, f.performer, f.item, f.loinc, f.code, f.name, f.specimen,
+            e.number, f.comparator, e.value_text, f.unit, f.unit_text, f.flag, e.order, f.status, e.effective, e.issued, e.recorded,
+            e.until, f.mark, f.quality, f.site, f.laterality, f.contrast, f.method, f.health_check,
+        )  # fmt: skip
+        facts = self.studies.facts(e.report, at)
+        return replace(found, **facts) if facts else found
+
+    def _item(self, e: Earlier) -> str | None:
+        """The item of a result; it is known by LOINC where only the local code is not mapped."""
+        if e.facts.item or not e.facts.loinc:
+            return e.facts.item
+        item = self.rules.by_loinc.get(e.facts.loinc)
+        return item.code if item else None
 
     @property
     def partial(self) -> bool:
@@ -100,20 +161,32 @@ class Judged:
         then = self.then
         if then.outcome is Outcome.RECOGNIZED:
             return self._repeated(spoken)
-        late = [self._in_hindsight(c) for c in self._latest.values()]
-        hindsight = decide(self.late, late, self.rules, self.placed.at) if late else then
-        if hindsight.outcome is Outcome.RECOGNIZED:
+        if code := _circumstance(then):
+            given = next((c for c in self.placed.reasons if c in self.rules.reasons), code)
+            return Verdict("justified", f"reason-{given}", self._reminder(spoken), then)
+        if not self._complete:
+            return None
+        late = [self._in_hindsight(*pair) for pair in self._latest]
+        hindsight = decide(self.late, late, self.rules, self.placed.at, self.judge) if late else then
+        if hindsight.outcome is Outcome.RECOGNIZED or _circumstance(hindsight):
             return Verdict("system", self._cause(hindsight), "none", hindsight)
         if _without_image(then):
             return Verdict("system", "missing-image", "none", then)
         if unknown := self._unknown(then):
             return Verdict("undetermined", ",".join(unknown), self._reminder(spoken), then)
         if self._undated:
-            undated = [self._in_hindsight(c) for c in self._undated.values()]
-            perhaps = decide(self.late, (*late, *undated), self.rules, self.placed.at)
+            undated = [self._in_hindsight(*pair) for pair in self._undated]
+            perhaps = decide(self.late, (*late, *undated), self.rules, self.placed.at, self.judge)
             if perhaps.outcome is Outcome.RECOGNIZED:
                 return Verdict("undetermined", "issued", "none", perhaps)
         return None
+
+    def seen(self, versions: Iterable[Earlier]) -> None:
+        """Further versions of results that hindsight found: what was visible of them then tells why they did not count."""
+        at = self.placed.at
+        for e in versions:
+            if e.id not in self.visible and e.recorded <= at and (e.until is None or e.until > at):
+                self.visible[e.id] = self._candidate(e, None, None, at)
 
     def _said(self, spoken: Spoken) -> Said | None:
         p = self.placed
@@ -143,38 +216,41 @@ class Judged:
             return Verdict("system", "repository-away", seen, self.then)
         return Verdict("avoidable", "", seen, self.then)
 
-    def _in_hindsight(self, c: Candidate) -> Candidate:
-        """As if it had been there, with its code mapped: an item is known by LOINC where only the local code is not."""
-        item = None if c.item or not c.loinc else self.rules.by_loinc.get(c.loinc)
+    def _in_hindsight(self, e: Earlier, theirs: Link | None) -> Candidate:
+        """As if it had been there, with its code mapped, its Patient linked and its images received."""
         at = self.placed.at
-        recorded = min(c.recorded, at) if c.recorded else at
-        return replace(c, recorded=recorded, until=None, item=item.code if item else c.item)
+        candidate = self._candidate(e, self._now, theirs, None)
+        return replace(candidate, recorded=min(e.recorded, at), until=None, item=self._item(e))
 
     def _cause(self, hindsight: Decision) -> str:
         """Why the platform could not offer what hindsight finds: the first cause, in the order data takes."""
         causes = set()
         for member in hindsight.required:
             result = member.shown
-            seen = self.visible.get(result.id) if result else None
             if result is None:
                 continue
-            if seen is None:
+            seen = self.visible.get(result.id)
+            if seen is None or (seen.status in _UNFINISHED and result.status not in _UNFINISHED):
                 causes.add("not-yet-received")
             elif seen.item != result.item:
                 causes.add("unmapped-code")
             elif seen.unit != result.unit:
                 causes.add("unmapped-unit")
-            elif seen.patient != self.placed.patient and (seen.person != self.order.person or seen.grade != "certain"):
+            elif result.patient != self.placed.patient and not self._linked(seen):
                 causes.add("identity-not-linked")
             elif seen.version != result.version:
                 causes.add("corrected-later")
-        order = ("not-yet-received", "unmapped-code", "unmapped-unit", "identity-not-linked", "corrected-later")
-        return next((c for c in order if c in causes), "")
+            elif seen.images_complete != result.images_complete or seen.images_reachable != result.images_reachable:
+                causes.add("missing-image")
+        return next((c for c in _CAUSES if c in causes), "")
+
+    def _linked(self, seen: Candidate) -> bool:
+        return bool(seen.person) and seen.person == self.order.person and seen.grade == "certain"
 
     @staticmethod
     def _unknown(decision: Decision) -> tuple[str, ...]:
-        """The criteria not known, when nothing else keeps every required member from being recognized."""
-        obstacles = [c for m in decision.required for c in m.obstacles]
+        """The criteria not known, when nothing else but the circumstances keeps every required member from being recognized."""
+        obstacles = [c for m in decision.required for c in m.obstacles if _reason(c) is None]
         complete = all(m.shown for m in decision.required)
         if decision.outcome is not Outcome.REFERENCE_ONLY or not complete:
             return ()
@@ -187,12 +263,19 @@ def _person(links: Iterable[Link], at: datetime) -> Link | None:
     return next((link for link in links if link.holds(at)), None)
 
 
-def _seen(c: Candidate, mine: Link | None, theirs: Link | None) -> Candidate:
-    """The candidate as linked at the order's time; the grade of the pair is the weaker one."""
-    if theirs is None:
-        return c
-    grade = theirs.grade if mine is None or mine.grade == "certain" else mine.grade
-    return replace(c, person=theirs.person, grade=grade)
+def _reason(criterion: Criterion) -> str | None:
+    """Code of the lawful reason that the circumstances of the order are, when they stand in the way."""
+    return criterion.evidence.get("reason_code") if criterion.name == "context" and not criterion.stands else None
+
+
+def _circumstance(decision: Decision) -> str:
+    """Code of the lawful reason when nothing but the circumstances of the order keeps every required member from being recognized;
+    empty when something else does."""
+    obstacles = [c for m in decision.required for c in m.obstacles]
+    if not obstacles or not all(m.shown for m in decision.required):
+        return ""
+    codes = [_reason(c) for c in obstacles]
+    return "" if None in codes else max(str(c) for c in codes)
 
 
 def _without_image(decision: Decision) -> bool:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
+import orjson
 import psycopg
 from psycopg.rows import dict_row
 
-from conformance import fhirjson, systems
+from conformance import systems
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.duplicates.report import Basis
 from fhir_server.recognition import order as orders
 from fhir_server.recognition.candidates import is_emergency
 from fhir_server.recognition.check import identifiers
+from fhir_server.recognition.circumstances import UNKNOWN, either, of_request
 from fhir_server.recognition.rules import Rules
 from fhir_server.search import dates
 from fhir_server.store.body import Codec
@@ -29,7 +31,7 @@ from mappings.catalogue import Orderable
 from mappings.ids import shard_of_id
 from mappings.profile import Profile
 
-CHUNK: Final = 500
+CHUNK: Final = 4000
 _NOT_ORDERED: Final = frozenset({"draft", "revoked", "entered-in-error"})
 _ONLY_PROPOSED: Final = frozenset({"proposal", "plan", "option"})
 _EVENT: Final = "http://hl7.org/fhir/StructureDefinition/businessEvent"
@@ -51,24 +53,24 @@ WHERE r.rtype = {RESOURCE_TYPES["ServiceRequest"]} AND NOT r.deleted AND r.patie
   AND coalesce(r.issued_at, coalesce(r.start_at, b.collected) - %(slack)s) < %(end)s
 ORDER BY r.shard, r.patient, r.id"""  # noqa: S608 - numbers of our own
 
-# Reports of which one Observation at least names no order. Their Observations are found through the report's own time first.
+# Reports of which one Observation at least names no order (index resource_unordered).
 _REPORTS: Final = f"""
-SELECT d.shard, d.id AS report, d.patient, min(r.facility) AS facility, min(r.effective) AS collected,
-  array_agg(DISTINCT r.item) AS items
-FROM resource d
-JOIN LATERAL (
-  SELECT k.facility, k.item, coalesce(o.start_at, o.effective_at) AS effective
-  FROM resource o JOIN resource_kind k ON k.id = o.tokens[1]
-  WHERE o.shard = d.shard AND o.parent = d.id AND o.rtype = {RESOURCE_TYPES["Observation"]} AND o.patient = d.patient
-    AND o."order" IS NULL AND k.status = ANY(%(status)s)) r ON true
-WHERE d.rtype = {RESOURCE_TYPES["DiagnosticReport"]} AND NOT d.deleted AND d.patient IS NOT NULL
-  AND mod(d.shard, %(parts)s) = %(part)s
-  AND coalesce(d.start_at, d.issued_at, %(start)s) >= %(start)s - %(slack)s
-  AND coalesce(d.start_at, d.issued_at, %(start)s) < %(end)s + %(slack)s
-  AND (SELECT o."order" IS NULL FROM resource o WHERE o.shard = d.shard AND o.parent = d.id
-       AND o.rtype = {RESOURCE_TYPES["Observation"]} ORDER BY o."order" NULLS FIRST LIMIT 1)
-GROUP BY d.shard, d.id, d.patient HAVING min(r.effective) >= %(start)s AND min(r.effective) < %(end)s
-ORDER BY d.shard, d.patient, d.id"""  # noqa: S608 - numbers of our own
+WITH unordered AS MATERIALIZED (
+  SELECT DISTINCT o.shard, o.parent, o.patient FROM resource o
+  WHERE o.rtype = {RESOURCE_TYPES["Observation"]} AND o."order" IS NULL AND o.parent IS NOT NULL AND o.patient IS NOT NULL
+    AND mod(o.shard, %(parts)s) = %(part)s
+    AND coalesce(o.start_at, o.effective_at) >= %(start)s - %(slack)s
+    AND coalesce(o.start_at, o.effective_at) < %(end)s + %(slack)s)
+SELECT u.shard, u.parent AS report, u.patient, min(k.facility) AS facility,
+  min(coalesce(o.start_at, o.effective_at)) AS collected, array_agg(DISTINCT k.item) AS items
+FROM unordered u
+JOIN resource o ON o.shard = u.shard AND o.parent = u.parent AND o.rtype = {RESOURCE_TYPES["Observation"]}
+  AND o.patient = u.patient AND o."order" IS NULL
+JOIN resource_kind k ON k.id = o.tokens[1] AND k.status = ANY(%(status)s)
+JOIN resource d ON d.shard = u.shard AND d.rtype = {RESOURCE_TYPES["DiagnosticReport"]} AND d.id = u.parent AND NOT d.deleted
+GROUP BY u.shard, u.parent, u.patient
+HAVING min(coalesce(o.start_at, o.effective_at)) >= %(start)s AND min(coalesce(o.start_at, o.effective_at)) < %(end)s
+ORDER BY u.shard, u.patient, u.parent"""  # noqa: S608 - numbers of our own
 SLACK: Final = timedelta(days=7)
 """How far the times of one order, of its specimen and of its report may lie apart and still be looked at together."""
 
@@ -79,7 +81,7 @@ JOIN result r ON r.shard = w.shard AND r.patient = w.patient
 WHERE r.until IS NULL AND (r."order" = ANY(%(orders)s) OR r."order" IS NULL AND r.report = ANY(%(reports)s))
 ORDER BY r.id"""
 
-_ENCOUNTERS: Final = """
+_BODIES: Final = """
 SELECT r.dict, r.body, r.id, r.patient, r."order" FROM unnest(%s::smallint[], %s::text[]) AS w(shard, id)
 JOIN resource r ON r.shard = w.shard AND r.rtype = %s AND r.id = w.id AND NOT r.deleted"""
 _STAFF: Final = """
@@ -95,7 +97,9 @@ class Placed:
     id        logical id of the ServiceRequest, empty when a report stands for it; report: that report's logical id
     reasons   lawful reason codes given in the order itself
     placers   ``system|value`` of the order's identifiers
+    emergency, surgery  circumstances as order and visit state them (recognition.circumstances)
     doctor, department  who ordered (staff number, else name as sent), and for which department; empty when nobody says so
+    visit     logical id of the Encounter while nobody has looked at it (``with_visits``)
     """
 
     shard: int
@@ -111,6 +115,8 @@ class Placed:
     placers: tuple[str, ...] = ()
     doctor: str = ""
     department: str = ""
+    surgery: bool | None = None
+    visit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +136,16 @@ def read_orders(
     end: datetime,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[Chunk]:
-    """Every orderable ordered in [start, end) by a ServiceRequest, in chunks. ``part``: (n, of): every of-th shard from the n-th."""
-    staff: dict[str, str] = {}
-    with conn.cursor(name="audit_orders", row_factory=dict_row) as cursor:
+    """Every orderable ordered in [start, end) by a ServiceRequest, in chunks, its visit not yet looked at.
+
+    ``part``: (n, of): every of-th shard from the n-th.
+    """
+    reading = _Reading(conn, codec, rules, profiles)
+    with conn.cursor(name="audit_orders", binary=True) as cursor:
         cursor.itersize = CHUNK
         cursor.execute(_ORDERS, _period(start, end, part))
         while rows := cursor.fetchmany(CHUNK):
-            bodies = [
-                fhirjson.loads(codec.decompress(row["dict"], row["body"], [row["id"], row["patient"], row["order"]]))
-                for row in rows
-            ]
-            kept = [(r, b) for r, b in zip(rows, bodies, strict=True) if _placed(b)]
-            visits = _encounters(conn, codec, kept)
-            _learn(conn, codec, (_requester(b) for _, b in kept), staff)
-            yield _chunk(conn, rules, profiles, kept, (visits, staff), start, end)
+            yield reading.chunk([_Row(*row) for row in rows], start, end)
 
 
 def _period(start: datetime, end: datetime, part: tuple[int, int]) -> dict[str, Any]:
@@ -152,68 +154,116 @@ def _period(start: datetime, end: datetime, part: tuple[int, int]) -> dict[str, 
     }  # fmt: skip
 
 
+class _Row(NamedTuple):
+    """A row of ``_ORDERS``."""
+
+    shard: int
+    id: str
+    patient: str
+    order: str | None
+    dict: int
+    body: bytes
+    issued: datetime | None
+    start: datetime | None
+    collected: datetime | None
+    facility: str | None
+
+
 def _placed(body: Mapping[str, Any]) -> bool:
     return not (
         body.get("status") in _NOT_ORDERED or body.get("intent") in _ONLY_PROPOSED or body.get("doNotPerform") is True
     )
 
 
-def _chunk(
-    conn: psycopg.Connection[Any],
-    rules: Rules,
-    profiles: Mapping[str, Profile],
-    kept: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
-    known: tuple[Mapping[str, dict[str, Any]], Mapping[str, str]],
-    start: datetime,
-    end: datetime,
-) -> Chunk:
-    visits, staff = known
-    placed: list[Placed] = []
-    unknown: list[str] = []
-    read = []
-    for row, body in kept:
-        facility = _facility(body) or row["facility"] or ""
-        at = row["issued_at"] or row["start_at"] or row["collected"]
-        wanted = orders.read(body, rules, profiles.get(facility), _day(profiles.get(facility), at)).orderable
-        event = None if row["issued_at"] else _event(body)
-        read.append((row, body, facility, at, wanted, event if event != at else None))
-    open_ = [
-        (row["shard"], row["patient"], row["id"]) for row, _, _, _, wanted, event in read if wanted is None or event
-    ]
-    brought = results_of(conn, open_, ())
-    for row, body, facility, own, orderable, event in read:
-        at, came = own, brought.get(row["id"], ())
-        collected = min((effective for effective, _, _ in came if effective), default=row["collected"])
-        # ORC-9 of a result message is the time of the order only if nothing had been collected yet.
-        if event and collected and event <= collected:
-            at = event
-        if not start <= at < end:
-            continue
-        # A code nobody knows is not guessed; what the order brought says what it was.
-        found = (orderable,) if orderable else orders.orderables_of([item for _, item, _ in came], rules)
-        if not found:
-            unknown.append(facility)
-        visit = visits.get(_reference(body, "encounter", "Encounter"), {})
-        timed = row["issued_at"] or row["start_at"] or at != own
-        placed.extend(
-            Placed(
-                row["shard"],
-                row["id"],
-                "",
-                row["patient"],
-                facility,
-                one,
-                at,
-                "order" if timed else "collection",
-                is_emergency(visit) if visit else None,
-                tuple(_reasons(body)),
-                tuple(identifiers(body)),
-                staff.get(_requester(body), "") or _display(body),
-                _department(visit),
-            )
-            for one in found
+class _Reading:
+    """Reads ServiceRequests; what one facility's order code means on a day, and who its doctors are, is looked up once."""
+
+    def __init__(
+        self, conn: psycopg.Connection[Any], codec: Codec, rules: Rules, profiles: Mapping[str, Profile]
+    ) -> None:
+        self.conn, self.codec, self.rules, self.profiles = conn, codec, rules, profiles
+        self.staff: dict[str, str] = {}
+        self.meant: dict[tuple[str, str, str], Orderable | None] = {}
+
+    def chunk(self, rows: Sequence[_Row], start: datetime, end: datetime) -> Chunk:
+        """The orders of some rows whose time is inside [start, end)."""
+        bodies = [
+            orjson.loads(self.codec.decompress(row.dict, row.body, (row.id, row.patient, row.order))) for row in rows
+        ]
+        kept = [(row, body) for row, body in zip(rows, bodies, strict=True) if _placed(body)]
+        _learn(self.conn, self.codec, {_requester(b) for _, b in kept}, self.staff)
+        read = []
+        for row, body in kept:
+            facility = _facility(body) or row.facility or ""
+            at = row.issued or row.start or row.collected
+            assert at is not None  # the statement keeps those of the period
+            event = None if row.issued else _event(body)
+            read.append((row, body, facility, at, self._wanted(body, facility, at), event if event != at else None))
+        open_ = [(r.shard, r.patient, r.id) for r, _, _, _, wanted, event in read if wanted is None or event]
+        brought = results_of(self.conn, open_, ())
+        placed: list[Placed] = []
+        unknown: list[str] = []
+        for row, body, facility, own, orderable, event in read:
+            at, came = own, brought.get(row.id, ())
+            collected = min((effective for effective, _, _ in came if effective), default=row.collected)
+            # ORC-9 of a result message is the time of the order only if nothing had been collected yet.
+            if event and collected and event <= collected:
+                at = event
+            if not start <= at < end:
+                continue
+            # A code nobody knows is not guessed; what the order brought says what it was.
+            found = (orderable,) if orderable else orders.orderables_of([item for _, item, _ in came], self.rules)
+            if not found:
+                unknown.append(facility)
+            timed = row.issued or row.start or at != own
+            placed.extend(self._one(row, body, facility, one, at, "order" if timed else "collection") for one in found)
+        return Chunk(tuple(placed), tuple(unknown))
+
+    def _wanted(self, body: Mapping[str, Any], facility: str, at: datetime) -> Orderable | None:
+        profile = self.profiles.get(facility)
+        day = _day(profile, at)
+        key = (facility, day, repr(body.get("code")))
+        if key not in self.meant:
+            self.meant[key] = orders.read(body, self.rules, profile, day).orderable
+        return self.meant[key]
+
+    def _one(
+        self, row: _Row, body: Mapping[str, Any], facility: str, orderable: Orderable, at: datetime, basis: Basis
+    ) -> Placed:
+        said = of_request(body) if "reasonCode" in body else UNKNOWN
+        return Placed(
+            row.shard,
+            row.id,
+            "",
+            row.patient,
+            facility,
+            orderable,
+            at,
+            basis,
+            said.emergency,
+            tuple(_reasons(body)),
+            tuple(identifiers(body)),
+            self.staff.get(_requester(body), "") or _display(body),
+            surgery=said.surgery,
+            visit=_reference(body, "encounter", "Encounter"),
         )
-    return Chunk(tuple(placed), tuple(unknown))
+
+
+def with_visits(conn: psycopg.Connection[Any], codec: Codec, placed: Sequence[Placed]) -> list[Placed]:
+    """The orders with what their visits say: emergency (Encounter.class) and department. A report's visit is the one it names."""
+    reports = sorted({(p.shard, p.report) for p in placed if p.report})
+    told = _bodies(conn, codec, "DiagnosticReport", reports)
+    named = [p.visit or _reference(told.get(p.report, {}), "encounter", "Encounter") for p in placed]
+    visits = _bodies(conn, codec, "Encounter", sorted({(p.shard, v) for p, v in zip(placed, named, strict=True) if v}))
+    out = []
+    for p, logical in zip(placed, named, strict=True):
+        visit = visits.get(logical)
+        if visit is None:
+            out.append(p)
+            continue
+        emergency = either(p.emergency, is_emergency(visit))
+        out.append(replace(p, emergency=emergency, department=_department(visit), visit=""))
+    return out
 
 
 def results_of(
@@ -264,15 +314,14 @@ def read_reports(
             yield Chunk(tuple(placed), tuple(unknown))
 
 
-def _encounters(
-    conn: psycopg.Connection[Any], codec: Codec, kept: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+def _bodies(
+    conn: psycopg.Connection[Any], codec: Codec, kind: str, keys: Sequence[tuple[int, str]]
 ) -> dict[str, dict[str, Any]]:
-    named = {(row["shard"], visit) for row, body in kept if (visit := _reference(body, "encounter", "Encounter"))}
-    if not named:
+    if not keys:
         return {}
-    shards, visits = zip(*sorted(named), strict=True)
-    found = conn.execute(_ENCOUNTERS, (list(shards), list(visits), RESOURCE_TYPES["Encounter"])).fetchall()
-    return {names[0]: fhirjson.loads(codec.decompress(number, body, names)) for number, body, *names in found}
+    shards, ids = zip(*keys, strict=True)
+    found = conn.execute(_BODIES, (list(shards), list(ids), RESOURCE_TYPES[kind]), binary=True).fetchall()
+    return {names[0]: orjson.loads(codec.decompress(number, body, names)) for number, body, *names in found}
 
 
 def _requester(body: Mapping[str, Any]) -> str:
@@ -299,7 +348,7 @@ def _learn(conn: psycopg.Connection[Any], codec: Codec, references: Iterable[str
         ids = [r.removeprefix(head) for r in wanted]
         named = {"shards": [shard_of_id(i) for i in ids], "ids": ids, "rtype": RESOURCE_TYPES[kind]}
         for number, body, *left_out in conn.execute(_STAFF, named).fetchall():
-            staff[head + left_out[0]] = _number(fhirjson.loads(codec.decompress(number, body, left_out)))
+            staff[head + left_out[0]] = _number(orjson.loads(codec.decompress(number, body, left_out)))
     for reference, found in list(staff.items()):
         staff[reference] = staff.get(found, found)
 

@@ -6,7 +6,7 @@ no input of the declared types. The order-time answer and the duplicate audit ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -94,8 +94,12 @@ _RANK: Final = {Outcome.RECOGNIZED: 2, Outcome.REFERENCE_ONLY: 1}
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
 
-def decide(order: Order, candidates: Iterable[Candidate], rules: Rules, at: datetime) -> Decision:
-    """The decision for one order at one time (aware datetime).
+Judge = Callable[[Case], tuple[Criterion, ...]]
+
+
+def decide(order: Order, candidates: Iterable[Candidate], rules: Rules, at: datetime, judge: Judge = judge) -> Decision:
+    """The decision for one order at one time (aware datetime). ``judge``: the criteria on one case; an audit of a year gives one that
+    remembers answers to equal facts (fhir_server.duplicates.remembered), which must answer as ``criteria.judge`` does.
 
     The policy is that of the asking facility's consortium. Per member the best outcome wins; among equals the newest effective time,
     then the newest issued time. The orderable is recognized when every required member is; when only some required members have a
@@ -109,7 +113,7 @@ def decide(order: Order, candidates: Iterable[Candidate], rules: Rules, at: date
         if not (order.id and c.order == order.id):
             rows.setdefault(c.item or None, []).append(c)
     required = frozenset(order.orderable.required)
-    world = _World(order, rows, rules, policy, at)
+    world = _World(order, rows, rules, policy, at, judge)
     members = tuple(
         _member(world, code, code in required)
         for code in dict.fromkeys((*order.orderable.required, *order.orderable.optional))
@@ -135,6 +139,7 @@ class _World:
     rules: Rules
     policy: Policy
     at: datetime
+    judge: Judge
 
 
 def _newest(c: Candidate) -> tuple[datetime, datetime, datetime, str, int]:
@@ -152,7 +157,7 @@ def _member(world: _World, code: str, required: bool) -> Member:
     unmapped = [c for c in world.rows.get(None, ()) if c.loinc and c.loinc == item.loinc]
     best: tuple[tuple[int, int], Outcome, Candidate, tuple[Criterion, ...]] | None = None
     for c in sorted((*world.rows.get(code, ()), *unmapped), key=_newest, reverse=True):
-        criteria = judge(Case(world.order, c, item, world.policy, world.at, world.rules))
+        criteria = world.judge(Case(world.order, c, item, world.policy, world.at, world.rules))
         outcome = _outcome(criteria)
         key = (_RANK.get(outcome, 0), -sum(not criterion.stands for criterion in criteria))
         if best is None or key > best[0]:

@@ -27,7 +27,7 @@ async def with_images(db: Any, codec: Codec, found: Sequence[Candidate], items: 
     if not reports:
         return tuple(found)
     stored = await reader.read_many(db, codec, [("DiagnosticReport", r) for r in sorted(reports)])
-    studies = {i: _references(loads(s.body)) for (_, i), s in stored.items() if not s.deleted}
+    studies = {i: references(loads(s.body)) for (_, i), s in stored.items() if not s.deleted}
     opened = await reader.read_many(
         db, codec, [("ImagingStudy", i) for i in sorted({i for many in studies.values() for i in many})]
     )
@@ -40,7 +40,8 @@ async def with_images(db: Any, codec: Codec, found: Sequence[Candidate], items: 
     )
 
 
-def _references(report: Mapping[str, Any]) -> list[str]:
+def references(report: Mapping[str, Any]) -> list[str]:
+    """Logical ids of the ImagingStudies a DiagnosticReport names."""
     named = [r.get("reference", "") for r in report.get("imagingStudy") or ()]
     return [r.removeprefix("ImagingStudy/") for r in named if r.startswith("ImagingStudy/")]
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 import psycopg
 
-from fhir_server.duplicates.orders import Placed, read_orders
+from fhir_server.duplicates.orders import Placed, read_orders, with_visits
 from fhir_server.recognition import candidates
 from fhir_server.recognition.candidates import Who
 from fhir_server.recognition.decide import Decision, Outcome, decide, instant
@@ -81,8 +81,9 @@ _RANK: Final = {o: n for n, o in enumerate(reversed(Outcome))}
 
 def _orders(url: str, rules: Rules, profiles: Mapping[str, Profile], start: datetime, end: datetime) -> list[Placed]:
     with psycopg.connect(url) as conn, conn.transaction():
-        chunks = read_orders(conn, Codec.load(conn), rules, profiles, start, end)
-        return [placed for chunk in chunks for placed in chunk.placed]
+        codec = Codec.load(conn)
+        chunks = read_orders(conn, codec, rules, profiles, start, end)
+        return [placed for chunk in chunks for placed in with_visits(conn, codec, chunk.placed)]
 
 
 async def _judged(connection: asyncpg.Connection, placed: Placed, old: Rules, new: Rules) -> tuple[Decision, Decision]:
@@ -91,7 +92,10 @@ async def _judged(connection: asyncpg.Connection, placed: Placed, old: Rules, ne
     found = await candidates.find(connection, Who(placed.shard, placed.patient, placed.facility), items, placed.at)
     decisions = [
         decide(
-            Order(orderable, placed.facility, placed.patient, found.person, placed.id, placed.emergency),
+            Order(
+                *(orderable, placed.facility, placed.patient, found.person, placed.id, placed.emergency),
+                surgery=placed.surgery,
+            ),
             found.candidates,
             rules,
             placed.at,

@@ -83,6 +83,12 @@ resource = Table(
     Index("resource_type_updated", "rtype", "updated"),
     Index("resource_tokens", "tokens", postgresql_using="gin"),
     Index("resource_parent", "shard", "parent", postgresql_where=text("parent IS NOT NULL")),
+    Index(
+        "resource_unordered",
+        "shard",
+        "parent",
+        postgresql_where=text('rtype = 15 AND "order" IS NULL AND parent IS NOT NULL'),
+    ),
 )
 
 resource_history = Table(
