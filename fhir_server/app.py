@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from fhir_server import clock
 from fhir_server.access import Keys
-from fhir_server.api import audit, authorization, cds_hooks, decisions, recognition, responses, rest
+from fhir_server.api import audit, authorization, cds_hooks, decisions, measures, recognition, responses, rest
 from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
@@ -73,6 +73,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client])
     app.include_router(recognition.router)
     app.include_router(decisions.router)
     app.include_router(audit.router)
+    app.include_router(measures.router)
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

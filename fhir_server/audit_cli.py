@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -228,19 +229,46 @@ def measures(
     start: From,
     end: To,
     by: Annotated[str, typer.Option(help="Rows by facility, department, doctor or item.")] = "facility",
-    form: Annotated[str, typer.Option("--format", help="csv or json.")] = "csv",
+    form: Annotated[str, typer.Option("--format", help="table, csv, xlsx, json or fhir.")] = "csv",
+    trend: Annotated[bool, typer.Option("--trend", help="Also each calendar month (table, xlsx, json).")] = False,
     output: Output = None,
     data: DataDir = None,
 ) -> None:
     """How much is recognized in a period: three rates with named denominators, and savings in fen."""
+    from conformance import fhirjson  # noqa: PLC0415
+    from fhir_server.duplicates import measure_report as shown  # noqa: PLC0415
     from fhir_server.recognition import measures as figures  # noqa: PLC0415
     from fhir_server.recognition import rules  # noqa: PLC0415
 
     named = next((d for d in figures.DIMENSIONS if d == by), None)
-    if named is None or form not in ("csv", "json"):
-        raise fail("--by is facility, department, doctor or item; --format is csv or json.", 2)
+    if named is None or form not in ("table", "csv", "xlsx", "json", "fhir"):
+        raise fail("--by is facility, department, doctor or item; --format is table, csv, xlsx, json or fhir.", 2)
     chosen = settings(data_dir=data)
     first, last = period(chosen, start, end)
     with connected(chosen) as (_, conn):
-        found = figures.measure(conn, rules.load(chosen.rules_dir), first, last, datetime.now(UTC), (named,))
-    write(figures.as_csv(found) if form == "csv" else figures.as_json(found), output)
+        known = rules.load(chosen.rules_dir)
+        found = figures.measure(conn, known, first, last, datetime.now(UTC), (named,))
+        months = shown.trend(conn, known, found, chosen.zone) if trend else None
+    if form == "xlsx":
+        write(shown.as_xlsx(found, months or ()), output)
+    elif form == "table":
+        _tabulate(figures.columns(found), figures.lines(found))
+        if months:
+            lines = [figures.lines(replace(found, by=(), total=c, rows=()))[0] for _, c in months]
+            _tabulate(
+                ["month", *figures.columns(found)[1:]], [[m, *x] for (m, _), x in zip(months, lines, strict=True)]
+            )
+    elif form == "fhir":
+        write(fhirjson.dumps(shown.as_fhir(found), pretty=True).decode() + "\n", output)
+    else:
+        write(figures.as_csv(found) if form == "csv" else shown.as_json(found, months), output)
+
+
+def _tabulate(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(*header)
+    for line in lines:
+        table.add_row(*("" if cell is None else str(cell) for cell in line))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

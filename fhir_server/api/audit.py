@@ -32,7 +32,7 @@ router = APIRouter(prefix="/audit")
 T = TypeVar("T")
 SERVICE: Final = "duplicate-audit"
 _TYPES: Final = ("Observation", "DiagnosticReport", "ServiceRequest")
-_MEDIA: Final = {
+MEDIA: Final = {
     "csv": "text/csv; charset=utf-8",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
@@ -44,36 +44,36 @@ _AWAY: Final = (psycopg.OperationalError, OSError)
 async def duplicates(request: Request, asker: Asker) -> Response:
     """The audit of a period, judged now: ``from``, ``to`` (exclusive), ``facility``, ``department``, ``doctor``, ``item``, ``format``
     (json, csv or xlsx). Nothing is kept; ``POST /audit/findings`` keeps."""
-    await _may(request, asker)
+    await may(request, asker)
     form = request.query_params.get("format", "json")
-    if form not in ("json", *_MEDIA):
+    if form not in ("json", *MEDIA):
         raise Fault(Category.INVALID, "format is json, csv or xlsx.", where="format")
     found = _shown(await _audited(request, asker, request.query_params), hidden(request, asker))
-    await _seen(request, asker, "R")
+    await seen(request, asker, "R")
     if form == "json":
         return answer(report.as_dict(found))
-    return Response(report.as_csv(found) if form == "csv" else report.as_xlsx(found), media_type=_MEDIA[form])
+    return Response(report.as_csv(found) if form == "csv" else report.as_xlsx(found), media_type=MEDIA[form])
 
 
 @router.post("/findings")
 async def keep(request: Request, asker: Asker) -> Response:
     """Audits a period (names as in the query of ``/duplicates``) and keeps its findings: how many new, changed, same, ended."""
-    await _may(request, asker)
+    await may(request, asker)
     body = await read_json(request)
     found = await _audited(request, asker, {k: v for k, v in body.items() if isinstance(v, str)})
     now = services_of(request).clock()
-    kept = await _written(request, lambda conn: findings.keep(conn, found, now))
-    await _seen(request, asker, "C")
+    kept = await written(request, lambda conn: findings.keep(conn, found, now))
+    await seen(request, asker, "C")
     return answer({"new": kept.new, "changed": kept.changed, "same": kept.same, "ended": kept.ended})
 
 
 @router.get("/findings")
 async def search(request: Request, asker: Asker) -> Response:
     """Kept findings of a period; also ``kind``, ``cause``, ``_count`` (at most 1000) and ``_offset``."""
-    await _may(request, asker)
+    await may(request, asker)
     query = request.query_params
-    start, end, scope = _period(request, asker, query)
-    count, offset = _number(query, "_count", 100), _number(query, "_offset", 0)
+    start, end, scope = period(request, asker, query)
+    count, offset = number(query, "_count", 100), number(query, "_offset", 0)
     wanted = Wanted(
         start,
         end,
@@ -84,75 +84,76 @@ async def search(request: Request, asker: Asker) -> Response:
         min(count, _MOST),
         offset,
     )
-    found = await _written(request, lambda conn: findings.search(conn, wanted))
-    await _seen(request, asker, "R")
+    found = await written(request, lambda conn: findings.search(conn, wanted))
+    await seen(request, asker, "R")
     return answer({"findings": found, "_count": wanted.limit, "_offset": offset})
 
 
 @router.get("/findings/{finding}")
 async def read(finding: str, request: Request, asker: Asker) -> Response:
     """One finding with its versions and its review."""
-    await _may(request, asker)
+    await may(request, asker)
     versions = await _one(request, asker, finding)
-    line = await _written(request, lambda conn: review.steps(conn, finding))
-    await _seen(request, asker, "R")
+    line = await written(request, lambda conn: review.steps(conn, finding))
+    await seen(request, asker, "R")
     return answer({"finding": versions[-1], "versions": versions, "review": line, **review.state(line)})
 
 
 @router.post("/samples")
 async def sample(request: Request, asker: Asker) -> Response:
     """Draws findings for review by lot: ``from``, ``to``, ``size``, ``seed``, and what narrows them, ``kind`` too."""
-    await _may(request, asker)
+    await may(request, asker)
     body = await read_json(request)
     text = {k: v for k, v in body.items() if isinstance(v, str)}
-    start, end, scope = _period(request, asker, text)
+    start, end, scope = period(request, asker, text)
     size = body.get("size")
     if not isinstance(size, int) or not 0 < size <= _MOST:
         raise Fault(Category.INVALID, f"size is a number from 1 to {_MOST}.", where="size")
     wanted = Wanted(start, end, scope, text.get("kind", ""), "", hidden(request, asker), 1_000_000)
     seed, now = read_string(body, "seed", ""), services_of(request).clock()
-    drawn = await _written(request, lambda conn: review.sample(conn, wanted, size, seed, _reviewer(asker), now))
-    await _seen(request, asker, "C")
+    drawn = await written(request, lambda conn: review.sample(conn, wanted, size, seed, _reviewer(asker), now))
+    await seen(request, asker, "C")
     return answer({"findings": drawn, "seed": seed}, 201)
 
 
 @router.get("/reviews")
 async def waiting(request: Request, asker: Asker) -> Response:
     """Findings drawn or appealed against that wait for a verdict."""
-    await _may(request, asker)
-    found = await _written(request, lambda conn: review.waiting(conn, asker.facility))
-    await _seen(request, asker, "R")
+    await may(request, asker)
+    found = await written(request, lambda conn: review.waiting(conn, asker.facility))
+    await seen(request, asker, "R")
     return answer({"waiting": found})
 
 
 @router.post("/findings/{finding}/verdict")
 async def verdict(finding: str, request: Request, asker: Asker) -> Response:
     """A reviewer's verdict: ``verdict`` (a kind) and ``text``; never by the facility that is judged."""
-    await _may(request, asker)
+    await may(request, asker)
     body = await read_json(request)
     found, text = read_string(body, "verdict", ""), read_string(body, "text", "")
     now = services_of(request).clock()
     await _one(request, asker, finding)
-    number = await _written(request, lambda conn: review.judge(conn, finding, found, text, _reviewer(asker), now))
-    await _seen(request, asker, "C")
+    number = await written(request, lambda conn: review.judge(conn, finding, found, text, _reviewer(asker), now))
+    await seen(request, asker, "C")
     return answer({"finding": finding, "number": number, "verdict": found}, 201)
 
 
 @router.post("/findings/{finding}/appeal")
 async def appeal(finding: str, request: Request, asker: Asker) -> Response:
     """The audited facility's appeal: ``text``."""
-    await _may(request, asker)
+    await may(request, asker)
     text, now = read_string(await read_json(request), "text", ""), services_of(request).clock()
     await _one(request, asker, finding)
-    number = await _written(request, lambda conn: review.appeal(conn, finding, text, _reviewer(asker), now))
-    await _seen(request, asker, "C")
+    number = await written(request, lambda conn: review.appeal(conn, finding, text, _reviewer(asker), now))
+    await seen(request, asker, "C")
     return answer({"finding": finding, "number": number}, 201)
 
 
 # --- who may see what ----------------------------------------------------------------------------------------------------------
 
 
-async def _may(request: Request, asker: Principal) -> None:
+async def may(request: Request, asker: Principal) -> None:
+    """Raises Fault FORBIDDEN unless the asker audits and may search results."""
     await permit_role(request, asker, SERVICE, "auditor")
     await permit(request, asker, "search-type", *_TYPES)
 
@@ -185,7 +186,7 @@ def _reviewer(asker: Principal) -> Reviewer:
 
 
 async def _one(request: Request, asker: Principal, finding: str) -> list[dict[str, Any]]:
-    versions = await _written(request, lambda conn: findings.versions(conn, finding))
+    versions = await written(request, lambda conn: findings.versions(conn, finding))
     last = versions[-1] if versions else {}
     if not last or asker.facility not in ("", last["facility"]) or last["orderable"] in hidden(request, asker):
         raise Fault(Category.NOT_FOUND, "There is no finding of that id.")
@@ -195,7 +196,8 @@ async def _one(request: Request, asker: Principal, finding: str) -> list[dict[st
 # --- parameters, database, evidence --------------------------------------------------------------------------------------------
 
 
-def _period(request: Request, asker: Principal, query: Mapping[str, str]) -> tuple[datetime, datetime, Scope]:
+def period(request: Request, asker: Principal, query: Mapping[str, str]) -> tuple[datetime, datetime, Scope]:
+    """Period and what narrows it; a token of a facility is for that one. Raises Fault INVALID, FORBIDDEN."""
     start, end = period_of(request, query)
     scope = Scope(*(query.get(name, "") for name in ("facility", "department", "doctor", "item")))
     if asker.facility:
@@ -221,7 +223,8 @@ def period_of(request: Request, query: Mapping[str, str]) -> tuple[datetime, dat
     return found[0], found[1]
 
 
-def _number(query: Mapping[str, str], name: str, otherwise: int) -> int:
+def number(query: Mapping[str, str], name: str, otherwise: int) -> int:
+    """A parameter that is a number. Raises Fault INVALID."""
     text = query.get(name, str(otherwise))
     if not text.isdecimal() or len(text) > 9:
         raise Fault(Category.INVALID, f"{name} is a number.", where=name)
@@ -230,13 +233,11 @@ def _number(query: Mapping[str, str], name: str, otherwise: int) -> int:
 
 async def _audited(request: Request, asker: Principal, query: Mapping[str, str]) -> Report:
     services = services_of(request)
-    start, end, scope = _period(request, asker, query)
-    return await _written(
-        request, lambda conn: detect.audit(conn, services.rules, services.profiles, start, end, scope)
-    )
+    start, end, scope = period(request, asker, query)
+    return await written(request, lambda conn: detect.audit(conn, services.rules, services.profiles, start, end, scope))
 
 
-async def _written(request: Request, work: Callable[[psycopg.Connection[Any]], T]) -> T:
+async def written(request: Request, work: Callable[[psycopg.Connection[Any]], T]) -> T:
     """Runs work on a connection in a thread. Raises Fault UNAVAILABLE when the database is away."""
     writer = services_of(request).writer
 
@@ -250,6 +251,7 @@ async def _written(request: Request, work: Callable[[psycopg.Connection[Any]], T
         raise Fault(Category.UNAVAILABLE, "The audit cannot be read now. Try again later.") from None
 
 
-async def _seen(request: Request, asker: Principal, action: Action) -> None:
+async def seen(request: Request, asker: Principal, action: Action) -> None:
+    """The audit entry of an answer; before it leaves."""
     services = services_of(request)
     await services.audit.record(asker, action, SERVICE, _TYPES, [], at=services.clock(), address=address_of(request))

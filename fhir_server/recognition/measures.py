@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -58,6 +59,15 @@ class Rate:
     numerator: int
     denominator: int | None
     value: Decimal | None
+
+    def interval(self) -> list[Decimal] | None:
+        """Bounds of the 95 % confidence interval of Wilson (1927), to four places; None where it is no part of a denominator."""
+        if not self.denominator or self.numerator > self.denominator:
+            return None
+        n, p, z = self.denominator, self.numerator / self.denominator, 1.959964
+        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        bounds = ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
+        return [Decimal(min(max(b, 0.0), 1.0)).quantize(_PLACES, ROUND_HALF_EVEN) for b in bounds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +137,19 @@ def measure(
     known: datetime,
     by: Sequence[By] = ("facility",),
     filters: Mapping[By, str] | None = None,
+    without: Collection[str] = (),
 ) -> Measures:
     """The figures of a period [start, end) (aware times). Revocations count until ``known``. ``filters``: only this facility,
-    department, doctor or item (code of an orderable)."""
+    department, doctor or item (code of an orderable); ``without``: what was said about these items is left out."""
     wanted = dict(filters or {})
     period = {"start": start, "end": end, "known": known}
     with conn.transaction():
         events = list(_events(conn, rules, period))
     # Reports name neither department nor doctor: where those tell groups apart, their number is not known.
     blind = bool({"department", "doctor"} & {*by, *wanted})
-    events = [e for e in events if all(getattr(e, name) == value for name, value in wanted.items())]
+    events = [
+        e for e in events if e.item not in without and all(getattr(e, name) == value for name, value in wanted.items())
+    ]
     groups: dict[tuple[str | None, ...], Counts] = {}
     total = Counts()
     for event in events:
@@ -214,6 +227,11 @@ def _sum(one: Counts, other: Counts) -> Counts:
     )
 
 
+def first(found: Measures, most: int) -> Measures:
+    """The rows with the most recognitions, at most so many; the total stays that of all."""
+    return replace(found, rows=found.rows[:most])
+
+
 # --- as text ---------------------------------------------------------------------------------------------------------------
 
 
@@ -225,18 +243,19 @@ def as_dict(found: Measures) -> dict[str, Any]:
         "known": found.known.isoformat(),
         "by": list(found.by),
         "filters": dict(found.filters),
-        "total": _counts(found.total, ()),
-        "rows": [_counts(c, found.by) for c in found.rows],
+        "total": counts_as_dict(found.total, ()),
+        "rows": [counts_as_dict(c, found.by) for c in found.rows],
     }
 
 
-def _counts(counts: Counts, by: Sequence[By]) -> dict[str, Any]:
+def counts_as_dict(counts: Counts, by: Sequence[By]) -> dict[str, Any]:
+    """One group as JSON values; ``by``: what it is the group of."""
     out: dict[str, Any] = {name: getattr(counts, name) for name in by}
     out |= {name: getattr(counts, name) for name in _ADDED if name != "savings_fen"}
     out["undecided"] = max(0, counts.reminders - counts.adopted - counts.refused - counts.not_counted)
     out["savings_fen"] = counts.savings
     out["savings_priced_fen"] = counts.savings_fen
-    out["rates"] = [asdict(rate) for rate in counts.rates()]
+    out["rates"] = [asdict(rate) | {"interval_95": rate.interval()} for rate in counts.rates()]
     return out
 
 

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from conformance import systems
 from fhir_server.access import Keys, issue_token
 from fhir_server.api import audit as audit_routes
-from fhir_server.api import cds_hooks, decisions, recognition, responses
+from fhir_server.api import cds_hooks, decisions, measures, recognition, responses
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
 from fhir_server.recognition import rules as rules_module
@@ -62,7 +62,7 @@ def play(
         app = FastAPI(openapi_url=None)
         app.state.services, app.state.base_url, app.state.clients = services, BASE, Clients(clients or {})
         responses.install(app)
-        for part in (cds_hooks, recognition, decisions, audit_routes):
+        for part in (cds_hooks, recognition, decisions, audit_routes, measures):
             app.include_router(part.router)
         token = issue_token(keys, "D001", role, facility, scopes.split(), ttl=timedelta(hours=1), now=NOW)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
