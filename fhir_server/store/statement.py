@@ -65,7 +65,7 @@ class Statement:
 
 @dataclass(slots=True)
 class State:
-    """The current version as the table row has it (see tables.resource)."""
+    """The current version as the table row has it (see resource_tables.resource)."""
 
     version: int
     top: int
