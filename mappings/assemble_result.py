@@ -23,6 +23,14 @@ from mappings.source import Record, text
 from mappings.statements import STATUS_RANK, Plan, tier_of
 
 LABORATORY = [{"coding": [{"system": systems.OBSERVATION_CATEGORY, "code": "laboratory", "display": "Laboratory"}]}]
+_MEASURED = frozenset(
+    {
+        "valueQuantity", "valueCodeableConcept", "valueBoolean", "valueInteger", "valueRange", "valueRatio",
+        "valueSampledData", "valueTime", "valueDateTime", "valuePeriod",
+    }
+)  # fmt: skip
+"""Observation.value[x] but for text (http://hl7.org/fhir/R4/observation.html)."""
+
 Reports = dict[str, tuple[OrderState, dict[str, Any]]]
 """The reports of one message by logical id; two OBR with the same number and code are one report."""
 
@@ -111,7 +119,7 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     if not results:
         del out["result"]
     # Numbers and findings (positive, 1:16) are results and no words of a doctor, also where they are sent as text (a urine strip).
-    measured = {id(record) for record, o in made for k in o if k.startswith("value") and k != "valueString"}
+    measured = {id(record) for record, o in made if not _MEASURED.isdisjoint(o)}
     said = conclusion.of([r.record for r in order.results], kinds <= {"TX", "FT"} and not measured, measured)
     if said:
         out["conclusion"] = said

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from conformance.capability import RESOURCE_TYPES
@@ -213,7 +214,13 @@ def _beside(
 
 def _named(shard: int, resource: Mapping[str, Any], element: str, rtype: int) -> Key:
     """Key of what a reference of an Observation names, which shares the shard of its patient; an empty id when there is none."""
-    kind, _, logical = ((resource.get(element) or {}).get("reference") or "").partition("/")
+    return _key(shard, (resource.get(element) or {}).get("reference") or "", rtype)
+
+
+@lru_cache(maxsize=4096)
+def _key(shard: int, reference: str, rtype: int) -> Key:
+    # The results of one message name the same few.
+    kind, _, logical = reference.partition("/")
     return shard, rtype, logical if RESOURCE_TYPES.get(kind) == rtype else ""
 
 
