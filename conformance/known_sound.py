@@ -30,10 +30,11 @@ _MOST_SHAPES: Final = 512
 
 
 class KnownSound:
-    """What is known of one resource type. judge: (element name, its value) -> whether it is sound by itself."""
+    """What is known of one resource type. is_sound: looks at a whole resource of it."""
 
-    def __init__(self, judge: Callable[[str, Any], bool]) -> None:
-        self._judge = judge
+    def __init__(self, is_sound: Callable[[dict[str, Any]], bool]) -> None:
+        self._is_sound = is_sound
+        self._fewest: dict[str, Any] = {}
         self._shapes: set[tuple[str, ...]] = set()
         self._members: set[bytes] = set()
 
@@ -48,7 +49,8 @@ class KnownSound:
             if member not in known:
                 alike = _alike(name, member)
                 if alike not in known:
-                    if not self._judge(name, value):
+                    # Added to a resource that has what it must have and no more, so that only this element can be at fault.
+                    if not self._is_sound({**self._fewest, name: value}):
                         return False
                     self._keep(alike)
                 if name not in _OWN:
@@ -61,8 +63,19 @@ class KnownSound:
             if len(self._shapes) >= _MOST_SHAPES:
                 self._shapes.clear()
             self._shapes.add(tuple(resource))
+            if not self._fewest:
+                self._fewest = self._stripped(resource)
             for name, member in zip(resource, members, strict=True):
                 self._keep(_alike(name, member))
+
+    def _stripped(self, resource: dict[str, Any]) -> dict[str, Any]:
+        """Of a sound resource the elements without which it would not be sound."""
+        left = dict(resource)
+        for name in resource:
+            less = {other: value for other, value in left.items() if other != name}
+            if self._is_sound(less):
+                left = less
+        return left
 
     def _keep(self, member: bytes) -> None:
         if len(member) <= _LONGEST:

@@ -74,11 +74,10 @@ def _registry() -> jsonschema_rs.Registry:
 
 
 @cache
-def _compiled(pointer: str) -> jsonschema_rs.Draft202012Validator:
-    """The definition of a type, or what stands below it (``Observation/properties/code``)."""
+def _compiled(type: str) -> jsonschema_rs.Draft202012Validator:
     # The linear-time regular expressions cannot be made to run away by a long text.
     return jsonschema_rs.Draft202012Validator(
-        {"$ref": f"{_SCHEMA}#/$defs/{pointer}"}, registry=_registry(), pattern_options=jsonschema_rs.RegexOptions()
+        {"$ref": f"{_SCHEMA}#/$defs/{type}"}, registry=_registry(), pattern_options=jsonschema_rs.RegexOptions()
     )
 
 
@@ -88,12 +87,11 @@ def _known_sound(type: str) -> KnownSound | None:
     if type not in known_types() or not separable(_document()["$defs"][type]):
         return None
 
-    def judge(name: str, value: Any) -> bool:
-        plain = value if isinstance(value, str) else orjson.loads(orjson.dumps(value, default=_decimal))
-        found: bool = _compiled(f"{type}/properties/{name}").is_valid(plain)
-        return found and next(structure.rules(type, {name: value}, type), None) is None
+    def is_sound(resource: dict[str, Any]) -> bool:
+        plain = orjson.loads(orjson.dumps(resource, default=_decimal))
+        return bool(_compiled(type).is_valid(plain)) and next(structure.rules(type, resource, type), None) is None
 
-    return KnownSound(judge)
+    return KnownSound(is_sound)
 
 
 def warm(*types: str) -> None:

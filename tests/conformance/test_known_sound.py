@@ -76,12 +76,12 @@ def test_ids_and_numbers_of_results_need_not_be_known() -> None:
     assert known is not None
     quantity = OBSERVATION["valueQuantity"] | {"value": Decimal("77.125")}
     other = first | {"id": "zz", "subject": {"reference": "Patient/vv" + "3" * 22}, "valueQuantity": quantity}
-    asked: list[str] = []
-    judge, known._judge = known._judge, lambda name, value: asked.append(name) is None
+    asked: list[dict[str, Any]] = []
+    is_sound, known._is_sound = known._is_sound, lambda resource: asked.append(resource) is None
     try:
         assert known.covers(other, members(other))
     finally:
-        known._judge = judge
+        known._is_sound = is_sound
     assert asked == []
 
 
