@@ -13,11 +13,14 @@ from adapters.contract import Envelope, Unreadable
 from adapters.ecg import aecg, muse, philips
 from adapters.hl7v2 import peek as hl7v2_peek
 from adapters.hl7v2 import reader as hl7v2_reader
+from adapters.table import reader as table
 from conformance.issue import Issue
 from mappings import engine
 from mappings.facility import Facility
 from mappings.model import Conversion
 from mappings.profile import Profile
+
+Split = Callable[[BinaryIO, Facility | None], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,12 @@ class Format:
 
     convert  bytes of one message, the sender's profile and when it was received (FHIR instant, or empty) -> Conversion
     peek     bytes of one message -> Envelope, without converting it
-    split    a stream of messages -> the bytes of each
+    split    a stream of messages, the facility -> the bytes of each
     """
 
     convert: Callable[[bytes, Profile, str], Conversion]
     peek: Callable[[bytes, Facility], Envelope]
-    split: Callable[[BinaryIO], Iterator[bytes]]
+    split: Split
 
 
 def _hl7v2(raw: bytes, profile: Profile, received_at: str) -> Conversion:
@@ -42,10 +45,15 @@ def _hl7v2(raw: bytes, profile: Profile, received_at: str) -> Conversion:
 
 
 def _document(read: Callable[[bytes, str], segments.Message]) -> Format:
-    """A format whose reader gives segments: one file is one document."""
+    """A format whose reader gives segments, with the facility's character set; one file is one document."""
+    return _segments(lambda raw, facility: read(raw, facility.charset), lambda stream, _: iter([stream.read()]))
+
+
+def _segments(read: Callable[[bytes, Facility], segments.Message], split: Split) -> Format:
+    """A format whose reader gives segments."""
 
     def convert(raw: bytes, profile: Profile, received_at: str) -> Conversion:
-        message = read(raw, profile.facility.charset)
+        message = read(raw, profile.facility)
         digest = f"urn:sha256:{hashlib.sha256(raw).hexdigest()}"
         conversion = engine.convert(message, profile, digest, received_at)
         conversion.issues[:0] = message.issues
@@ -53,9 +61,9 @@ def _document(read: Callable[[bytes, str], segments.Message]) -> Format:
         return conversion
 
     def peek(raw: bytes, facility: Facility) -> Envelope:
-        return segments.envelope(read(raw, facility.charset), facility)
+        return segments.envelope(read(raw, facility), facility)
 
-    return Format(convert, peek, lambda stream: iter([stream.read()]))
+    return Format(convert, peek, split)
 
 
 def _unknown(raw: bytes, charset: str) -> segments.Message:
@@ -66,12 +74,18 @@ def _unknown(raw: bytes, charset: str) -> segments.Message:
     raise Unreadable(Issue("unknown-format", "error", "", words))
 
 
+def _rows(stream: BinaryIO, facility: Facility | None) -> Iterator[bytes]:
+    raw = stream.read()
+    return table.split(raw, facility) if facility is not None else iter([raw])
+
+
 FORMATS: dict[str, Format] = {
-    "hl7v2": Format(_hl7v2, hl7v2_peek.peek, hl7v2_reader.split),
+    "hl7v2": Format(_hl7v2, hl7v2_peek.peek, lambda stream, _: hl7v2_reader.split(stream)),
     "cda": _document(cda_reader.read),
     "aecg": _document(aecg.read),
     "muse": _document(muse.read),
     "philips": _document(philips.read),
+    "table": _segments(table.read, _rows),
     "unknown": _document(_unknown),
 }
 """Format word -> its functions."""
@@ -80,11 +94,14 @@ FORMATS: dict[str, Format] = {
 def recognise(raw: bytes, profile: Profile | None = None) -> str:
     """The format of a file by its first bytes; ``hl7v2`` for what starts like no other: that reader says best what is wrong."""
     root = xmltree.root_name(raw)
-    if not root:
-        return "hl7v2"
+    known = {aecg.ROOT: "aecg", muse.ROOT: "muse", philips.ROOT: "philips"}
+    if root in known:
+        return known[root]
     if root in cda_reader.ROOTS:
         return "cda"
-    return {aecg.ROOT: "aecg", muse.ROOT: "muse", philips.ROOT: "philips"}.get(root, "unknown")
+    if profile is not None and table.is_table(raw, profile.facility):
+        return "table"
+    return "unknown" if root else "hl7v2"
 
 
 def convert(raw: bytes, profile: Profile, format: str = "hl7v2", received_at: str = "") -> Conversion:
@@ -100,6 +117,6 @@ def peek(raw: bytes, profile: Profile, format: str = "hl7v2") -> Envelope:
     return FORMATS[format].peek(raw, profile.facility)
 
 
-def split(stream: BinaryIO, format: str = "hl7v2") -> Iterator[bytes]:
-    """The messages of a file or batch, one by one."""
-    return FORMATS[format].split(stream)
+def split(stream: BinaryIO, format: str = "hl7v2", profile: Profile | None = None) -> Iterator[bytes]:
+    """The messages of a file or batch, one by one. A table needs the profile, which says what its columns are."""
+    return FORMATS[format].split(stream, profile.facility if profile is not None else None)

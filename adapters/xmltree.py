@@ -66,7 +66,9 @@ def root_name(raw: bytes) -> str:
     return root[2] if root else ""
 
 
-def parse(raw: bytes, fallback_charset: str = "", *, max_bytes: int = MAX_BYTES) -> Tree:
+def parse(
+    raw: bytes, fallback_charset: str = "", *, max_bytes: int = MAX_BYTES, max_elements: int = MAX_ELEMENTS
+) -> Tree:
     """One document.
 
     Raises Unreadable: ``too-large``, ``charset-unknown``, ``xml-forbidden``, ``xml-not-well-formed``, ``xml-too-deep``.
@@ -86,7 +88,7 @@ def parse(raw: bytes, fallback_charset: str = "", *, max_bytes: int = MAX_BYTES)
         parsed = _tree(text)
     if isinstance(parsed, str):
         raise _refuse("xml-not-well-formed", f"The document is not well-formed XML ({parsed}); mend the sender.")
-    _plain_names(parsed)
+    _plain_names(parsed, max_elements)
     return Tree(parsed, decoded.codec, issues)
 
 
@@ -162,7 +164,7 @@ def _mended(text: str, issues: list[Issue]) -> str:
     return text
 
 
-def _plain_names(root: Element) -> None:
+def _plain_names(root: Element, most: int) -> None:
     """Takes the namespaces off, and refuses what is too deep, too large, or would include other documents."""
     number = 0
     depth = 0
@@ -172,8 +174,8 @@ def _plain_names(root: Element) -> None:
             continue
         number += 1
         depth += 1
-        if depth > MAX_DEPTH or number > MAX_ELEMENTS:
-            words = f"The document has more than {MAX_DEPTH} levels or {MAX_ELEMENTS} elements."
+        if depth > MAX_DEPTH or number > most:
+            words = f"The document has more than {MAX_DEPTH} levels or {most} elements."
             raise _refuse("xml-too-deep", words)
         tag = element.tag
         if not isinstance(tag, str):

@@ -55,7 +55,7 @@ def convert_file(raw: bytes, profile: Profile, *, pretty: bool = True, at: str =
     """
     all_of_them = _Collected()
     kind = recognise(raw, profile)
-    messages = list(split(io.BytesIO(raw), kind)) or [raw]
+    messages = list(split(io.BytesIO(raw), kind, profile)) or [raw]
     for number, message in enumerate(messages, 1):
         of = {"message": number} if len(messages) > 1 else {}
         try:

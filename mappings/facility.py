@@ -129,6 +129,22 @@ class Destination(_Part):
     retry: Retry = Field(default_factory=Retry)
 
 
+class Table(_Part):
+    """A table the facility exports: its header contract.
+
+    name       of the table; MSH-9.2 of what is made of it
+    columns    the standard's place -> column: ``OBX-5: 结果``; all of them have to be in the header, but the ``optional`` ones
+    constants  the standard's place -> value of every row that says nothing there
+    element    of an XML file: the element that is a row
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    columns: dict[str, str]
+    constants: dict[str, str] = Field(default_factory=dict)
+    optional: list[str] = Field(default_factory=list)
+    element: str = ""
+
+
 class Facility(_Part):
     """One facility profile. ``generic`` is the profile for a sender nobody has described yet."""
 
@@ -157,6 +173,8 @@ class Facility(_Part):
     """Own message types: MSH-9 as sent (``ZLB^Z01``) -> what it means (``ORU^R01``)."""
     paths: dict[str, str] = Field(default_factory=dict)
     """Where something is really found: the standard's place -> this sender's (``PID-19: ZPI-2``, ``OBX-3.1: OBX-3.4``)."""
+    tables: list[Table] = Field(default_factory=list)
+    """Tables the facility exports (CSV, TSV, XLSX, JSON, XML), by header contract."""
     date_formats: list[str] = Field(default_factory=list)
     """Dates written another way than HL7 or ISO: ``dd/MM/yyyy HH:mm:ss``, tried in order before the others."""
     sub_ids: Literal["observations", "components"] = "observations"

@@ -234,6 +234,13 @@ def _check_values(facility: Facility, wrong: _Wrong) -> None:
                 paths.parse(path)
             except ValueError as fault:
                 wrong(("paths", target), str(fault))
+    for index, table in enumerate(facility.tables):
+        for part, places in (("columns", table.columns), ("constants", table.constants)):
+            for place in places:
+                try:
+                    paths.parse(place)
+                except ValueError as fault:
+                    wrong(("tables", index, part, place), str(fault))
     for sent, means in facility.triggers.items():
         code, _, event = means.partition("^")
         if not event or not triggers.known_trigger(code, event):

@@ -77,7 +77,7 @@ class FileIntake:
         """Makes every message of a file durable; gives why some cannot be read."""
         kind = recognise(raw, self._profile)
         faults: list[Issue] = []
-        for message in await asyncio.to_thread(lambda: list(split(io.BytesIO(raw), kind)) or [raw]):
+        for message in await asyncio.to_thread(lambda: list(split(io.BytesIO(raw), kind, self._profile)) or [raw]):
             envelope, fault = await asyncio.to_thread(self._peek, message, kind)
             telemetry.RECEIVED.labels(self._profile.id, CHANNEL, kind).inc()
             try:

@@ -114,9 +114,9 @@ def _load(name: str) -> dict[str, Any]:
 def test_conversion_shows_every_fact_written_for_the_message(name: str, profiles: dict[str, Profile]) -> None:
     golden = _load(name)
     raw = MESSAGES[name].read_bytes()
-    kind = recognise(raw)
+    kind = recognise(raw, profiles[golden["profile"]])
     if "message" in golden:
-        raw = list(split(io.BytesIO(raw), kind))[int(golden["message"]) - 1]
+        raw = list(split(io.BytesIO(raw), kind, profiles[golden["profile"]]))[int(golden["message"]) - 1]
     conversion = convert(raw, profiles[golden["profile"]], kind, received_at=golden.get("received", ""))
     faults = [fault for path, wanted in golden.get("facts", {}).items() if (fault := check(conversion, path, wanted))]
     kinds = [e.resource["resourceType"] for e in conversion.entries]

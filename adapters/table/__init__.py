@@ -1,0 +1,1 @@
+"""Tables by header contract: CSV, TSV, XLSX, JSON, XML rows."""
