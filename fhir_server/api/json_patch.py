@@ -60,13 +60,13 @@ def _check(operation: Any, where: str) -> None:
 
 def of_binary(resource: Any, where: str) -> Patch:
     """The patch that an entry of a transaction carries in a Binary. Raises Fault INVALID."""
-    kind = resource.get("contentType") if isinstance(resource, dict) else None
-    data = resource.get("data") if isinstance(resource, dict) else None
-    if resource is None or resource.get("resourceType") != "Binary" or kind != MEDIA_TYPE or not isinstance(data, str):
+    said: Mapping[str, Any] = resource if isinstance(resource, dict) else {}
+    data = said.get("data")
+    if said.get("resourceType") != "Binary" or said.get("contentType") != MEDIA_TYPE or not isinstance(data, str):
         raise Fault(Category.INVALID, f"A PATCH entry needs a Binary of contentType {MEDIA_TYPE}.", where=where)
     try:
         return read(base64.b64decode(data, validate=True))
-    except binascii.Error:
+    except (binascii.Error, ValueError):
         raise Fault(Category.INVALID, "The data of the Binary is not base64.", where=where) from None
 
 

@@ -42,6 +42,9 @@ DATABASE_AWAY: Final[tuple[type[Exception], ...]] = (
 TOO_SLOW: Final[tuple[type[Exception], ...]] = (asyncpg.QueryCanceledError, psycopg.errors.QueryCanceled, TimeoutError)
 """What a statement raises that ran into its time limit."""
 
+NOT_TEXT: Final[tuple[type[Exception], ...]] = (asyncpg.CharacterNotInRepertoireError, psycopg.DataError)
+"""What the drivers raise for a text that PostgreSQL cannot hold: one with U+0000, from an address."""
+
 EXPECTED: Final[tuple[type[Exception], ...]] = (Fault, *TOO_SLOW, OSError, *DATABASE_AWAY, psycopg.Error)
 """What a write may raise that concerns this write alone."""
 
@@ -121,6 +124,8 @@ def fault_of(error: Exception) -> Fault:
         )
     if isinstance(error, (OSError, *DATABASE_AWAY)):
         return Fault(Category.UNAVAILABLE, "The database cannot be reached now. Try again later.")
+    if isinstance(error, NOT_TEXT):
+        return Fault(Category.INVALID, "The address holds a character that no id or value has.")
     return Fault(Category.INTERNAL, "The server failed on this request. The failure has been logged.")
 
 
@@ -168,7 +173,7 @@ def _methods(request: Request) -> list[str]:
 
 def install(app: FastAPI) -> None:
     """Makes every error of the application an OperationOutcome."""
-    kinds: list[type[Exception]] = [Fault, *TOO_SLOW, OSError, *DATABASE_AWAY, Exception]
+    kinds: list[type[Exception]] = [Fault, *TOO_SLOW, *NOT_TEXT, OSError, *DATABASE_AWAY, Exception]
     for kind in kinds:
         app.add_exception_handler(kind, _on_fault)
     app.add_exception_handler(HTTPException, _on_http)

@@ -168,7 +168,7 @@ def _values(kind: str, datatype: str, value: Any, descending: bool, context: Con
         if found is not None:
             yield found[1 if descending else 0]
     elif isinstance(value, dict):
-        yield from (t for t in _texts(kind, value, context) if t)
+        yield from (t for t in _texts(kind, value, context) if isinstance(t, str) and t)
     elif isinstance(value, bool):
         yield "true" if value else "false"
     elif value is not None:
@@ -180,9 +180,11 @@ def _texts(kind: str, value: Mapping[str, Any], context: Context) -> Iterator[st
         yield from (normalise(value[p]) for p in _PARTS if isinstance(value.get(p), str))
         yield from (normalise(t) for p in _LISTS for t in value.get(p, ()) if t)
         yield normalise(full_name(value))
-    elif kind == "reference":
+    elif kind == "reference" and "resourceType" not in value:
         literal = value.get("reference")
         yield reference_text(literal, context.base) if literal else (value.get("identifier") or {}).get("value", "")
+    elif "resourceType" in value:  # a resource in a Bundle
+        yield f"{value['resourceType']}/{value.get('id', '')}"
     elif "coding" in value or "text" in value:
         codes = [c.get("code", "") for c in value.get("coding", ())]
         yield from codes or [value.get("text", "")]

@@ -144,11 +144,12 @@ def test_a_batch_reads_versions_heads_and_what_has_not_changed(api: Any) -> None
         {"request": {"method": "GET", "url": "Patient/p?_elements=gender"}},
         {"request": {"method": "GET", "url": "Patient/p/_history/9"}},
         {"request": {"method": "PATCH", "url": "Patient/p"}, "resource": {"resourceType": "Patient"}},
+        {"request": {"method": "PATCH", "url": "Patient/p"}, "resource": 7},
     ]
     answer = api.http.post("/", json={"resourceType": "Bundle", "type": "batch", "entry": entries})
     found = answer.json()["entry"]
     told = [e["response"]["status"][:3] for e in found]
-    assert told == ["200", "200", "304", "200", "404", "400"]
+    assert told == ["200", "200", "304", "200", "404", "400", "400"]
     assert found[0]["resource"]["gender"] == "male"
     assert "resource" not in found[1]
     assert "resource" not in found[2]

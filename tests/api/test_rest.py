@@ -446,3 +446,8 @@ def test_a_star_in_if_match_asks_only_that_the_resource_exists(api: Any) -> None
     star = {"If-Match": "*"}
     assert api.http.put("/Patient/p", json=patient(id="p", gender="female"), headers=star).status_code == 200
     assert api.http.delete("/Patient/p", headers=star).status_code == 204
+
+
+def test_a_character_that_no_id_has_is_refused(api: Any) -> None:
+    for place in ("Patient/%00", "Patient/%00/_history", "Patient/%00/Observation", "ValueSet/%00/$expand"):
+        assert api.http.get(f"/{place}").status_code in (400, 404), place
