@@ -54,7 +54,7 @@ def card(answer: Answer, rules: Rules, names: Names, language: Language, base: s
         "source": {
             "label": _SOURCE[language],
             "topic": {
-                "system": f"{systems.BASE}/CodeSystem/recognition-outcomes",
+                "system": systems.OUTCOMES,
                 "code": decision.outcome.value,
                 "display": explain.OUTCOMES[decision.outcome][language],
             },

@@ -94,7 +94,7 @@ def _issue(row: Told, decision: Mapping[str, Any]) -> dict[str, Any]:
         "identifier": [{"system": systems.CARD, "value": entry["card"]}],
         "status": "final",
         "code": {
-            "coding": [{"system": systems.DUPLICATE_ORDER, "code": decision["outcome"]}],
+            "coding": [{"system": systems.OUTCOMES, "code": decision["outcome"]}],
             "text": "重复检查检验提醒 duplicate test or examination",
         },
         "identifiedDateTime": instant(row.at),

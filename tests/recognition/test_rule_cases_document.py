@@ -24,3 +24,10 @@ def test_an_example_comes_out_as_it_says(example: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", [Case, Prior, Report, Ordered, Context, Expect, Images])
 def test_every_key_is_named(part: type) -> None:
     assert [key for key in part.model_fields if not re.search(rf"\b{key}\b", TEXT)] == []  # type: ignore[attr-defined]
+
+
+def test_the_example_marks_do_what_their_cases_say() -> None:
+    folder = Path(__file__).parents[2] / "docs" / "examples" / "rules"
+    results = run_file(folder / "cases.yaml", folder)
+    assert [(r.case.id, r.differs) for r in results if r.differs] == []
+    assert len(results) == 9
