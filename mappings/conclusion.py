@@ -57,14 +57,14 @@ def of(records: Sequence[Record], texts_alone: bool, measured: Collection[int]) 
             said += _lines(record)
     if not said and texts_alone:
         rest = [line for record in records if not _names(record) & _FINDINGS for line in _lines(record)]
-        said = _headed(rest)
+        said = headed(rest)
     # A stroke or dashes in the place of words ("/", "----", "***") is no conclusion.
     if all(line.strip() in ("", '""') or absence(line.strip()) in ("unknown", "error") for line in said):
         return ""
     return "\n".join(line for line in said if line != '""').strip()
 
 
-def _headed(lines: list[str]) -> list[str]:
+def headed(lines: list[str]) -> list[str]:
     """The parts under headings of conclusions; all lines when there is no heading at all."""
     whole = "\n".join(lines)
     found = list(_HEADING.finditer(whole))

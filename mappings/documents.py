@@ -193,7 +193,7 @@ def map_document(document: Described, group: Patient, x: Context, plan: Plan, re
 def _service_time(record: Record, x: Context) -> str:
     """TXA-4 activity time -> start of the period the document is about (the guide has no row; losing it would lose the exam's time)."""
     x.record, x.field = record, 4
-    moment = x.time(record.first(4))
+    moment = x.time(record.first(4), x.severity("document"))
     if moment is None:
         return ""
     x.fields_read(record).add(4)

@@ -89,7 +89,7 @@ def presentation(record: Record, x: Context, out: dict[str, Any]) -> bool:
 @call("document_date")
 def document_date(record: Record, x: Context, out: dict[str, Any]) -> bool:
     """TXA-6 -> date when it has a time of day; a date alone has no element in R4 (guide: TXA-6)."""
-    moment = x.time(record.first(6))
+    moment = x.time(record.first(6), x.severity("document"))
     if moment is None:
         return False
     if moment.has_time:

@@ -6,6 +6,7 @@ from typing import Any
 
 from conformance import systems
 from mappings.annotations import REPORT_NOTE
+from mappings.conclusion import headed
 from mappings.documents import VALUE_ATTACHMENT
 from mappings.outbound import value
 from mappings.outbound.dialect import Dialect
@@ -303,6 +304,7 @@ class Result:
             conclusion
             and conclusion not in ("\n".join(texts), *texts)
             and not all(p in texts for p in conclusion.split("\n"))
+            and conclusion != "\n".join(headed(texts)).strip()
         ):
             line = Line("OBX")
             line.put(2, "FT" if "\n" in conclusion else "TX")
