@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from fhir_server import clock
 from fhir_server.access import Keys
 from fhir_server.api import audit, authorization, cds_hooks, decisions, measures, recognition, responses, rest
+from fhir_server.api.direct import Direct
 from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
@@ -35,7 +36,9 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 
 async def open_services(settings: Settings, profiles: Mapping[str, Profile], url: str) -> Services:
     """Connections, keys, rules and evidence writers for one migrated database."""
-    pool = await open_pool(url, settings.read_connections, statement_timeout=settings.statement_timeout_ms / 1000)
+    seconds = settings.statement_timeout_ms / 1000
+    pool = await open_pool(url, settings.read_connections, statement_timeout=seconds)
+    keyed = await open_pool(url, settings.read_connections, statement_timeout=seconds, keyed=True)
     writer = open_writer(url, settings.write_connections)
     with writer.connection() as conn:
         codec = Codec.load(conn)
@@ -52,6 +55,7 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
         rules=rules.load(settings.rules_dir),
         ledger=ledger,
         clock=clock.of(settings),
+        keyed=keyed,
     )
 
 
@@ -65,6 +69,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client])
     app.state.intake_fault = str
     params.install(services.settings.zone, base_url)
     responses.install(app)
+    app.add_middleware(Direct)
     app.state.clients = Clients(clients)
     app.include_router(authorization.router)
     # Routes are tried in order: somebody waits for the order-time answer.

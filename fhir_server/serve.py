@@ -268,7 +268,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         await receiver.close()
         await services.audit.close()
         await services.ledger.close()
-        for pool in (intake, services.pool):
+        for pool in (intake, services.pool, services.keyed):
             await _close(pool)
         await asyncio.to_thread(services.writer.close)
 

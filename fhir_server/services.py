@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """pool: asyncpg, for reads. writer: psycopg pool, for writes (run in threads). clock: aware datetimes in UTC."""
+    """pool: asyncpg, for reads. writer: psycopg pool, for writes (run in threads). clock: aware datetimes in UTC.
+
+    keyed: asyncpg, for statements that find their rows by a key, whose plan is the same for every value; None: ``pool`` runs them.
+    """
 
     settings: Settings
     pool: asyncpg.Pool
@@ -34,3 +37,4 @@ class Services:
     rules: Rules
     ledger: Ledger
     clock: Callable[[], datetime]
+    keyed: asyncpg.Pool | None = None

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -48,8 +49,19 @@ def preferences(headers: Mapping[str, str]) -> Preferences:
 def require_json_answer(request: Request) -> None:
     """Raises Fault NOT_ACCEPTABLE unless the client takes FHIR JSON. ``_format`` wins over Accept."""
     # An unescaped "+" of application/fhir+json arrives as a blank.
-    wanted = request.query_params.get("_format", "").replace("fhir json", "fhir+json")
-    for offer in [wanted] if wanted else request.headers.get("accept", "*/*").split(","):
+    wanted = asked(request, "_format").replace("fhir json", "fhir+json")
+    if not _takes_json(wanted or request.headers.get("accept", "*/*"), one=bool(wanted)):
+        raise Fault(Category.NOT_ACCEPTABLE, "This server answers in application/fhir+json (FHIR 4.0) only.")
+
+
+def asked(request: Request, name: str) -> str:
+    """A control parameter of the query such as ``_pretty``, empty without; a query that cannot hold it is not taken apart."""
+    return request.query_params.get(name, "") if name[1:].encode() in request.scope["query_string"] else ""
+
+
+@lru_cache(maxsize=256)
+def _takes_json(offers: str, *, one: bool) -> bool:
+    for offer in [offers] if one else offers.split(","):
         name, _, parameters = offer.strip().lower().partition(";")
         quality = re.search(r"\bq=([0-9.]+)", parameters)
         version = re.search(r"fhirversion=([0-9.]+)", parameters)
@@ -58,8 +70,8 @@ def require_json_answer(request: Request) -> None:
             and not (quality and float(quality[1].strip(".") or 0) == 0)
             and (version is None or version[1] in ("4.0", "4.0.1"))
         ):
-            return
-    raise Fault(Category.NOT_ACCEPTABLE, "This server answers in application/fhir+json (FHIR 4.0) only.")
+            return True
+    return False
 
 
 async def raw_body(request: Request, limit: int) -> bytes:

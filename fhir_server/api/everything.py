@@ -17,9 +17,9 @@ from fhir_server.api.searches import searched
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include, types
 from fhir_server.search.leaves import reference_text
-from fhir_server.search.page import Sql
+from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import Query
-from fhir_server.search.run import Decompress, Found, Row, hit_of
+from fhir_server.search.run import Decompress, Found, hit_of
 from fhir_server.search.statement import Context
 
 _KNOWN: Final = ("start", "end", "_since", "_type", "_count", "_cursor", "_elements", "_summary", "_total")

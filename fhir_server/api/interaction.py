@@ -18,7 +18,7 @@ from fhir_server.api.writes import ATTEMPTS, Writer, wake
 from fhir_server.audit_event import Action, Outcome
 from fhir_server.errors import Category, Fault
 from fhir_server.search import dates, run, types
-from fhir_server.search.page import Sql
+from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import MAX_COUNT, Query
 from fhir_server.search.statement import Context
 from fhir_server.services import Services
@@ -67,10 +67,10 @@ async def search(services: Services, queries: Sequence[Query], context: Context,
     return await carried_out(services, types.search(queries, context, decompress, allowed=allowed))
 
 
-async def carried_out(services: Services, steps: Generator[Sql, Sequence[run.Row], T]) -> T:
-    """Runs the statements that a search yields on one connection of the read pool; its outcome."""
+async def carried_out(services: Services, steps: Generator[Sql, Sequence[Row], T]) -> T:
+    """Runs the statements that a search yields on one connection of a read pool; its outcome."""
     sql = next(steps)
-    async with borrowed(services.pool) as connection:
+    async with borrowed((sql.keyed and services.keyed) or services.pool) as connection:
         while True:
             rows = await connection.fetch(sql.text, *sql.args)
             try:

@@ -97,7 +97,7 @@ def http_date(at: datetime) -> str:
 
 def fhir(request: Request, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """FHIR JSON as an HTTP answer; indented when the client asks with ``_pretty=true``, without body for HEAD."""
-    if body and request.query_params.get("_pretty") == "true":
+    if body and b"pretty" in request.scope["query_string"] and request.query_params.get("_pretty") == "true":
         body = fhirjson.dumps(fhirjson.loads(body), pretty=True)
     out = Response(body, status, headers, FHIR_JSON if body else None)
     if request.method == "HEAD":
@@ -136,7 +136,8 @@ def _answer(request: Request, fault: Fault) -> Response:
     return fhir(request, outcome(issues_of(fault)), status=fault.category.status, headers=headers)
 
 
-async def _on_fault(request: Request, error: Exception) -> Response:
+async def on_fault(request: Request, error: Exception) -> Response:
+    """The answer to an error; what nobody expected is logged."""
     fault = fault_of(error)
     if fault.category is Category.INTERNAL:
         log.error("a request failed", exc_info=error)
@@ -175,5 +176,5 @@ def install(app: FastAPI) -> None:
     """Makes every error of the application an OperationOutcome."""
     kinds: list[type[Exception]] = [Fault, *TOO_SLOW, *NOT_TEXT, OSError, *DATABASE_AWAY, Exception]
     for kind in kinds:
-        app.add_exception_handler(kind, _on_fault)
+        app.add_exception_handler(kind, on_fault)
     app.add_exception_handler(HTTPException, _on_http)

@@ -195,7 +195,7 @@ async def read(request: Request, asker: Asker, kind: str, logical: str) -> Respo
     summary, elements = subset.asked(query_pairs(query_of(request)))
     await permit(request, asker, "read", kind)
     services = services_of(request)
-    stored = await reader.read(services.pool, services.codec, kind, logical)
+    stored = await reader.read(services.keyed or services.pool, services.codec, kind, logical)
     if stored is not None and not stored.deleted:
         stored = stored._replace(body=subset.part(stored.body, kind, summary=summary, elements=elements))
     return await _one(request, asker, "read", stored, f"{kind}/{logical}")

@@ -23,7 +23,7 @@ from fhir_server.errors import Category, Fault
 from fhir_server.identity import registry
 from fhir_server.publish import outbox
 from fhir_server.search import include, run
-from fhir_server.search.page import Sql
+from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import Query, parse
 from fhir_server.search.statement import Context
 from fhir_server.store import reader, repository, rows
@@ -180,7 +180,7 @@ class Writer:
                 found: run.Found = end.value
                 return found
 
-    def fetch(self, sql: Sql) -> Sequence[run.Row]:
+    def fetch(self, sql: Sql) -> Sequence[Row]:
         """Rows of a statement with ``$n`` parameters."""
         with psycopg.RawCursor(self.conn, row_factory=dict_row) as cursor:
             return cursor.execute(sql.text.encode(), sql.args).fetchall()
@@ -192,7 +192,7 @@ class Writer:
             return None
         return self._change(kind, found[0])
 
-    def _change(self, kind: str, row: run.Row) -> Change:
+    def _change(self, kind: str, row: Row) -> Change:
         body = self.codec.decompress(row["dict"], bytes(row["body"]), (row["id"], row["patient"], row["order"]))
         return Change(
             "unchanged",

@@ -44,7 +44,7 @@ def pointing_to(link: Link, out: Statement) -> tuple[str, str]:
         return (
             "EXISTS (SELECT FROM (SELECT r.shard AS shard, r.patient AS id) o, resource r "
             f"WHERE r.shard = o.shard AND r.id = o.id AND {each})",
-            f"(r.shard, r.patient) IN (SELECT r.shard, r.id FROM resource r WHERE {collected} OFFSET 0)",  # noqa: S608
+            f"(r.shard, r.patient) IN (SELECT r.shard, r.id FROM resource r WHERE {collected}{out.within} OFFSET 0)",  # noqa: S608
         )
     hashes = " UNION ALL ".join(
         f"SELECT {_hash(path, link.other, out)} AS h FROM resource r WHERE {collected}"  # noqa: S608
@@ -54,7 +54,7 @@ def pointing_to(link: Link, out: Statement) -> tuple[str, str]:
         return "false", "false"
     if link.other in COMMON_TARGETS:
         kinds = f"SELECT k.id FROM resource_kind k WHERE k.tokens && ARRAY({hashes})"  # noqa: S608
-        return f"r.tokens[1] IN ({kinds})", f"r.tokens && ARRAY({kinds})"
+        return f"r.tokens[1] IN ({kinds})", f"r.tokens[1] = ANY(ARRAY({kinds}))"
     return (
         f"EXISTS (SELECT FROM unnest(r.tokens) t(h) WHERE (t.h IN ({hashes})) IS TRUE)",
         f"r.tokens && ARRAY({hashes})",
@@ -68,13 +68,13 @@ def pointed_at_by(link: Link, out: Statement) -> tuple[str, str]:
         return (
             "EXISTS (SELECT FROM (SELECT r.shard AS shard, r.id AS id) o, resource r "
             f"WHERE r.shard = o.shard AND r.patient = o.id AND {each})",
-            f"(r.shard, r.id) IN (SELECT r.shard, r.patient FROM resource r WHERE {collected} OFFSET 0)",  # noqa: S608
+            f"(r.shard, r.id) IN (SELECT r.shard, r.patient FROM resource r WHERE {collected}{out.within} OFFSET 0)",  # noqa: S608
         )
     found = []
     for path in _paths(link.parameter, link.type):
         place = "r.tokens @> ARRAY[o.h]"
         if link.type in COMMON_TARGETS:
-            place = "r.tokens && ARRAY(SELECT k.id FROM resource_kind k WHERE k.tokens @> ARRAY[o.h])"
+            place = "r.tokens[1] = ANY(ARRAY(SELECT k.id FROM resource_kind k WHERE k.tokens @> ARRAY[o.h]))"
         found.append(
             f"EXISTS (SELECT FROM (SELECT {_hash(path, link.type, out)} AS h) o, resource r WHERE {place} AND {each})"
         )

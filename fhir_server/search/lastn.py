@@ -14,9 +14,9 @@ import orjson
 
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include
-from fhir_server.search.page import COLUMNS, Sql
+from fhir_server.search.page import COLUMNS, Row, Sql
 from fhir_server.search.query import Query
-from fhir_server.search.run import Decompress, Found, Hit, Row, come_along, hit_of, settled
+from fhir_server.search.run import Decompress, Found, Hit, come_along, hit_of, settled
 from fhir_server.search.sql import where
 from fhir_server.search.statement import Context, Statement
 

@@ -2,8 +2,13 @@
 while others write (http://hl7.org/fhir/R4/http.html#paging).
 
 Without ``_sort`` matches come in the order of (shard, id), which no update changes. With ``_sort`` that pair breaks ties. A key may be
-absent: matches with the first key come first, in either direction, then those without it (two statements, each with a plain index
-range); absent further keys come last.
+absent: matches with the first key come first, in either direction, then those without it, each with a plain index range; absent
+further keys come last.
+
+What may match much or little is read in windows: parts of the data that follow each other in the order of the page, a range of
+shards or of the first key. In each the matches are found by index and sorted, the next is as wide as the page still needs by the
+density seen so far, and what was found is never thrown away. So a page of a frequent code costs what it holds, whatever the size of
+the database, and a rare one is collected in at most four statements.
 """
 
 from __future__ import annotations
@@ -11,20 +16,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
 from fhir_server.search.query import Query, Sort
-from fhir_server.search.sql import where
+from fhir_server.search.sql import where, where_of
 from fhir_server.search.statement import Context, Statement
+from fhir_server.search.where import Where
+from mappings.ids import SHARDS
 
-WALK: Final = 4000
-"""Rows that a walk in page order looks at before matches are collected instead."""
+Row = Mapping[str, Any]
+_WALK: Final = 4000
+"""Rows of the type in the first window of an index on a sort key."""
+_WIDEST: Final = 300_000
+"""Most rows of the type in such a window; what matches less often is collected."""
+_GROWTH: Final = 16
+"""How many times as wide as all windows before it one may be."""
 COLUMNS: Final = 'r.shard, r.id, r.version, r.updated, r.patient, r.dict, r.body, r."order"'
 _NULLABLE: Final = frozenset({"start_at", "issued_at", "patient", ""})
+_INDEXED: Final = frozenset({"start_at", "updated"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +94,38 @@ def _digest(query: Query) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sql:
-    """Finished SQL text and its arguments. ``trial``: when it gives fewer rows than asked for, they count for nothing."""
+    """Finished SQL text and its arguments. keyed: it finds its rows by a key, so its plan is the same for every value, and nothing
+    comes after it that does not."""
 
     text: str
     args: list[Any]
-    trial: bool = False
+    keyed: bool = False
 
 
-def statements(query: Query, context: Context, limit: int) -> list[Sql]:
-    """The statements of one page, to be run in order until ``limit`` rows are there. Columns: COLUMNS, then k0, k1, ... (sort keys)."""
+def rows(query: Query, context: Context, limit: int) -> Generator[Sql, Sequence[Row], list[Row]]:
+    """Yields the statements of one page, is sent their rows, returns at most ``limit`` of them. Columns: COLUMNS, then k0, k1, ...
+    (sort keys)."""
     place = decode(query)
+    out = Statement()
+    conditions = where(query, context, out)
+    wide = conditions.tokens and not conditions.narrow and all(sort.column for sort in query.sort)
     phases: Sequence[bool | None] = (None,)
     # Few rows are sorted in one go; many are read in the order of an index, one part of it after the other.
-    if query.sort and query.sort[0].column in _NULLABLE and not where(query, context, Statement()).narrow:
+    if query.sort and query.sort[0].column in _NULLABLE and not conditions.narrow:
         phases = (True, False) if place is None or place.keys[0] is not None else (False,)
-    out = []
-    for number, phase in enumerate(phases):
-        out.extend(_phase(query, context, limit, place if number == 0 else None, phase))
-    return out
+    found: list[Row] = []
+    for number, present in enumerate(phases):
+        part = _Part(query, context, place if number == 0 else None, present)
+        missing = limit - len(found)
+        if wide and (present is False or not query.sort):
+            found.extend((yield from part.by_shard(missing)))
+        elif wide and query.sort[0].column in _INDEXED:
+            found.extend((yield from part.by_key(missing)))
+        else:
+            found.extend((yield part.statement(missing, (out, conditions) if number == 0 else None)))
+        if len(found) == limit:
+            break
+    return found
 
 
 def count(query: Query, context: Context) -> Sql:
@@ -107,48 +135,130 @@ def count(query: Query, context: Context) -> Sql:
     return Sql(f"SELECT count(*) FROM resource r WHERE {' AND '.join(conditions.collected())}", out.args)  # noqa: S608
 
 
-def _phase(query: Query, context: Context, limit: int, place: Place | None, present: bool | None) -> list[Sql]:
-    """``present``: True for rows with the first key, False for those without, None for all.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Part of the matches that one index has in the order of the page.
 
-    A token search that may match much or little tries a walk of WALK rows in page order first: where every hundredth row matches,
-    that fills the page. What matches less is collected by the GIN index and sorted. Either way the work has a bound.
+    place: where it begins, None at its start. present: True for matches with the first key, False for those without, None for all.
     """
-    out = Statement()
-    conditions = where(query, context, out)
-    keys, joins = _keys(query.sort, out)
-    bounds = []
-    if present is not None:
-        bounds.append(f"{keys[0]} IS {'NOT ' if present else ''}NULL")
-    if place is not None:
-        bounds.extend(_after(query, keys, place, present, out))
-    order = []
-    for i, (key, sort) in enumerate(zip(keys, query.sort, strict=True)):
-        if i == 0 and present is False:
-            continue
+
+    query: Query
+    context: Context
+    place: Place | None
+    present: bool | None
+
+    def by_shard(self, limit: int) -> Generator[Sql, Sequence[Row], list[Row]]:
+        """The first ``limit`` in the order of (shard, id), in windows."""
+        found: list[Row] = []
+        low = begin = self.place.shard if self.place else 0
+        width = max(1, min(64, limit // 256))
+        while low < SHARDS and len(found) < limit:
+            high = low + width if low + width < SHARDS * 3 // 4 else SHARDS  # a small rest is not worth a statement
+            found.extend((yield self.statement(limit - len(found), shards=(low, high))))
+            low = high
+            width = _next(low - begin, len(found), limit)
+        return found
+
+    def by_key(self, limit: int) -> Generator[Sql, Sequence[Row], list[Row]]:
+        """The first ``limit`` in the order of an index on the first key, in windows. The last one has no end."""
+        found: list[Row] = []
+        begin: Any = None
+        seen, width = 0, _WALK
+        while len(found) < limit:
+            end: Any = None
+            if width <= _WIDEST and (found or seen < _WALK * _GROWTH):
+                got = yield self._end(begin, width)
+                end = got[0]["k0"] if got else None
+            found.extend((yield self.statement(limit - len(found), keys=(begin, end))))
+            if end is None:
+                break
+            begin, seen = end, seen + width
+            width = _next(seen, len(found), limit)
+        return found
+
+    def _end(self, begin: Any, width: int) -> Sql:
+        """Where the window after key ``begin`` ends that holds about ``width`` rows of the type, whatever they say."""
+        out = Statement()
+        times = [f for f in self.query.filters if f.of_time]
+        (rtype, _, *ranges) = where_of(self.query.type, times, self.context, out).texts
+        sort = self.query.sort[0]
+        key = f"r.{sort.column}"
+        texts = [rtype, *ranges, f"{key} IS NOT NULL"]
+        start = begin if begin is not None or self.place is None else self.place.keys[0]
+        if start is not None:
+            texts.append(
+                f"{key} {'<' if sort.descending else '>'}{'=' if begin is None else ''} {out.arg(start, _cast(sort))}"
+            )
+        text = f"SELECT {key} AS k0 FROM resource r WHERE {' AND '.join(texts)} ORDER BY {self._first(key)}"  # noqa: S608
+        return Sql(f"{text} OFFSET {out.arg(width, 'bigint')} LIMIT 1", out.args)
+
+    def statement(
+        self,
+        limit: int,
+        begun: tuple[Statement, Where] | None = None,
+        *,
+        shards: tuple[int, int] | None = None,
+        keys: tuple[Any, Any] | None = None,
+    ) -> Sql:
+        """All of it, or one window. begun: a statement with the conditions of the search in it. shards: from, to before. keys: after
+        the first (None: from the start) to the second (None: to the end)."""
+        out = Statement()
+        if shards is not None:
+            low, high = (out.arg(n, "smallint") for n in shards)
+            out.window = f"r.shard >= {low} AND r.shard < {high}"
+        out, conditions = begun or (out, where(self.query, self.context, out))
+        named, joins = _keys(self.query.sort, out)
+        texts = [*conditions.texts[:2], *filter(None, (out.window,))]
+        if self.present is not None:
+            texts.append(f"{named[0]} IS {'NOT ' if self.present else ''}NULL")
+        if self.place is not None:
+            texts.extend(_after(self.query, named, self.place, self.present, out))
+        if keys is not None:
+            texts.extend(self._between(named[0], keys, out))
+        bounded = keys is not None and keys[1] is not None
+        texts.extend((conditions.windowed() if bounded else conditions.collected())[2:])
+        order = self._order(named)
+        # An expression instead of the column keeps PostgreSQL from walking an index for the order; a window may be walked.
+        collect = (conditions.narrow or conditions.tokens) and not bounded
+        order += ["(r.shard + 0)" if collect else "r.shard", "r.id"]
+        columns = COLUMNS + "".join(f", {key} AS k{i}" for i, key in enumerate(named))
+        text = f"SELECT {columns} FROM resource r{joins} WHERE {' AND '.join(texts)} ORDER BY {', '.join(order)}"  # noqa: S608
+        keyed = conditions.keyed and not self.query.includes and self.query.total == "none"
+        return Sql(f"{text} LIMIT {out.arg(limit, 'bigint')}", out.args, keyed)
+
+    def _between(self, key: str, keys: tuple[Any, Any], out: Statement) -> list[str]:
+        sort = self.query.sort[0]
+        begin, end = keys
+        texts = []
+        if begin is not None:
+            texts.append(f"{key} {'<' if sort.descending else '>'} {out.arg(begin, _cast(sort))}")
+        if end is not None:
+            texts.append(f"{key} {'>=' if sort.descending else '<='} {out.arg(end, _cast(sort))}")
+        return texts
+
+    def _order(self, keys: Sequence[str]) -> list[str]:
+        order = []
+        for i, (key, sort) in enumerate(zip(keys, self.query.sort, strict=True)):
+            if i == 0 and self.present is False:
+                continue
+            order.append(self._first(key) if i == 0 else f"{key} {'DESC' if sort.descending else 'ASC'} NULLS LAST")
+        return order
+
+    def _first(self, key: str) -> str:
+        sort = self.query.sort[0]
         nulls = " NULLS LAST"
-        if i == 0 and sort.column not in _NULLABLE:
+        if sort.column not in _NULLABLE:
             nulls = ""
-        elif i == 0 and present and not sort.descending:
+        elif self.present and not sort.descending:
             # No key is absent here, so the order of nulls is free: this one reads the index (rtype, start_at DESC NULLS LAST) backward.
             nulls = " NULLS FIRST"
-        order.append(f"{key} {'DESC' if sort.descending else 'ASC'}{nulls}")
-    named = COLUMNS + "".join(f", {key} AS k{i}" for i, key in enumerate(keys))
-    last = f"LIMIT {out.arg(limit, 'bigint')}"
-    always, rest = conditions.texts[:2], conditions.collected()[2:]
-    walked = ", ".join([*order, "r.shard", "r.id"])
-    # An expression instead of the column keeps PostgreSQL from walking an index for the order.
-    sorted_ = ", ".join([*order, "(r.shard + 0)", "r.id"])
-    found = []
-    if conditions.tokens and not conditions.narrow and not joins:
-        steps = WALK * 8 // max(8, conditions.longest)
-        inner = f"SELECT * FROM resource r WHERE {' AND '.join([*always, *bounds])} ORDER BY {walked} LIMIT {steps}"  # noqa: S608
-        text = f"SELECT {named} FROM ({inner}) r WHERE {' AND '.join(conditions.each()[2:])} ORDER BY {walked} {last}"  # noqa: S608
-        found.append(Sql(text, out.args, trial=True))
-    collect = conditions.narrow or conditions.tokens
-    text = " AND ".join([*always, *bounds, *rest])
-    order_by = sorted_ if collect else walked
-    found.append(Sql(f"SELECT {named} FROM resource r{joins} WHERE {text} ORDER BY {order_by} {last}", out.args))  # noqa: S608
-    return found
+        return f"{key} {'DESC' if sort.descending else 'ASC'}{nulls}"
+
+
+def _next(seen: int, found: int, limit: int) -> int:
+    """Width of the next window, after ``seen`` of the same kind held ``found`` of ``limit`` matches: a quarter more than needed."""
+    most = seen * _GROWTH
+    return min(most, (limit - found) * seen * 5 // (found * 4) + 1) if found else most
 
 
 def _keys(sorts: Sequence[Sort], out: Statement) -> tuple[list[str], str]:
@@ -175,8 +285,9 @@ def _cast(sort: Sort) -> str:
 def _after(query: Query, keys: list[str], place: Place, present: bool | None, out: Statement) -> list[str]:
     """Conditions for the rows after a place: an index range for the first key, then the exact order."""
     shard, logical = out.arg(place.shard, "smallint"), out.arg(place.id, "text")
+    rtype = out.arg(RESOURCE_TYPES[query.type], "smallint")
     # The row comparison names all columns of the primary key, so that it is one index range.
-    exact = f"(r.shard, r.rtype, r.id) > ({shard}, $1::smallint, {logical})"
+    exact = f"(r.shard, r.rtype, r.id) > ({shard}, {rtype}, {logical})"
     sorts = list(zip(keys, query.sort, place.keys, strict=True))
     for i, (key, sort, value) in reversed(list(enumerate(sorts))):
         if value is None:
@@ -193,6 +304,6 @@ def _after(query: Query, keys: list[str], place: Place, present: bool | None, ou
     return [f"{key} {'<=' if sort.descending else '>='} {out.arg(value, _cast(sort))}", exact]
 
 
-def place_of(query: Query, row: Any) -> Place:
+def place_of(query: Query, row: Row) -> Place:
     """The place of a result row (a mapping with shard, id, k0, k1, ...)."""
     return Place(tuple(row[f"k{i}"] for i in range(len(query.sort))), row["shard"], row["id"])

@@ -87,9 +87,10 @@ def quantity(parameter: Parameter, wanted: Sequence[Box], type: str, out: Statem
     )
     kinds = kinds_of([f"k.rtype = {rtype}", f"k.unit_text IS NOT NULL AND EXISTS (SELECT FROM {named})"])
     loose = kinds_of([f"k.rtype = {rtype}"])
+    here = f"r.rtype = {rtype}{out.within}"
     kinds = kinds if all(box.unit for box in wanted) else loose
     return (
         f"(({flat}) OR {stored})",
-        f"(r.shard, r.id) IN (SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype} AND NOT r.deleted "  # noqa: S608
-        f"AND r.tokens && {kinds} AND {flat} UNION ALL SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype} AND {stored})",
+        f"(r.shard, r.id) IN (SELECT r.shard, r.id FROM resource r WHERE {here} AND NOT r.deleted "  # noqa: S608
+        f"AND r.tokens[1] = ANY({kinds}) AND {flat} UNION ALL SELECT r.shard, r.id FROM resource r WHERE {here} AND {stored})",
     )

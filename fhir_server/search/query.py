@@ -54,6 +54,12 @@ class Filter:
     parameter: Parameter | None = None
     inner: tuple[tuple[str, Filter], ...] = ()
 
+    @property
+    def of_time(self) -> bool:
+        """True for a range of a time that has a column of its own."""
+        column = self.parameter is not None and bool(self.parameter.column)
+        return self.kind == "updated" or (self.kind == "date" and column and self.modifier != "missing")
+
 
 @dataclass(frozen=True, slots=True)
 class Sort:

@@ -6,20 +6,19 @@ Rows are mappings with the columns of ``page.COLUMNS`` and ``rtype`` where sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from conformance.capability import TYPE_NAMES
 from fhir_server.search import include, page, sort_keys
-from fhir_server.search.page import Place, Sql
+from fhir_server.search.page import Place, Row, Sql
 from fhir_server.search.query import Include, Query, restrict
 from fhir_server.search.statement import Context
 from fhir_server.search.value_sets import Terminology, resolve
 
-Row = Mapping[str, Any]
 Decompress = Callable[[int, bytes, Sequence[str | None]], bytes]
 """Dictionary, compressed body, names of its row (store.body) -> JSON."""
 MAX_ROUNDS: Final = 8
@@ -64,7 +63,7 @@ def search(
         if sort_keys.needed(query):
             rows = yield from sort_keys.rows_of(query, context, decompress)
         else:
-            rows = yield from rows_of(query, context)
+            rows = yield from page.rows(query, context, query.count + 1)
         if len(rows) > query.count:
             rows = rows[: query.count]
             found.next = page.place_of(query, rows[-1])
@@ -73,8 +72,7 @@ def search(
         if wanted and found.matches:
             yield from come_along(wanted, found, context, decompress, allowed)
     if query.summary == "count" or not query.count or query.total != "none":
-        rows = list((yield page.count(query, context)))
-        found.total = rows[0]["count"]
+        found.total = (yield page.count(query, context))[0]["count"]
     return found
 
 
@@ -84,18 +82,6 @@ def settled(
     """The query as it is carried out: without what the asker may not look at, value sets as their codes."""
     restrict(query, allowed)
     return replace(query, filters=(yield from resolve(query.filters, Terminology(decompress))))
-
-
-def rows_of(query: Query, context: Context) -> Generator[Sql, Sequence[Row], list[Row]]:
-    """The matches of one page in their order, and one more when there is one."""
-    rows: list[Row] = []
-    for sql in page.statements(query, context, query.count + 1):
-        if len(rows) > query.count:
-            break
-        got = yield sql
-        if not sql.trial or len(rows) + len(got) > query.count:
-            rows.extend(got)
-    return rows
 
 
 def hit_of(type: str, row: Row, decompress: Decompress) -> Hit:

@@ -19,7 +19,7 @@ from fhir_server.errors import Category, Fault
 from fhir_server.search import dates, page
 from fhir_server.search.definitions import Parameter
 from fhir_server.search.leaves import Leaf, full_name, normalise, reference_text
-from fhir_server.search.page import COLUMNS, Place, Sql
+from fhir_server.search.page import COLUMNS, Place, Row, Sql
 from fhir_server.search.params import walk
 from fhir_server.search.quantities import stored
 from fhir_server.search.query import Query, Sort
@@ -31,7 +31,6 @@ MOST: Final = 5000
 _PARTS: Final = ("text", "family", "city", "district", "state", "postalCode", "country")
 _LISTS: Final = ("given", "prefix", "suffix", "line")
 
-Row = Mapping[str, Any]
 Key = str | datetime | Decimal
 
 

@@ -4,7 +4,7 @@ One predicate per search parameter, whatever the number of values: ``tokens @>``
 column, or membership in rows of search_value. Never an OR per value type, so that a list of 200 values keeps its plan.
 
 What many resources have in common stands in resource_kind (k), and the first token of a row names its kind. All conditions on kinds
-become one: looked up for each row of a walk or of a narrow search, or first of all, where the kinds then lead to the rows by GIN.
+become one: looked up for each row of a walk or of a narrow search, or first of all, where the kinds then lead to the rows by an index.
 """
 
 from __future__ import annotations
@@ -46,8 +46,6 @@ _LOST_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 _DIRECTORIES: Final = frozenset(
     {"Organization", "Location", "Practitioner", "PractitionerRole", "Device", "Endpoint", "Group", "Measure"}
 )
-# How many rows less a walk looks at when each row asks for others.
-_HAS_WEIGHT: Final = 160
 
 
 def where(query: Query, context: Context, out: Statement) -> Where:
@@ -156,8 +154,6 @@ class _Condition:
             self.found.narrow = self.found.driven = True
         else:
             self.found.tokens = True
-            if f.kind == "has":  # each row asks the index: a short walk costs as much as a long one elsewhere
-                self.found.longest = max(self.found.longest, _HAS_WEIGHT)
 
     def _composite(self, parameter: Parameter) -> None:
         for_each, by_index = [], []
@@ -173,7 +169,7 @@ class _Condition:
                 ]
                 both = where_of(self.type, filters, self.context, self.out)
                 for_each.append(" AND ".join(both.each()))
-                text = " AND ".join(both.collected())
+                text = " AND ".join(both.collected()) + self.out.within
                 by_index.append(f"(r.shard, r.id) IN (SELECT r.shard, r.id FROM resource r WHERE {text})")  # noqa: S608
             for element in parameter.elements:
                 condition = self._element(element, *parts)
@@ -210,11 +206,12 @@ class _Condition:
                 f"EXISTS (SELECT FROM unnest(k.texts) t, unnest({self.out.arg(patterns, 'text[]')}) p WHERE t LIKE p ESCAPE '@')",
             ]
         )
+        here = f"r.rtype = {rtype}{self.out.within}"
         self._either(
             (
                 f"({stored}) OR r.tokens[1] = ANY({kinds})",
-                f"(r.shard, r.id) IN (SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype} AND r.tokens && {kinds} UNION ALL "  # noqa: S608
-                f"SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype} AND {stored})",
+                f"(r.shard, r.id) IN (SELECT r.shard, r.id FROM resource r WHERE {here} AND r.tokens[1] = ANY({kinds}) UNION ALL "  # noqa: S608
+                f"SELECT r.shard, r.id FROM resource r WHERE {here} AND {stored})",
             )
         )
         return []
@@ -265,6 +262,7 @@ class _Condition:
         place = of_patients(patients, self.out)
         if not others:
             self.found.narrow = True
+            self.found.keyed = len(patients) == 1 and shard_of_id(patients[0]) is not None
             return [place]
         # In one search those of the patients, of other subjects by token: each by its own index.
         hashes = [hash_of(parameter.paths[0][0].seed, t) for v in others for t in self._references(parameter, "", v)]
@@ -344,7 +342,6 @@ class _Condition:
         if own and self._is_narrow(parameter):
             self.found.narrow = True
         self.found.tokens = True
-        self.found.longest = max(self.found.longest, len(own))
         if len(own) + len(common) == 1 and not mask:
             self.every.own.extend(own)
             self.every.common.extend(common)

@@ -18,14 +18,20 @@ class Context:
 
 @dataclass(slots=True)
 class Statement:
-    """SQL text in the making: ``arg`` adds a value and gives its placeholder."""
+    """SQL text in the making: ``arg`` adds a value and gives its placeholder. window: the range of ``r.shard`` that is read, if any."""
 
     args: list[Any] = field(default_factory=list)
+    window: str = ""
 
     def arg(self, value: Any, cast: str) -> str:
         """Placeholder with its PostgreSQL type: ``$3::bigint[]``."""
         self.args.append(value)
         return f"${len(self.args)}::{cast}"
+
+    @property
+    def within(self) -> str:
+        """The window as a further condition, for what looks at the same shards beside the search itself."""
+        return f" AND {self.window}" if self.window else ""
 
 
 def kinds_of(conditions: list[str]) -> str:

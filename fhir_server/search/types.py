@@ -12,9 +12,9 @@ from dataclasses import replace
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include, page
 from fhir_server.search.definitions import compartments, parameters
-from fhir_server.search.page import Sql
+from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import CURSOR, Filter, Query, parse
-from fhir_server.search.run import Decompress, Found, Row, come_along, hit_of, rows_of, settled
+from fhir_server.search.run import Decompress, Found, come_along, hit_of, settled
 from fhir_server.search.statement import Context
 
 Pairs = Sequence[tuple[str, str]]
@@ -82,7 +82,7 @@ def search(
     if first.summary != "count" and first.count:
         matches: list[Match] = []
         for query in settled_:
-            rows = yield from rows_of(query, context)
+            rows = yield from page.rows(query, context, query.count + 1)
             matches.extend((query, row) for row in rows)
         shown = _first(matches, first)
         if len(shown) < len(matches):

@@ -15,20 +15,20 @@ class Where:
     PostgreSQL cannot estimate how often values occur that its statistics have never seen, above all in lists, so it is not left to
     guess whether to walk an index in page order or to collect matches and sort (search/page):
     narrow   they leave few rows (an identifier, a patient, an id): collect and sort
+    keyed    they name one patient: the plan is the same for every value
     driven   what narrows them is in ``either``
-    tokens   they contain a token search that may match much or little: walk a little, then collect
+    tokens   they contain a token search that may match much or little: collect in windows
     own      one of them is a list of hashes that the GIN index finds
-    longest  the longest list of hashes that each row is compared with
     common   conditions on ``resource_kind k``; with ``named`` one of them names hashes to look for
     either   conditions in two forms: to look at row by row, and to find the rows by an index; both name the same arguments
     """
 
     texts: list[str]
     narrow: bool = False
+    keyed: bool = False
     driven: bool = False
     tokens: bool = False
     own: bool = False
-    longest: int = 1
     common: list[str] = field(default_factory=list)
     named: bool = False
     either: list[tuple[str, str]] = field(default_factory=list)
@@ -48,10 +48,16 @@ class Where:
         """As conditions that find the rows by an index, if one of them can."""
         if self.narrow and not self.driven:
             return self.each()
-        found = [text for _, text in self.either]
+        return [*self._by_token(), *(text for _, text in self.either)]
+
+    def windowed(self) -> list[str]:
+        """For a window that an index on something else bounds: found by token, if they can be, and otherwise looked at row by row."""
+        return [*self._by_token(), *(f"({one}) IS TRUE" for one, _ in self.either)]
+
+    def _by_token(self) -> list[str]:
         if not self.named or self.narrow or self.own:
-            return [*self._own_and_common(), *found]
-        return [*self.texts, f"r.tokens && {kinds_of(self.common)}", *found]
+            return self._own_and_common()
+        return [*self.texts, f"r.tokens[1] = ANY({kinds_of(self.common)})"]
 
 
 @dataclass(slots=True)

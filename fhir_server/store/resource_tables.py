@@ -70,6 +70,7 @@ resource = Table(
     Index("resource_type_start", "rtype", text("start_at DESC NULLS LAST")),
     Index("resource_type_updated", "rtype", "updated"),
     Index("resource_tokens", "tokens", postgresql_using="gin"),
+    Index("resource_by_kind", text("(tokens[1])"), "shard"),
     Index("resource_parent", "shard", "parent", postgresql_where=text("parent IS NOT NULL")),
     Index(
         "resource_unordered",

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 
 from fhir_server.access import Keys, default_scopes, issue_token
 from fhir_server.api import responses, rest
+from fhir_server.api.direct import Direct
 from fhir_server.audit_event import AuditLog
 from fhir_server.search import params
 from fhir_server.services import Services
@@ -101,6 +102,7 @@ def serving(database_url: str, folder: Path, settings: dict[str, Any] | None = N
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
     responses.install(app)
+    app.add_middleware(Direct)
     app.include_router(rest.router, prefix="/fhir")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
