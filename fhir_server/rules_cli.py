@@ -34,7 +34,7 @@ def test(
     ] = False,
 ) -> None:
     """Run decision cases and print what differs. Exit code 0: all as expected. 1: some differ. 2: a file cannot be used."""
-    from fhir_server.recognition.case_file import CaseError, load  # noqa: PLC0415 - keeps `--help` fast
+    from fhir_server.recognition.case_file import CaseError, load_what_can_be  # noqa: PLC0415 - keeps `--help` fast
     from fhir_server.recognition.case_run import run  # noqa: PLC0415
 
     paths = [p for f in files for p in (sorted([*f.glob("*.yaml"), *f.glob("*.yml")]) if f.is_dir() else [f])]
@@ -42,12 +42,15 @@ def test(
     faulty = False
     for path in paths:
         try:
-            cases = load(path).cases
+            found = load_what_can_be(path)
         except CaseError as fault:
             err.print(str(fault), style="red", markup=False)
             faulty = True
             continue
-        for case in cases:
+        for problem in found.problems:
+            err.print(problem, style="red", markup=False)
+            faulty = True
+        for case in found.cases:
             if only and case.id != only:
                 continue
             try:

@@ -43,3 +43,16 @@ def test_a_faulty_file_ends_with_2_and_names_the_key(tmp_path: Path) -> None:
 
 def test_a_case_that_is_not_there_is_no_success(tmp_path: Path) -> None:
     assert _run(tmp_path, GOOD, "--case", "two")[0] == 2
+
+
+def test_a_faulty_case_is_named_with_its_line_and_the_others_are_run(tmp_path: Path) -> None:
+    text = (
+        "cases:\n"
+        "- {id: wrong, at: 2026-03-10, order: L0018, colour: red, expect: recognized}\n"
+        "- {id: nothing-there, at: 2026-03-10, order: {code: L0018, facility: a}, expect: NOT_RECOGNISABLE}\n"
+    )
+    code, output = _run(tmp_path, text)
+    assert code == 2
+    assert "case wrong: colour: " in output
+    assert "(line 2)" in output
+    assert "1 cases, 0 differ." in output

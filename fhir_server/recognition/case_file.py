@@ -88,7 +88,7 @@ class Prior(_Part):
 
 def _word(text: str) -> str:
     """A word of an enumeration as people write it: case, ``_`` and blanks do not matter."""
-    return re.sub(r"[_\s]+", "-", text.strip()).lower()
+    return re.sub(r"[_\s]+", "-", text.strip()).lower().replace("recognis", "recogniz")
 
 
 def _answers(value: Any) -> Any:
@@ -221,6 +221,11 @@ class Case(World):
     expect: Expect
     later: list[Step] = Field(default_factory=list)
 
+    @field_validator("prior", "later", mode="before")
+    @classmethod
+    def _one_alone(cls, given: Any) -> Any:
+        return [given] if isinstance(given, dict) else given
+
 
 @dataclass(frozen=True, slots=True)
 class CaseFile:
@@ -228,12 +233,22 @@ class CaseFile:
 
     path: Path
     cases: tuple[Case, ...]
+    problems: tuple[str, ...] = ()
 
 
 def load(path: Path) -> CaseFile:
-    """Read one file. Raises CaseError naming file, case and key of every fault."""
+    """Read one file. Raises CaseError naming file, case, line and key of every fault."""
+    found = load_what_can_be(path)
+    if found.problems:
+        raise CaseError("\n".join(found.problems))
+    return found
+
+
+def load_what_can_be(path: Path) -> CaseFile:
+    """The same; faults of single cases are ``problems`` and do not keep the others from being run. Raises CaseError for the file."""
     try:
-        data = yaml.safe_load(path.read_text("utf-8-sig"))
+        text = path.read_text("utf-8-sig")
+        data = yaml.safe_load(text)
     except OSError as fault:
         raise CaseError(f"{path}: cannot be read: {fault.strerror}") from None
     except UnicodeDecodeError:
@@ -251,21 +266,29 @@ def load(path: Path) -> CaseFile:
         raise CaseError(f"{path}: world and defaults are mappings")
     problems: list[str] = []
     cases, seen = [], set()
+    lines = _lines(text)
     for number, raw in enumerate(data["cases"], 1):
+        line = f" (line {lines[number - 1]})" if number <= len(lines) else ""
         if not isinstance(raw, dict):
-            problems.append(f"{path}: case {number}: is not a mapping")
+            problems.append(f"{path}: case {number}: is not a mapping{line}")
             continue
         name = str(raw.get("id") or f"#{number}")
         if name in seen:
-            problems.append(f"{path}: case {name}: id: stands twice")
+            problems.append(f"{path}: case {name}: id: stands twice{line}")
         seen.add(name)
         try:
             cases.append(Case.model_validate({"id": name, **defaults, **_over(world, raw)}))
         except ValidationError as fault:
-            problems += [f"{path}: case {name}: {line}" for line in faults(fault)]
-    if problems:
-        raise CaseError("\n".join(problems))
-    return CaseFile(path, tuple(cases))
+            problems += [f"{path}: case {name}: {told}{line}" for told in faults(fault)]
+    return CaseFile(path, tuple(cases), tuple(problems))
+
+
+def _lines(text: str) -> list[int]:
+    """Line at which each case begins."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if isinstance(root, yaml.MappingNode):
+        root = next((value for key, value in root.value if key.value == "cases"), None)
+    return [node.start_mark.line + 1 for node in root.value] if isinstance(root, yaml.SequenceNode) else []
 
 
 def _over(world: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:

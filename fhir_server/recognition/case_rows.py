@@ -206,7 +206,7 @@ def _of_fhir(prior: Prior, built: Built, at: datetime) -> list[_Stated]:
     # Through JSON text: numbers stay what was written and become decimals, never floats.
     given = fhirjson.loads(prior.fhir.encode() if isinstance(prior.fhir, str) else _json(prior.fhir))
     if isinstance(given, dict) and given.get("resourceType") == "Bundle":
-        given = [e.get("resource") for e in given.get("entry") or ()]
+        given = _of_bundle(given)
     resources = [r for r in (given if isinstance(given, list) else [given]) if isinstance(r, dict)]
     if not any(r.get("resourceType") == "Observation" for r in resources):
         raise CaseError("fhir: an Observation is needed")
@@ -235,6 +235,25 @@ def _of_fhir(prior: Prior, built: Built, at: datetime) -> list[_Stated]:
         known = images.facts(opened)
         out.append(_Stated(stated, prior, report, specimen, encounter, patient, parent, known))
     return out
+
+
+def _of_bundle(bundle: Mapping[str, Any]) -> list[Any]:
+    """The resources of a Bundle; those that refer to each other by ``fullUrl`` refer by type and id."""
+    entries = [e for e in bundle.get("entry") or () if isinstance(e, dict) and isinstance(e.get("resource"), dict)]
+    urls: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        resource = entry["resource"] = {"id": f"entry-{number}", **entry["resource"]}
+        if entry.get("fullUrl"):
+            urls[entry["fullUrl"]] = f"{resource.get('resourceType')}/{resource['id']}"
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                k: urls.get(v, v) if k == "reference" and isinstance(v, str) else resolved(v) for k, v in value.items()
+            }
+        return [resolved(v) for v in value] if isinstance(value, list) else value
+
+    return [resolved(entry["resource"]) for entry in entries]
 
 
 def _mapped(observation: dict[str, Any], sender: Profile, built: Built) -> dict[str, Any]:
