@@ -105,7 +105,7 @@ def load(
             _fill(url, profiles_dir, told, have, -(-missing // OBX), processes or os.cpu_count() or 1)
         filled = time.perf_counter()
         build_indexes(conn)
-        for table in (*_BARE, "resource_kind", "business_key", "source_patient", "identity_link"):
+        for table in (*_BARE, "resource_kind", "business_key", "source_patient", "identity_link") if missing else ():
             conn.execute(f"VACUUM (ANALYZE) {table}")
         now = stored(conn)
     return {
