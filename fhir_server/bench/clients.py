@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from uvicorn.loops.auto import auto_loop_factory
 
 from fhir_server.bench.http import Connection, request
 from fhir_server.bench.sender import percentile
@@ -95,7 +96,8 @@ def main(
 ) -> None:
     """Asks for the paths of FILE; prints what the clients saw as one JSON line."""
     paths = file.read_text().split("\n")
-    seen = asyncio.run(drive(base, os.environ["BENCH_TOKEN"], paths, seconds=seconds, clients=clients))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        seen = runner.run(drive(base, os.environ["BENCH_TOKEN"], paths, seconds=seconds, clients=clients))
     sys.stdout.write(orjson.dumps(seen).decode() + "\n")
 
 
