@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         2.0, gt=0, description="A file in drop_dir is complete when it did not change for this time."
     )
     workers: int = Field(2, ge=0, le=64, description="Converter processes that `tongjian serve` starts.")
-    claim_batch: int = Field(40, ge=1, le=500, description="Messages one worker converts in one transaction.")
+    claim_batch: int = Field(80, ge=1, le=500, description="Messages one worker converts in one transaction.")
     lease_seconds: float = Field(
         30, ge=2, description="A worker that shows no heartbeat for this time loses its messages to others."
     )

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 _TABLES = ("resource", "search_value")
-_BATCH = 40 * 25
+_BATCH = 80 * 25
 _MOST = 120_000
 
 

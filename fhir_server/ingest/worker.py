@@ -54,7 +54,7 @@ def run(
     url: str,
     profiles: Mapping[str, Profile],
     *,
-    batch: int = 40,
+    batch: int = 80,
     lease: float = 30.0,
     log_level: str = "INFO",
     otlp_endpoint: str = "",
@@ -116,7 +116,7 @@ class Worker:
         profiles: Mapping[str, Profile],
         stop: threading.Event,
         *,
-        batch: int = 40,
+        batch: int = 80,
         lease: float = 30.0,
         clock: Callable[[], datetime] = clock_module.now,
     ) -> None:
