@@ -7,6 +7,7 @@ the facility's Patient, so that everything of one patient lives in one shard and
 from __future__ import annotations
 
 import hashlib
+import re
 
 SHARDS = 1024
 _ALPHABET = "0123456789abcdefghijklmnopqrstuv"
@@ -14,6 +15,7 @@ _VALUE = {c: i for i, c in enumerate(_ALPHABET)}
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 """Two characters, 10 bits: a shard, and a tenth of the digest."""
 ID_LENGTH = 24
+_DERIVED = re.compile(f"[{_ALPHABET}]{{{ID_LENGTH}}}")
 
 
 def _digest(parts: tuple[str, ...], size: int) -> int:
@@ -49,6 +51,6 @@ def home_shard(resource_type: str, logical: str) -> int:
 
 def shard_of_id(logical: str) -> int | None:
     """The shard a derived id names, or None when the id was not derived here (given by a client)."""
-    if len(logical) != ID_LENGTH or not _VALUE.keys() >= set(logical):
+    if _DERIVED.fullmatch(logical) is None:
         return None
     return (_VALUE[logical[0]] << 5) | _VALUE[logical[1]]
