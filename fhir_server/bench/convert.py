@@ -14,6 +14,7 @@ from adapters.convert import convert
 from adapters.hl7v2 import reader
 from conformance import validator
 from conformance.fhirjson import members
+from fhir_server.bench import documents
 from fhir_server.bench.messages import OBX, Message, messages
 from fhir_server.ingest import worker
 from fhir_server.settings import Settings
@@ -49,6 +50,7 @@ def _measured(
         "resources_per_s_per_core": round(_convert(told, profiles) / seconds, 1),
         "checked_messages_per_s_per_core": round(count / checked, 1),
         **_by_length(profiles, now, count),
+        **_documents(profiles, max(4, count // 10)),
         "messages": count,
         "obx": OBX,
         **peers(told, profiles, slow),
@@ -85,6 +87,22 @@ def _by_length(profiles: Mapping[str, Profile], now: datetime, count: int) -> di
         seconds = _best(partial(_convert, told, profiles), 3)
         out[f"us_per_obx_{obx}"] = round(seconds * 1e6 / (number * obx), 1)
     return out
+
+
+def _documents(profiles: Mapping[str, Profile], count: int) -> dict[str, float]:
+    """CDA reports of 20 items and aECG recordings a second, on one core."""
+    out = {}
+    for kind, make in (("cda", documents.cda), ("aecg", documents.aecg)):
+        told = [make(number, SEED) for number in range(count if kind == "cda" else max(2, count // 5))]
+        work = partial(_each, told, profiles["generic"], kind)
+        work()
+        out[f"{kind}_documents_per_s_per_core"] = round(len(told) / _best(work, 3), 1)
+    return out
+
+
+def _each(told: Sequence[bytes], profile: Profile, kind: str) -> None:
+    for raw in told:
+        convert(raw, profile, kind)
 
 
 def peers(told: Sequence[Message], profiles: Mapping[str, Profile], slow: int) -> dict[str, float | None]:

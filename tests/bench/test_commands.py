@@ -28,7 +28,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_convert_gives_speed_and_growth_and_other_readers(run: Any) -> None:
     (figures,) = run("convert", "--messages", "8")
     assert figures["bench"] == "convert"
-    for key in ("messages_per_s_per_core", "us_per_obx_10", "us_per_obx_100", "us_per_obx_1000"):
+    for key in (
+        "messages_per_s_per_core",
+        "us_per_obx_10",
+        "us_per_obx_100",
+        "us_per_obx_1000",
+        "cda_documents_per_s_per_core",
+        "aecg_documents_per_s_per_core",
+    ):
         assert figures[key] > 0
     for key in ("reader_messages_per_s", "python_hl7_messages_per_s", "hl7apy_messages_per_s"):
         assert figures[key] > 0

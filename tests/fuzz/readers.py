@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from adapters.contract import Unreadable
-from adapters.convert import convert, peek, split
+from adapters.convert import convert, peek, recognise, split
 from conformance import validator
 from mappings.profile import Profile, load_profiles
 
@@ -34,7 +34,9 @@ _BITS = (
     b"MSH", b"PID|", b"OBR|", b"OBX|", b"ORC|", b"SPM|", b"NTE|", b"DSC|", b"ADD|", b"FHS|", b"BTS|", b"MRG|", b"TXA|", b"ED",
     b"SN", b"NM", b"NA", b"\\X", b"\\X0D\\", b"\\.br\\", b"\\E\\", b"\x81\x30\x81\x30", b"\xb0\xa1", b"\xff\xfe", b"20240230",
     b"99999999999999", b"-0", b"1E400", b"1e-99999", "↑".encode(), "阳性".encode(), "≥1:160".encode(), b"9" * 60, b"A" * 300,
-    b"~" * 40, b"^" * 40, b"UNICODE UTF-8", b"GB18030", b"8859/1",
+    b"~" * 40, b"^" * 40, b"<", b">", b"&amp;", b"</section>", b"<entry>", b'code=""', b'value="', b"nullFlavor",
+    b"<!DOCTYPE a>", b"<!--",
+    b"DE04.30.015.00", b"xsi:type", b"]]>", b"&#0;", b",", b'"', b"UNICODE UTF-8", b"GB18030", b"8859/1",
 )  # fmt: skip
 """What a damage puts in: delimiters, segment ids, escapes, parts of characters, odd numbers and dates."""
 
@@ -69,7 +71,28 @@ def hl7v2(raw: bytes, profile: Profile) -> None:
         return
 
 
-TARGETS = {"hl7v2": Target("mappings/golden/*.hl7", hl7v2)}
+def documents(raw: bytes, profile: Profile) -> None:
+    """CDA, ECG and tables: recognised, split, peeked at and converted; what is converted is valid FHIR."""
+    kind = recognise(raw, profile)
+    if kind == "hl7v2":
+        return
+    for message in split(io.BytesIO(raw), kind, profile):
+        try:
+            peek(message, profile, kind)
+            conversion = convert(message, profile, kind)
+        except Unreadable as refused:
+            assert refused.issue.key and refused.issue.text
+            continue
+        faults = [
+            i for e in conversion.entries for i in validator.check(e.resource) if i.severity in ("error", "fatal")
+        ]
+        assert conversion.held is not None or not faults, faults[:3]
+
+
+TARGETS = {
+    "hl7v2": Target("mappings/golden/*.hl7", hl7v2),
+    "documents": Target("mappings/golden/*.[xc][ms][lv]", documents),
+}
 
 
 @st.composite
@@ -102,7 +125,8 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 def fuzz(target: Target, seconds: float, first_seed: int) -> int:
     """Runs until ``seconds`` of CPU time are used; gives the number of inputs. Raises what a finding raised, after shrinking."""
     seeds = [path.read_bytes() for path in sorted((HERE.parent).glob(target.seeds))]
-    profiles = load_profiles()
+    profiles = dict(load_profiles())
+    profiles = {**profiles, **load_profiles(HERE.parent / "mappings" / "golden" / "profiles")}
     every = [profiles["generic"], *(p for name, p in profiles.items() if name != "generic")]
     count = 0
 
