@@ -200,13 +200,14 @@ async def accept(url: str, profiles: Mapping[str, Profile], made: Sequence[Sampl
     """Puts messages into the inbox; their inbox ids."""
     conn = await asyncpg.connect(url)
     try:
-        arrivals = [_arrival(s, profiles[s.facility]) for s in made]
+        arrivals = [arrival(s, profiles[s.facility]) for s in made]
         return [a.id for a in await inbox.accept(conn, arrivals)]
     finally:
         await conn.close()
 
 
-def _arrival(sample: Sample, profile: Profile) -> inbox.Arrival:
+def arrival(sample: Sample, profile: Profile) -> inbox.Arrival:
+    """A message as the listener would hand it to the inbox, received now."""
     envelope = peek(sample.raw, profile)
     shard, keys = inbox.ordering_keys(sample.facility, sample.control, envelope.patient_keys)
     return inbox.Arrival(
