@@ -92,9 +92,18 @@ class Year:
     def _report(self, dialect: Dialect, person: Person, orderable: str, drawn: datetime) -> Report:
         panel = self.panels[dialect.facility][orderable]
         zone = self.profiles[dialect.facility].zone
-        times = [t.astimezone(zone) for t in (drawn - timedelta(minutes=20), drawn, drawn + timedelta(hours=2))]
+        ordered, taken, issued = (
+            t.astimezone(zone) for t in (drawn - timedelta(minutes=20), drawn, drawn + timedelta(hours=2))
+        )
         return Report(
-            dialect, person, panel, f"{dialect.sender}PL{next(self._numbers):06d}", *times, draw(panel, self.rng)
+            dialect,
+            person,
+            panel,
+            f"{dialect.sender}PL{next(self._numbers):06d}",
+            ordered,
+            taken,
+            issued,
+            draw(panel, self.rng),
         )
 
     def _prior(

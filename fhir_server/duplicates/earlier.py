@@ -72,16 +72,14 @@ _CURRENT: Final = """r.id, r.version, r.shard, r.patient, r.parent AS report, r.
     r.tokens[1] AS kind"""
 _PAST: Final = """h.id, h.version, h.shard, h.patient, h.parent AS report, h."order", h.effective, h.issued, h.updated AS recorded,
     h.until, h.number, h.value_text, h.kind"""
-_FROM_CURRENT: Final = (
-    "FROM resource r JOIN resource_kind k ON k.id = r.tokens[1]"
-    f" WHERE r.rtype = {_OBSERVATION} AND r.patient IS NOT NULL"
-)
-_FROM_PAST: Final = f"FROM resource_history h JOIN resource_kind k ON k.id = h.kind WHERE h.rtype = {_OBSERVATION}"
 _DATED: Final = _CURRENT.format(effective="r.start_at")
 _UNDATED: Final = _CURRENT.format(effective="r.effective_at")
 
-# The relations of candidates.sql. A current result without a time of its own stands beside those that have one, so that the time of
-# the others is looked up on the index resource_patient.
+_OWN: Final = tuple(f for f in Earlier._fields if f != "facts")
+_COLUMNS: Final = ", ".join(f'r."{name}"' for name in (*_OWN, "kind"))
+
+# The relations of candidates.sql. Each Patient's results are looked up once, on the index resource_patient, from the first to the last
+# moment that any of its orders asks about. OFFSET 0: else a planner that thinks little of the number of orders reads the whole table.
 _RELATIONS: Final = f"""
 WITH placed AS MATERIALIZED (
   SELECT * FROM unnest(%(numbers)s::int[], %(shards)s::smallint[], %(patients)s::text[], %(orderables)s::text[], %(at)s::timestamptz[],
@@ -95,30 +93,39 @@ WITH placed AS MATERIALIZED (
   WHERE l.patient <> p.patient OR l.shard <> p.shard
   UNION ALL SELECT number, shard, patient FROM placed
 ), wanted AS MATERIALIZED (SELECT * FROM unnest(%(wanted)s::text[], %(asked)s::text[]) AS w(orderable, asked)),
-dated AS (
-  SELECT r.start_at AS made, {_ASKED}, {_DATED} {_FROM_CURRENT} AND r.start_at IS NOT NULL
+kinds AS MATERIALIZED (
+  SELECT k.id, {_ASKED} FROM resource_kind k WHERE coalesce(k.item, 'loinc:' || k.loinc) IN (SELECT asked FROM wanted)
+), who AS MATERIALIZED (
+  SELECT l.shard, l.patient, min(p.first) AS low, max(p.at) AS high FROM linked l JOIN placed p ON p.number = l.number
+  GROUP BY l.shard, l.patient
+), dated AS MATERIALIZED (
+  SELECT r.made, k.asked, {_COLUMNS} FROM who CROSS JOIN LATERAL (
+    SELECT r.start_at AS made, {_DATED} FROM resource r
+    WHERE r.shard = who.shard AND r.patient = who.patient AND r.rtype = {_OBSERVATION}
+      AND r.start_at >= who.low AND r.start_at <= who.high
+    OFFSET 0) r JOIN kinds k ON k.id = r.kind
   UNION ALL
-  SELECT coalesce(r.effective_at, r.issued_at, r.reported_at) AS made, {_ASKED}, {_UNDATED} {_FROM_CURRENT} AND r.start_at IS NULL
+  SELECT coalesce(r.effective, r.issued) AS made, k.asked, {_COLUMNS} FROM who CROSS JOIN LATERAL (
+    SELECT {_UNDATED} FROM resource r
+    WHERE r.shard = who.shard AND r.patient = who.patient AND r.rtype = {_OBSERVATION} AND r.start_at IS NULL
+    OFFSET 0) r JOIN kinds k ON k.id = r.kind
   UNION ALL
-  SELECT coalesce(h.effective, h.issued) AS made, {_ASKED}, {_PAST} {_FROM_PAST}
-), undated AS (
-  SELECT NULL::timestamptz AS made, {_ASKED}, {_UNDATED} {_FROM_CURRENT} AND r.start_at IS NULL AND r.effective_at IS NULL
-    AND r.issued_at IS NULL AND r.reported_at IS NULL
-  UNION ALL
-  SELECT NULL::timestamptz AS made, {_ASKED}, {_PAST} {_FROM_PAST} AND h.effective IS NULL AND h.issued IS NULL
-)
+  SELECT coalesce(r.effective, r.issued) AS made, k.asked, {_COLUMNS} FROM who CROSS JOIN LATERAL (
+    SELECT {_PAST} FROM resource_history h
+    WHERE h.shard = who.shard AND h.patient = who.patient AND h.rtype = {_OBSERVATION} AND h.kind IS NOT NULL
+    OFFSET 0) r JOIN kinds k ON k.id = r.kind
+), undated AS (SELECT * FROM dated WHERE made IS NULL)
 """  # noqa: S608 - a number of our own
 _KINDS: Final = f"SELECT id, {', '.join(f for f in Facts._fields if f != 'health_check')}, health_check = 'yes' FROM resource_kind WHERE id = ANY(%s)"  # noqa: S608, E501 - columns of our own
 # Whatever was known of some results, whoever's item they were taken for.
 _VERSIONS: Final = f"""
 WITH w AS MATERIALIZED (SELECT * FROM unnest(%(shards)s::smallint[], %(ids)s::text[]) AS w(shard, id))
-SELECT 0, r.made, r.asked, {{columns}} FROM (
+SELECT 0, r.made, r.asked, {_COLUMNS} FROM (
   SELECT NULL::timestamptz AS made, NULL AS asked, {_UNDATED} FROM w JOIN resource r ON r.shard = w.shard AND r.rtype = {_OBSERVATION}
     AND r.id = w.id
   UNION ALL
   SELECT NULL::timestamptz AS made, NULL AS asked, {_PAST} FROM w JOIN resource_history h ON h.shard = w.shard
     AND h.rtype = {_OBSERVATION} AND h.id = w.id WHERE h.kind IS NOT NULL) r"""  # noqa: S608 - a number of our own
-_OWN: Final = tuple(f for f in Earlier._fields if f != "facts")
 
 
 @dataclass(slots=True)
@@ -142,10 +149,8 @@ class Stored:
         keys = sorted(set(wanted))
         if not keys:
             return []
-        columns = ", ".join(f'r."{name}"' for name in (*_OWN, "kind"))
-        query = _VERSIONS.format(columns=columns)
         given = {"shards": [s for s, _ in keys], "ids": [i for _, i in keys]}
-        return [e for found in self._read(self.conn.execute(query, given, binary=True)).values() for e in found]
+        return [e for found in self._read(self.conn.execute(_VERSIONS, given, binary=True)).values() for e in found]
 
     def _read(self, cursor: psycopg.Cursor[Any]) -> dict[int, list[Earlier]]:
         # placed_number, made, asked, what is a row's own, kind
