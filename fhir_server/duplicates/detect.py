@@ -131,6 +131,7 @@ def _audit(
     known = rules.among(profiles)
     bench = Bench(conn, codec, known, said.read(conn, known, start, end), Stored(conn, known), Remembered(known))
     tally = Tally()
+    prices: Prices = {}
     findings: list[Finding] = []
     unknown: Counter[str] = Counter()
     chunks = (read_orders(conn, codec, known, profiles, start, end, part), read_reports(conn, known, start, end, part))
@@ -146,13 +147,19 @@ def _audit(
             finding = None
             if number in judged.repeats:
                 repeat, verdict = judged.repeats[number]
-                finding = _finding(repeat, verdict, brought, profiles.get(one.facility), rules.catalogue_version)
+                finding = _finding(
+                    repeat, verdict, brought, profiles.get(one.facility), rules.catalogue_version, prices
+                )
                 findings.append(finding)
             tally.add(one, finding, partial=number in judged.partial)
     found = tuple(sorted(findings, key=lambda f: (f.at, f.id)))
     counted = dict(sorted(unknown.items()))
     rows = _sorted(tally.rows())
     return Report(start, end, rules.version, rows, found, counted, scope, rules.catalogue_version, bench.pairs)
+
+
+Prices = dict[tuple[str, str, str], int | None]
+"""Facility, orderable and local day -> price in fen."""
 
 
 class Tally:
@@ -243,11 +250,19 @@ def _brought(conn: psycopg.Connection[Any], repeats: Sequence[Placed]) -> dict[s
 
 
 def _finding(
-    placed: Placed, verdict: Verdict, brought: Mapping[str, Sequence[str]], profile: Profile | None, version: str
+    placed: Placed,
+    verdict: Verdict,
+    brought: Mapping[str, Sequence[str]],
+    profile: Profile | None,
+    version: str,
+    prices: Prices,
 ) -> Finding:
     decision = verdict.proof
     prior = [m.shown or m.result for m in decision.required]
     day = placed.at.astimezone(profile.zone if profile else _SHANGHAI).date().isoformat()
+    bought = (placed.facility, placed.orderable.code, day)
+    if bought not in prices:
+        prices[bought] = rules_module.price(placed.orderable, profile, day)
     order = f"ServiceRequest/{placed.id}" if placed.id else f"DiagnosticReport/{placed.report}"
     return Finding(
         id=logical_id(placed.shard, placed.facility, "finding", order, placed.orderable.code),
@@ -260,7 +275,7 @@ def _finding(
         basis=placed.basis,
         prior=tuple(f"Observation/{c.id}/_history/{c.version}" for c in prior if c),
         repeated=tuple(f"Observation/{v}" for v in brought.get(placed.id or placed.report, ())),
-        price_fen=rules_module.price(placed.orderable, profile, day),
+        price_fen=prices[bought],
         decision=as_dict(decision, brief=True),
         doctor=placed.doctor,
         department=placed.department,

@@ -211,7 +211,9 @@ def test_a_result_known_by_loinc_whose_local_code_is_not_mapped_is_a_system_caus
     here = county.patient("county-hospital", "1", "p-1", LONG_AGO)
     there = county.patient("north-township", "2", "p-1", LONG_AGO)
     for item in RENAL:
-        code = {"coding": [{"system": systems.LOINC, "code": rules_module.load().items[item].loinc}]}
+        loinc = {"system": systems.LOINC, "code": rules_module.load().items[item].loinc}
+        local = {"system": systems.local_codes("north-township", "tests"), "code": f"new-{item}"}
+        code = {"coding": [local, loinc]}
         county.report("north-township", there, f"r{item}", [item], PRIOR, mapped=False, changes={"code": code})
     county.order("county-hospital", here, "P1", "SGN", AT)
     (found,) = audit(county).findings
