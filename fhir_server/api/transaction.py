@@ -21,12 +21,14 @@ from fhir_server.api.content import Preferences, etag, query_pairs, versions_in
 from fhir_server.api.responses import issues_of, outcome
 from fhir_server.api.writes import Writer, Written, require_valid
 from fhir_server.errors import Category, Fault
+from fhir_server.search import types
 from fhir_server.search.query import parse
 from fhir_server.store.statement import instant
 from fhir_server.store.writes import new_id
 
 _URL = re.compile(
-    r"(?P<type>[A-Za-z]+)(?:/(?P<id>[A-Za-z0-9\-.]{1,64})(?:/_history/(?P<version>\d{1,9}))?)?(?:\?(?P<query>.*))?",
+    r"(?P<type>[A-Za-z]+)(?:/(?P<id>[A-Za-z0-9\-.]{1,64})(?:/_history/(?P<version>\d{1,9})|/(?P<inner>[A-Z][A-Za-z]+))?)?"
+    r"(?:\?(?P<query>.*))?",
     re.DOTALL,
 )
 _ORDER: Final = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
@@ -39,7 +41,7 @@ _RELATIVE = re.compile(r"(?P<root>.*)/(?P<local>[A-Za-z]+/[A-Za-z0-9\-.]{1,64})"
 @dataclass(slots=True)
 class Step:
     """One entry of the Bundle. ``at``: where it stands (``Bundle.entry[3]``); ``resource`` only for POST and PUT, ``patch`` for
-    PATCH; ``if_none_match``: versions the client has already."""
+    PATCH; ``if_none_match``: versions the client has already; ``compartment``: type and id, when the search is in one."""
 
     at: str
     method: str
@@ -53,6 +55,7 @@ class Step:
     patch: json_patch.Patch = field(default_factory=list)
     version: str = ""
     if_none_match: list[str] = field(default_factory=list)
+    compartment: tuple[str, str] | None = None
     written: Written | None = None
     answer: bytes = b""
     touched: list[tuple[str, str | None]] = field(default_factory=list)
@@ -95,14 +98,14 @@ def _step(entry: Any, at: str, base: str) -> Step:
         text = f"The method must be one of {', '.join(_ORDER)}."
         raise Fault(Category.INVALID, text, where=f"{at}.request.method")
     m = _URL.fullmatch(url.removeprefix(base).lstrip("/")) if isinstance(url, str) else None
-    if m is None or m["type"] not in RESOURCE_TYPES:
+    if m is None or m["type"] not in RESOURCE_TYPES or (m["inner"] or m["type"]) not in RESOURCE_TYPES:
         raise Fault(
             Category.INVALID, "The url must be Type, Type/id or Type?query of a served type.", where=f"{at}.request.url"
         )
     if (
         (method == "POST" and (m["id"] or m["query"]))
         or (method in ("PUT", "PATCH", "DELETE") and bool(m["id"]) == bool(m["query"]))
-        or (m["version"] and method not in _READS)
+        or ((m["version"] or m["inner"]) and method not in _READS)
     ):
         raise Fault(Category.INVALID, f"The url does not fit the method {method}.", where=f"{at}.request.url")
     resource = entry.get("resource")
@@ -119,8 +122,8 @@ def _step(entry: Any, at: str, base: str) -> Step:
     return Step(
         at,
         method,
-        m["type"],
-        m["id"] or "",
+        m["inner"] or m["type"],
+        "" if m["inner"] else m["id"] or "",
         m["query"] or "",
         entry.get("fullUrl") or "",
         resource if method in ("POST", "PUT") else None,
@@ -129,6 +132,7 @@ def _step(entry: Any, at: str, base: str) -> Step:
         json_patch.of_binary(resource, f"{at}.resource") if method == "PATCH" else [],
         m["version"] or "",
         versions_in(request["ifNoneMatch"]) if isinstance(request.get("ifNoneMatch"), str) else [],
+        (m["type"], m["id"]) if m["inner"] else None,
     )
 
 
@@ -277,6 +281,9 @@ def _get(writer: Writer, step: Step) -> None:
         step.answer = subset.part(change.body, step.type, summary=summary, elements=elements)
         return
     query = parse(step.type, query_pairs(step.query))
+    if step.compartment is not None:
+        query.place = "/".join((*step.compartment, step.type))
+        types.in_compartment(query, *step.compartment)
     found = writer.search(query)
     step.answer = searchset(query, found, writer.context.base)
     step.touched.extend((hit.type, hit.patient) for hit in found.hits)

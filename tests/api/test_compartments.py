@@ -127,3 +127,18 @@ def test_a_token_searches_the_types_it_may(ward: Any) -> None:
     assert ward.http.get("/Patient/p/*", headers=headers).json()["entry"][0]["resource"]["id"] in ("o1", "o2")
     for place in ("?_type=Patient,Observation", "Patient/p/Basic", "Patient/p/*?_type=Basic"):
         assert ward.http.get(f"/{place}", headers=headers).status_code == 403, place
+
+
+def test_a_batch_searches_a_compartment(ward: Any) -> None:
+    urls = (
+        "Patient/q/Observation?_sort=_id",
+        "Patient/p/Observation?_id=o3",
+        "Patient/p/Location",
+        "Patient/p/Nothing",
+    )
+    entries = [{"request": {"method": "GET", "url": url}} for url in urls]
+    answer = ward.http.post("/", json={"resourceType": "Bundle", "type": "batch", "entry": entries}).json()["entry"]
+    assert [e["response"]["status"][:3] for e in answer] == ["200", "200", "404", "400"]
+    assert [e["resource"]["id"] for e in answer[0]["resource"]["entry"]] == ["o2", "o3"]
+    assert answer[0]["resource"]["link"][0]["url"] == f"{ward.base}/Patient/q/Observation?_sort=_id"
+    assert "entry" not in answer[1]["resource"]

@@ -451,3 +451,26 @@ def test_a_star_in_if_match_asks_only_that_the_resource_exists(api: Any) -> None
 def test_a_character_that_no_id_has_is_refused(api: Any) -> None:
     for place in ("Patient/%00", "Patient/%00/_history", "Patient/%00/Observation", "ValueSet/%00/$expand"):
         assert api.http.get(f"/{place}").status_code in (400, 404), place
+
+
+def test_a_large_answer_is_compressed_for_who_takes_gzip(api: Any) -> None:
+    api.put(**patient(id="p", name=[{"text": "x" * 5000}]))
+    whole = api.http.get("/Patient/p", headers={"Accept-Encoding": "identity"})
+    assert "Content-Encoding" not in whole.headers
+    assert whole.headers["Vary"] == "Accept-Encoding"
+    for taken in ("gzip", "br, gzip;q=0.5", "*"):
+        answer = api.http.get("/Patient/p", headers={"Accept-Encoding": taken})
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert int(answer.headers["Content-Length"]) < 500
+        assert answer.content == whole.content
+        head = api.http.head("/Patient/p", headers={"Accept-Encoding": taken})
+        assert head.headers["Content-Length"] == answer.headers["Content-Length"]
+    for refused in ("br", "gzip;q=0", "gzip;q=0.0, br", "gzippy"):
+        assert "Content-Encoding" not in api.http.get("/Patient/p", headers={"Accept-Encoding": refused}).headers
+    api.put(**patient(id="q"))
+    assert "Content-Encoding" not in api.http.get("/Patient/q", headers={"Accept-Encoding": "gzip"}).headers
+
+
+def test_another_site_may_not_read_answers(api: Any) -> None:
+    answer = api.http.get("/metadata", headers={"Origin": "http://elsewhere.example"})
+    assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
