@@ -24,7 +24,7 @@ from mappings.units import UnitTable, shipped
 THRESHOLD = 0.6
 """Below this nothing is proposed when a test outside the catalogue is in question as well."""
 UNRIVALLED = 0.5
-"""The same when no test outside the catalogue has a name like it: then whatever the search for like spellings finds at all is shown."""
+"""The same when no test outside the catalogue has a name like it, and it is no examination: then whatever the search for like spellings finds at all is shown."""
 SHOWN = 5
 
 _BENIGN = frozenset("血清浆性的量值数目率例测定检验人类试剂总平均")
@@ -96,7 +96,8 @@ class Proposer:
             judged.append((min(1.0, base + change), number, (*reasons, *more)))
         judged.sort(key=lambda j: (-j[0], self._known[j[1]].item is not None, j[1]))
         best, first, _ = judged[0]
-        rivals = any(self._known[number].item is None for number in found)
+        # An examination is told by its body part, which a likeness of spelling passes over.
+        rivals = any(self._known[number].item is None for number in found) or examination(local.name) is not None
         if best < (THRESHOLD if rivals else UNRIVALLED) or self._known[first].item is None:
             return []
         out: list[Proposal] = []
