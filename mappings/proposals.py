@@ -24,7 +24,8 @@ from mappings.units import UnitTable, shipped
 THRESHOLD = 0.6
 """Below this nothing is proposed when a test outside the catalogue is in question as well."""
 UNRIVALLED = 0.5
-"""The same when no test outside the catalogue has a name like it, and it is no examination: then whatever the search for like spellings finds at all is shown."""
+"""The same when no test outside the catalogue has a name like it, and it is no examination: then whatever the search for like
+spellings finds at all is shown."""
 SHOWN = 5
 
 _BENIGN = frozenset("血清浆性的量值数目率例测定检验人类试剂总平均")
