@@ -29,6 +29,9 @@ WITH taken AS (
 SELECT l.kind, l.at, l.facility, l.entry FROM ledger l JOIN taken t ON t.chain = l.chain AND t.number = l.number
 ORDER BY l.at, l.chain, l.number"""
 
+# What a row of another version's shape, or a text no FHIR string may hold, comes to.
+_UNFIT: Final = (Fault, KeyError, TypeError, psycopg.DataError, psycopg.IntegrityError)
+
 log = logging.getLogger(__name__)
 
 
@@ -37,14 +40,13 @@ def publish(conn: psycopg.Connection[Any], codec: Codec, sensitive: Collection[s
     with conn.transaction():
         taken = conn.execute(_TAKE, (batch,)).fetchall()
         for kind, at, facility, text in taken:
-            told = Told(kind, at, facility, orjson.loads(text))
-            for resource in resources(told, sensitive):
-                try:
-                    with conn.transaction():
+            try:
+                with conn.transaction():
+                    for resource in resources(Told(kind, at, facility, orjson.loads(text)), sensitive):
                         repository.put(conn, codec, resource, origin=Origin(facility, None, None, at))
-                except Fault as fault:
-                    # The ledger row stands; only its reading copy is missing.
-                    log.warning("a ledger row has no resource", extra={"reason": fault.category.name})
+            except _UNFIT as fault:
+                # The ledger row stands; only its reading copy is missing, and the other rows must not wait for it.
+                log.warning("a ledger row has no resource", extra={"reason": type(fault).__name__})
     return len(taken)
 
 

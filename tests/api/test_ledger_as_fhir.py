@@ -148,3 +148,18 @@ def test_a_reminder_about_a_sensitive_item_gives_nothing() -> None:
 def test_a_call_that_was_not_answered_has_no_card_and_gives_nothing() -> None:
     row = {"reason": "late", "service": "recognition-order-sign", "drafts": 1}
     assert resources(Told("no-answer", NOW, "county-hospital", row), HIDDEN) == []
+
+
+def test_a_row_of_another_shape_is_left_out_and_keeps_no_other_waiting(
+    api: Api, database_url: str, tmp_path: Path, patient: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute(
+            "INSERT INTO ledger (chain, number, at, kind, facility, entry, hash) VALUES"
+            """ ('a', 1, %s, 'reminder', 'county-hospital', '{"card": "c-0", "decision": {"orderable": {}}}', '')""",
+            (NOW - timedelta(days=1),),
+        )
+    card = decided(database_url, tmp_path, patient)
+    assert published(database_url) == 2
+    (issue,) = [e["resource"] for e in api.search("DetectedIssue")["entry"]]
+    assert issue["identifier"][0]["value"] == card
