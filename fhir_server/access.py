@@ -33,7 +33,7 @@ _CACHED: Final = 4096
 
 # Role -> (contexts its scopes may have, interactions it may hold). Administration and audit are separate duties (GB/T 22239-2019).
 ROLES: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {
-    "clinician": (frozenset({"user"}), frozenset("cruds")),
+    "clinician": (frozenset({"user", "patient"}), frozenset("cruds")),
     "integrator": (frozenset({"system", "user"}), frozenset("cruds")),
     "auditor": (frozenset({"user"}), frozenset("rs")),
     "administrator": (frozenset({"user", "system"}), frozenset("cruds")),
@@ -55,6 +55,9 @@ _LETTER: Final[dict[str, str]] = {
     "history-system": "s",
 }
 _SCOPE = re.compile(r"(patient|user|system)/(\*|[A-Z][A-Za-z]*)\.(c?r?u?d?s?)(\?.+)?")
+_SENSITIVE: Final = re.compile(r"(?:user|system|patient)/(?:Observation|\*)\.c?ru?d?s?\?sensitivity=([a-z-]+)")
+SENSITIVE: Final = ("hiv", "mental-health", "genetics", "other")
+"""Classes of sensitive data, as mappings.sensitive names them."""
 
 
 class AccessError(ValueError):
@@ -62,25 +65,37 @@ class AccessError(ValueError):
 
 
 @lru_cache(maxsize=1024)
-def _grants(scopes: frozenset[str]) -> dict[str, frozenset[str]]:
-    """Resource type or ``*`` -> letters granted for all its instances. ``patient/`` scopes and scopes narrowed by a query grant
-    nothing here: what cannot be enforced is not given."""
-    out: dict[str, frozenset[str]] = {}
+def _grants(scopes: frozenset[str], patient: str) -> dict[str, tuple[frozenset[str], tuple[tuple[str, str], ...]]]:
+    """Resource type or ``*`` -> letters granted for all its instances, and (letter, query) of scopes narrowed by a query.
+    ``patient/`` scopes count for a token with a patient; writes under a narrowed scope are not given: they cannot be enforced."""
+    out: dict[str, tuple[frozenset[str], tuple[tuple[str, str], ...]]] = {}
     for scope in scopes:
         m = _SCOPE.fullmatch(scope)
-        if m and m[1] != "patient" and not m[4]:
-            out[m[2]] = out.get(m[2], frozenset()) | frozenset(m[3])
+        if not m or (m[1] == "patient") != bool(patient) or _SENSITIVE.fullmatch(scope):
+            continue
+        whole, parts = out.get(m[2], (frozenset(), ()))
+        if not m[4]:
+            out[m[2]] = whole | frozenset(m[3]), parts
+        elif m[2] != "*":
+            out[m[2]] = whole, (*parts, *((letter, m[4][1:]) for letter in m[3] if letter in "rs"))
     return out
+
+
+def sensitive_grants(scopes: Iterable[str]) -> frozenset[str]:
+    """Classes of sensitive data that may be seen: SMART scopes ``user/Observation.rs?sensitivity=<class>``, for every type."""
+    return frozenset(found[1] for found in map(_SENSITIVE.fullmatch, scopes) if found)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: subject (user or client id), role (one of ROLES), facility id (empty: no single facility), SMART scopes."""
+    """Who asks: subject (user or client id), role (one of ROLES), facility id (empty: no single facility), SMART scopes, and the one
+    patient (logical id) of a token with ``patient/`` scopes."""
 
     subject: str
     role: str
     facility: str
     scopes: frozenset[str]
+    patient: str = ""
 
     def may(self, interaction: str, type: str) -> bool:
         """True when the scopes grant the RESTful interaction (``read``, ``search-type`` ...) on the resource type.
@@ -90,8 +105,24 @@ class Principal:
         letter = _LETTER.get(interaction)
         if letter is None:
             raise ValueError(f"{interaction} is not an interaction that scopes name")
-        grants = _grants(self.scopes)
-        return letter in grants.get("*", ()) or letter in grants.get(type, ())
+        grants = _grants(self.scopes, self.patient)
+        if type == "*":
+            return letter in grants.get("*", (frozenset(),))[0]
+        return any(
+            letter in whole or any(letter == given for given, _ in parts)
+            for whole, parts in (grants.get("*", (frozenset(), ())), grants.get(type, (frozenset(), ())))
+        )
+
+    def narrowed(self, letter: str) -> dict[str, list[str]]:
+        """Types granted with a query alone -> queries (``category=laboratory``) of which a row must meet one, for a SMART letter."""
+        grants = _grants(self.scopes, self.patient)
+        every = letter in grants.get("*", (frozenset(), ()))[0]
+        out = {}
+        for name, (whole, parts) in grants.items():
+            queries = [query for given, query in parts if given == letter]
+            if queries and letter not in whole and not every:
+                out[name] = queries
+        return out
 
     def require(self, interaction: str, *types: str) -> None:
         """Raises Fault FORBIDDEN naming the first resource type the scopes do not grant the interaction on."""
@@ -212,7 +243,12 @@ def default_scopes(role: str) -> frozenset[str]:
         raise AccessError(f"{role} is not one of {', '.join(ROLES)}")
     contexts, letters = ROLES[role]
     context = "user" if "user" in contexts else "system"
-    return frozenset({f"{context}/*.{''.join(c for c in 'cruds' if c in letters)}"})
+    widest = f"{context}/*.{''.join(c for c in 'cruds' if c in letters)}"
+    # People at the bedside and auditors ask for sensitive classes by name; who runs the installation holds them unless narrowed.
+    grants = (
+        () if role in ("clinician", "auditor") else (f"{context}/Observation.rs?sensitivity={c}" for c in SENSITIVE)
+    )
+    return frozenset({widest, *grants})
 
 
 def check_scopes(role: str, scopes: frozenset[str]) -> frozenset[str]:
@@ -246,9 +282,18 @@ def granted_of(registered: frozenset[str], wanted: frozenset[str]) -> frozenset[
 
 
 def issue_token(
-    keys: Keys, subject: str, role: str, facility: str, scopes: Iterable[str], *, ttl: timedelta, now: datetime
+    keys: Keys,
+    subject: str,
+    role: str,
+    facility: str,
+    scopes: Iterable[str],
+    *,
+    ttl: timedelta,
+    now: datetime,
+    patient: str = "",
 ) -> str:
-    """A signed token. ``now`` is an aware datetime; ``facility`` may be empty; empty ``scopes`` means ``default_scopes(role)``.
+    """A signed token. ``now`` is an aware datetime; ``facility`` may be empty; empty ``scopes`` means ``default_scopes(role)``;
+    ``patient`` is the logical id that ``patient/`` scopes are about.
 
     Raises AccessError for an unknown role, a scope that is not SMART v2, or a scope the role may not hold.
     """
@@ -269,6 +314,8 @@ def issue_token(
         "facility": facility,
         "scope": " ".join(sorted(wanted)),
     }
+    if patient:
+        claims["patient"] = patient
     return jwt.encode({"alg": _algorithm(key), "kid": key.kid, "typ": "JWT"}, claims, key, algorithms=[_algorithm(key)])
 
 
@@ -332,7 +379,10 @@ def _principal(claims: dict[str, Any]) -> Principal:
     role, facility, scope = claims.get("role"), claims.get("facility", ""), claims.get("scope", "")
     if role not in ROLES or not isinstance(facility, str) or not isinstance(scope, str):
         raise _unauthenticated("The token names no role this server knows.", "invalid_token")
-    return Principal(cast(str, claims["sub"]), cast(str, role), facility, frozenset(scope.split()))
+    patient = claims.get("patient", "")
+    if not isinstance(patient, str):
+        raise _unauthenticated("The token names no patient this server knows.", "invalid_token")
+    return Principal(cast(str, claims["sub"]), cast(str, role), facility, frozenset(scope.split()), patient)
 
 
 def _unauthenticated(text: str, error: str) -> Fault:

@@ -11,7 +11,18 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from fhir_server import clock
 from fhir_server.access import Keys
-from fhir_server.api import audit, authorization, cds_hooks, decisions, measures, recognition, responses, rest
+from fhir_server.api import (
+    audit,
+    authorization,
+    cds_hooks,
+    decisions,
+    login,
+    measures,
+    opened,
+    recognition,
+    responses,
+    rest,
+)
 from fhir_server.api.direct import Direct
 from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
@@ -22,7 +33,7 @@ from fhir_server.scrape import Scrape
 from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
-from fhir_server.smart_clients import Client
+from fhir_server.smart_clients import App, Client
 from fhir_server.store.body import Codec
 from fhir_server.store.database import borrowed, open_pool, open_writer
 from mappings.profile import Profile
@@ -59,7 +70,7 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
     )
 
 
-def create_app(services: Services, base_url: str, clients: Mapping[str, Client]) -> FastAPI:
+def create_app(services: Services, base_url: str, clients: Mapping[str, Client], apps: Mapping[str, App]) -> FastAPI:
     """The HTTP application: FHIR API under /fhir, CDS Hooks under /cds-services, tokens for the ``clients`` under /auth, health
     and metrics."""
     app = FastAPI(title="Tongjian", docs_url=None, redoc_url=None, openapi_url=None, telemetry=_NO_TELEMETRY)
@@ -70,10 +81,12 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client])
     params.install(services.settings.zone, base_url)
     responses.install(app)
     app.add_middleware(Direct)
-    app.state.clients = Clients(clients)
+    app.state.clients, app.state.apps = Clients(clients), apps
     app.include_router(authorization.router)
+    app.include_router(login.router)
     # Routes are tried in order: somebody waits for the order-time answer.
     app.include_router(cds_hooks.router)
+    app.include_router(opened.router)
     app.include_router(rest.router, prefix="/fhir")
     app.include_router(recognition.router)
     app.include_router(decisions.router)

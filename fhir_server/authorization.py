@@ -117,6 +117,21 @@ class Clients:
         self._used[(client.id, jti)] = ends
 
 
+async def first_use(db: Any, assertion: str, now: datetime) -> bool:
+    """Remembers a verified client assertion in the database (asyncpg) until it ends; False when any process saw it before."""
+    claims = json.loads(jws.extract_compact(assertion.encode()).payload)
+    until = datetime.fromtimestamp(int(claims["exp"]) + _SKEW, now.tzinfo)
+    row = await db.fetchrow(
+        "WITH gone AS (DELETE FROM used_assertion WHERE until < $4) INSERT INTO used_assertion (client, jti, until)"
+        " VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING jti",
+        claims["iss"],
+        claims["jti"],
+        until,
+        now - _LONGEST,
+    )
+    return row is not None
+
+
 def _issuer_of(signed: str) -> str:
     """``iss`` of a JWT without looking at its signature; empty when it cannot be read."""
     try:

@@ -22,6 +22,7 @@ from fhir_server.feed_cli import check
 from fhir_server.map_cli import worklist
 from fhir_server.rules_cli import rules
 from fhir_server.settings import Settings, SettingsError
+from fhir_server.user_cli import user
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,7 @@ cli.add_typer(worklist, name="map")
 cli.command("check")(check)
 audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
 cli.add_typer(audit_log, name="audit-log")
+cli.add_typer(user, name="user")
 cli.command()(audit)
 cli.command()(measures)
 cli.add_typer(review, name="review")

@@ -35,7 +35,7 @@ from fhir_server.publish import deliver
 from fhir_server.recognition import reopen
 from fhir_server.scrape import Scrape
 from fhir_server.settings import OWN_MACHINE, Settings
-from fhir_server.smart_clients import load_clients
+from fhir_server.smart_clients import load_apps, load_clients
 from fhir_server.store import embedded
 from fhir_server.store.database import database_url, migrate, open_pool
 from fhir_server.store.revival import kept_alive
@@ -202,7 +202,7 @@ def _http_configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
 async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -> None:
     """Serves until SIGTERM or SIGINT. Prints the addresses once everything answers."""
     try:
-        clients = load_clients(settings.clients_file)
+        clients, apps = load_clients(settings.clients_file), load_apps(settings.clients_file)
     except AccessError as fault:
         raise CannotServe(str(fault)) from None
     http_socket = _bind(settings.host, settings.port, "HTTP")
@@ -234,7 +234,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         frame_seconds=settings.mllp_frame_seconds,
         closed=lambda reason: telemetry.CONNECTIONS_CLOSED.labels("mllp", reason).inc(),
     )
-    app = create_app(services, settings.fhir_base(port), clients)
+    app = create_app(services, settings.fhir_base(port), clients, apps)
     http = _Http(_http_configuration(settings, app))
     app.state.scrape = Scrape(
         services, {"http": lambda: len(http.server_state.connections), "mllp": lambda: server.connections}

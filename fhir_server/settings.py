@@ -125,6 +125,22 @@ class Settings(BaseSettings):
     hook_deadline_ms: int = Field(
         500, ge=10, description="The order-time answer is empty when it is not ready by then."
     )
+    access_by_treatment: bool = Field(
+        True,
+        description="Clinicians see patients with whom their facility has a treatment relationship (visit, order, referral), or whom "
+        "they opened by break-glass. False: all patients.",
+    )
+    treatment_days: int = Field(
+        30,
+        ge=0,
+        description="Days for which a visit that ended, or an order, still counts as a treatment relationship.",
+    )
+    consent_model: str = Field(
+        "opt-out",
+        pattern="^(opt-out|opt-in)$",
+        description="What holds for patients who gave no Consent: other facilities see their results (opt-out) or do not (opt-in).",
+    )
+    break_glass_hours: int = Field(8, ge=1, le=72, description="Hours for which break-glass opens a patient's record.")
     time_zone: Annotated[str, AfterValidator(_zone)] = Field(
         "Asia/Shanghai", description="Zone of search values and of messages that state none."
     )

@@ -7,6 +7,14 @@
     scopes = ["system/Patient.rs", "system/Observation.rs"]
     jwks = "north-his.jwks.json"           # its public keys (RFC 7517), beside this file
 
+People log in with public apps (authorization code with PKCE):
+
+    [[app]]
+    id = "results-app"
+    name = "结果浏览"
+    redirect_uris = ["https://app.example/back"]
+    scopes = ["user/*.rs", "offline_access"]
+
 Keys come from files and never from an address, so that no request makes this server call another one.
 """
 
@@ -40,16 +48,57 @@ class Client:
     keys: KeySet
 
 
-def load_clients(path: Path | None) -> Mapping[str, Client]:
-    """The clients of the file by id; none without a file. Raises AccessError naming file, client and what to change."""
+@dataclass(frozen=True, slots=True)
+class App:
+    """A public app that people log in with: its id, name, the addresses answers may go to, the scopes it may be given."""
+
+    id: str
+    name: str
+    redirect_uris: frozenset[str]
+    scopes: frozenset[str]
+
+
+def load_apps(path: Path | None) -> Mapping[str, App]:
+    """The ``[[app]]`` tables of the file by id. Raises AccessError."""
+    out: dict[str, App] = {}
+    for number, entry in enumerate(_read(path).get("app", []), start=1):
+        place = f"{path}: app {number}"
+        texts = [entry.get("id"), entry.get("name", "")]
+        lists = [entry.get("redirect_uris"), entry.get("scopes")]
+        if not all(isinstance(t, str) for t in texts) or not all(
+            isinstance(found, list) and found and all(isinstance(t, str) for t in found) for found in lists
+        ):
+            raise AccessError(f"{place}: id is a text, redirect_uris and scopes are lists of texts")
+        if unknown := sorted(set(entry) - {"id", "name", "redirect_uris", "scopes"}):
+            raise AccessError(f"{place}: {unknown[0]} is not one of id, name, redirect_uris, scopes")
+        for uri in entry["redirect_uris"]:
+            if not uri.startswith(("https://", "http://127.0.0.1", "http://localhost")) or "#" in uri:
+                raise AccessError(
+                    f"{place}: redirect_uri {uri} is not an https address (or one of this machine) without #"
+                )
+        if entry["id"] in out:
+            raise AccessError(f"{place}: id {entry['id']} stands twice")
+        out[entry["id"]] = App(entry["id"], entry.get("name", ""), *(frozenset(found) for found in lists))
+    return out
+
+
+def _read(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
         found = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as fault:
         raise AccessError(f"{path}: the file of clients cannot be read: {fault}") from None
-    if set(found) - {"client"} or not isinstance(found.get("client", []), list):
-        raise AccessError(f"{path}: only [[client]] tables may stand here")
+    if set(found) - {"client", "app"} or not all(isinstance(v, list) for v in found.values()):
+        raise AccessError(f"{path}: only [[client]] and [[app]] tables may stand here")
+    return found
+
+
+def load_clients(path: Path | None) -> Mapping[str, Client]:
+    """The clients of the file by id; none without a file. Raises AccessError naming file, client and what to change."""
+    if path is None:
+        return {}
+    found = _read(path)
     out: dict[str, Client] = {}
     for number, entry in enumerate(found.get("client", []), start=1):
         place = f"{path}: client {number}"

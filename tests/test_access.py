@@ -203,7 +203,13 @@ def test_old_tokens_live_on_when_the_key_is_replaced(tmp_path: Path) -> None:
         ("system/*.c", "update", "Patient", False),
         ("system/*.u", "patch", "Patient", True),
         ("patient/*.rs", "read", "Patient", False),
-        ("user/Observation.rs?category=laboratory", "read", "Observation", False),
+        (
+            "user/Observation.rs?category=laboratory",
+            "read",
+            "Observation",
+            True,
+        ),  # which rows: tests/api/test_access_matrix
+        ("user/Observation.cruds?category=laboratory", "update", "Observation", False),
         ("user/Observation.read", "read", "Observation", False),
         ("user/Observation.sr", "read", "Observation", False),
         ("openid", "read", "Patient", False),

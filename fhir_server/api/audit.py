@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 from fastapi import APIRouter, Request, Response
 
-from fhir_server.access import Principal
+from fhir_server.access import Principal, sensitive_grants
 from fhir_server.api.cds_hooks import answer, read_json
 from fhir_server.api.security import Asker, address_of, permit, permit_role, services_of
 from fhir_server.audit_event import Action
@@ -23,7 +23,6 @@ from fhir_server.duplicates.findings import Wanted
 from fhir_server.duplicates.report import Report, Scope
 from fhir_server.duplicates.review import Reviewer
 from fhir_server.errors import Category, Fault
-from fhir_server.recognition.check import sensitive_grants
 from fhir_server.recognition.feedback import read_string
 from fhir_server.recognition.rules import Rules
 

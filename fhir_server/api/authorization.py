@@ -5,6 +5,7 @@ https://hl7.org/fhir/smart-app-launch/STU2.2/conformance.html; what is checked s
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,10 +13,11 @@ from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
 
+from fhir_server import login
 from fhir_server.access import Principal
 from fhir_server.api.content import raw_body
 from fhir_server.api.security import Asker, address_of, permit_role, services_of
-from fhir_server.authorization import ALGORITHMS, Clients, Refused, grant, introspection
+from fhir_server.authorization import ALGORITHMS, Clients, Refused, first_use, grant, introspection
 from fhir_server.errors import Category, Fault
 
 router = APIRouter()
@@ -35,16 +37,30 @@ def configuration(base: str) -> dict[str, Any]:
     auth = root_of(base) + PREFIX
     return {
         "token_endpoint": f"{auth}/token",
-        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],
         "token_endpoint_auth_signing_alg_values_supported": list(ALGORITHMS),
-        "grant_types_supported": ["client_credentials"],
-        "scopes_supported": ["system/*.cruds", "system/*.rs"],
+        "authorization_endpoint": f"{auth}/authorize",
+        "response_types_supported": ["code"],
+        "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
+        "scopes_supported": [
+            *("system/*.cruds", "system/*.rs", "user/*.cruds", "user/*.rs", "patient/*.rs"),
+            *("launch/patient", "offline_access", "online_access"),
+        ],
         "introspection_endpoint": f"{auth}/introspect",
         "revocation_endpoint": f"{auth}/revoke",
         "jwks_uri": f"{auth}/jwks",
-        # Required by the specification even where no code is given out.
         "code_challenge_methods_supported": ["S256"],
-        "capabilities": ["client-confidential-asymmetric", "permission-v2"],
+        "capabilities": [
+            "launch-standalone",
+            "client-public",
+            "client-confidential-asymmetric",
+            "context-standalone-patient",
+            "permission-offline",
+            "permission-online",
+            "permission-patient",
+            "permission-user",
+            "permission-v2",
+        ],
     }
 
 
@@ -66,7 +82,14 @@ async def token(request: Request) -> Response:
     services = services_of(request)
     audience = configuration(request.app.state.base_url)["token_endpoint"]
     try:
-        client, answer = grant(_clients(request), services.keys, await _form(request), audience, services.clock())
+        form = await fields_of(request)
+        if form.get("grant_type") in ("authorization_code", "refresh_token"):
+            return _json(await redeemed(request, form), headers=_UNSTORED)
+        client, answer = grant(_clients(request), services.keys, form, audience, services.clock())
+        if not await first_use(services.pool, form["client_assertion"], services.clock()):
+            raise Refused(
+                "invalid_client", "This client assertion was used before; sign a new one with another jti.", 401
+            )
     except Refused as refused:
         await _record(request, None, "token", refused=True)
         return _refusal(refused)
@@ -80,7 +103,7 @@ async def introspect(request: Request, asker: Asker) -> Response:
     await permit_role(request, asker, "introspect", "system", "integrator", "administrator")
     services = services_of(request)
     try:
-        told = (await _form(request))["token"]
+        told = (await fields_of(request))["token"]
     except (Refused, KeyError):
         return _refusal(Refused("invalid_request", "Send token=<token> as application/x-www-form-urlencoded."))
     return _json(introspection(services.keys, told, services.clock()), headers=_UNSTORED)
@@ -91,7 +114,7 @@ async def revoke(request: Request, asker: Asker) -> Response:
     """RFC 7009: ends a token at once. A holder ends tokens of its own, an administrator any; an unknown one is answered 200."""
     services = services_of(request)
     try:
-        told = (await _form(request))["token"]
+        told = (await fields_of(request))["token"]
     except (Refused, KeyError):
         return _refusal(Refused("invalid_request", "Send token=<token> as application/x-www-form-urlencoded."))
     try:
@@ -115,7 +138,7 @@ def _clients(request: Request) -> Clients:
     return found
 
 
-async def _form(request: Request) -> Mapping[str, str]:
+async def fields_of(request: Request) -> Mapping[str, str]:
     """Fields of the form; one that stands twice is refused (RFC 6749 section 3.2)."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise Refused("invalid_request", "Send the fields as application/x-www-form-urlencoded.")
@@ -127,6 +150,20 @@ async def _form(request: Request) -> Mapping[str, str]:
     if len(fields) != len(pairs):
         raise Refused("invalid_request", "A field stands twice.")
     return fields
+
+
+async def redeemed(request: Request, form: Mapping[str, str]) -> dict[str, Any]:
+    """The token answer for a code or a refresh token, after its audit entry. Raises Refused."""
+    services = services_of(request)
+    now = services.clock()
+
+    def act() -> tuple[Principal, dict[str, Any]]:
+        with services.writer.connection() as conn:
+            return login.redeem(conn, services.keys, request.app.state.apps, form, now)
+
+    who, answer = await asyncio.to_thread(act)
+    await services.audit.record(who, "E", "token", (), at=now, address=address_of(request))
+    return answer
 
 
 async def _record(request: Request, asker: Principal | None, operation: str, *, refused: bool = False) -> None:

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from conformance import fhirjson
 from fhir_server import clock, telemetry
-from fhir_server.access import Principal
+from fhir_server.access import Principal, sensitive_grants
 from fhir_server.api.cards import card, language_of, names_of
 from fhir_server.api.cards import visit_card as cards_of_visit
 from fhir_server.api.content import raw_body
@@ -25,7 +25,7 @@ from fhir_server.api.security import address_of, permit, principal, services_of
 from fhir_server.authorization import Clients
 from fhir_server.errors import Category, Fault
 from fhir_server.recognition import circumstances, decisions, statement
-from fhir_server.recognition.check import Question, ask, sensitive_grants, visit_card
+from fhir_server.recognition.check import Question, ask, visit_card
 from fhir_server.recognition.circumstances import UNKNOWN
 from fhir_server.recognition.decisions import Caller
 from fhir_server.recognition.explain import Names

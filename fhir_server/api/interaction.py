@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime, tzinfo
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import psycopg
@@ -14,7 +14,8 @@ from fastapi import Request
 from fhir_server.access import Principal
 from fhir_server.api.content import query_of, query_pairs
 from fhir_server.api.security import address_of, services_of
-from fhir_server.api.writes import ATTEMPTS, Writer, wake
+from fhir_server.api.visible import require_searchable, scope_of, seen_by
+from fhir_server.api.writes import ATTEMPTS, Door, Writer, wake
 from fhir_server.audit_event import Action, Outcome
 from fhir_server.errors import Category, Fault
 from fhir_server.search import dates, run, types
@@ -22,7 +23,6 @@ from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import MAX_COUNT, Query
 from fhir_server.search.statement import Context
 from fhir_server.services import Services
-from fhir_server.store.database import borrowed
 
 T = TypeVar("T")
 HISTORY_COUNT: Final = 50
@@ -61,6 +61,8 @@ async def search(services: Services, queries: Sequence[Query], context: Context,
     def allowed(type: str) -> bool:
         return asker.may("search-type", type)
 
+    require_searchable(asker, queries)
+    services = await seen_by(services, asker, context, "s")
     decompress = services.codec.decompress
     if len(queries) == 1:
         return await carried_out(services, run.search(queries[0], context, decompress, allowed=allowed))
@@ -68,9 +70,10 @@ async def search(services: Services, queries: Sequence[Query], context: Context,
 
 
 async def carried_out(services: Services, steps: Generator[Sql, Sequence[Row], T]) -> T:
-    """Runs the statements that a search yields on one connection of a read pool; its outcome."""
+    """Runs the statements that a search yields on one connection of a read pool (visible.ScopedPool); its outcome."""
     sql = next(steps)
-    async with borrowed((sql.keyed and services.keyed) or services.pool) as connection:
+    pool: Any = (sql.keyed and services.keyed) or services.pool
+    async with pool.borrowed() as connection:
         while True:
             rows = await connection.fetch(sql.text, *sql.args)
             try:
@@ -84,10 +87,14 @@ async def in_transaction(services: Services, context: Context, asker: Principal,
     """``act`` with a Writer, in one transaction, in a thread. A transaction that the database broke off because of another one
     (deadlock) is tried again."""
 
+    # Only searches and reads of a batch see bodies of others; an auditor's token writes nothing.
+    codec = (await seen_by(services, asker, context, "r")).codec
+    door = Door(asker, scope_of(services, asker, context, "s"), scope_of(services, asker, context, "r"))
+
     def transaction() -> T:
         with services.writer.connection() as conn:
             with conn.transaction():
-                writer = Writer(conn, services.codec, context, asker.facility, lambda t: asker.may("search-type", t))
+                writer = Writer(conn, codec, context, asker.facility, lambda t: asker.may("search-type", t), door)
                 result = act(writer)
                 told = writer.finish()
             if told:

@@ -15,7 +15,6 @@ from fhir_server.identity import matcher
 from fhir_server.identity.person import COLUMNS, Row, as_row
 from fhir_server.services import Services
 from fhir_server.store import reader
-from fhir_server.store.database import borrowed
 
 _GRADE: Final = "http://hl7.org/fhir/StructureDefinition/match-grade"
 _SCORES: Final = {"certain": 1, "probable": 0.8, "possible": 0.5}
@@ -34,7 +33,7 @@ async def matches(services: Services, asked: Inputs, base: str) -> tuple[list[st
         raise Invalid(broken)
     facts = matcher.facts(patient)
     found: dict[str, Row] = {}
-    async with borrowed(services.pool) as conn:
+    async with services.pool.borrowed() as conn:
         if facts.resident_id:
             found |= {r.patient: r for r in map(as_row, await conn.fetch(_BY_NUMBER, facts.resident_id))}
         if facts.name and facts.birth and matcher.comparable_name(facts.name):

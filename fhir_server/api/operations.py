@@ -18,7 +18,8 @@ from fhir_server.api.interaction import Touched, audited, base_of, context_of, i
 from fhir_server.api.match import matches
 from fhir_server.api.responses import fhir, outcome
 from fhir_server.api.searches import require_served
-from fhir_server.api.security import Asker, permit, services_of
+from fhir_server.api.security import Asker, permit, permit_role, services_of
+from fhir_server.api.visible import require_searchable, seen_by
 from fhir_server.api.writes import Written
 from fhir_server.errors import Category, Fault
 from fhir_server.search import lastn
@@ -43,13 +44,14 @@ async def patient_everything(request: Request, asker: Asker, kind: str, logical:
         raise Fault(Category.NOT_FOUND, "There is nothing at this address.")
     asked = await inputs(request)
     await permit(request, asker, "read", kind)
-    services = services_of(request)
+    services = await seen_by(services_of(request), asker, context_of(request), "r")
     stored = await reader.read(services.pool, services.codec, kind, logical)
     if stored is None or stored.deleted:
         await audited(request, asker, "R", "$everything", (), types={kind}, resource=f"{kind}/{logical}", outcome="4")
         category = Category.NOT_FOUND if stored is None else Category.GONE
         raise Fault(category, f"{kind}/{logical} is not here." if stored is None else f"{kind}/{logical} was deleted.")
     queries = await everything.queries(request, asker, kind, logical, asked)
+    services = await seen_by(services_of(request), asker, context_of(request), "s")
     found = await interaction.carried_out(
         services,
         everything.search(queries, context_of(request), services.codec.decompress, asker, f"{kind}/{logical}"),
@@ -74,7 +76,8 @@ async def observation_lastn(request: Request, asker: Asker) -> Response:
     pairs = [(n, v) for n, v in asked.pairs if n not in ("max", "_count", "_sort", "_cursor")]
     query = parse("Observation", pairs, strict=preferences(request.headers).strict)
     query.place, query.used = "Observation/$lastn", [p for p in asked.pairs if p[0] == "max" or p in query.used]
-    services = services_of(request)
+    require_searchable(asker, [query])
+    services = await seen_by(services_of(request), asker, context_of(request), "s")
     steps = lastn.search(
         query,
         1 if most is None else most,
@@ -95,7 +98,8 @@ async def patient_match(request: Request, asker: Asker) -> Response:
     require_json_answer(request)
     await permit(request, asker, "search-type", "Patient")
     asked = await inputs(request)
-    services = services_of(request)
+    await permit_role(request, asker, "$match", "clinician", "integrator", "system", "administrator")
+    services = await seen_by(services_of(request), asker, context_of(request), "s")
     found, entries = await matches(services, asked, base_of(request))
     await audited(request, asker, "R", "$match", [Touched("Patient", i) for i in found], types={"Patient"}, query="")
     return fhir(request, bundle("searchset", entries, total=len(entries)))
@@ -124,7 +128,7 @@ async def _validated(request: Request, asker: Principal, kind: str, logical: str
     resource = asked.resources.get("resource")
     touched = []
     if logical and (resource is None or asked.text("mode") == "delete"):
-        services = services_of(request)
+        services = await seen_by(services_of(request), asker, context_of(request), "r")
         stored = await reader.read(services.pool, services.codec, kind, logical)
         if stored is None or stored.deleted:
             await audited(request, asker, "E", "$validate", (), types={kind}, resource=f"{kind}/{logical}", outcome="4")
@@ -141,7 +145,7 @@ async def meta(request: Request, asker: Asker, kind: str, logical: str) -> Respo
     require_json_answer(request)
     require_served(kind)
     await permit(request, asker, "read", kind)
-    services = services_of(request)
+    services = await seen_by(services_of(request), asker, context_of(request), "r")
     stored = await reader.read(services.pool, services.codec, kind, logical)
     touched = [Touched(kind, stored.patient)] if stored else []
     good = stored is not None and not stored.deleted
@@ -251,7 +255,7 @@ async def _terms(
     require_json_answer(request)
     await permit(request, asker, "read", kind)
     asked = await inputs(request)
-    services = services_of(request)
+    services = await seen_by(services_of(request), asker, context_of(request), "s")
     answer = await interaction.carried_out(services, of(asked)(Terminology(services.codec.decompress)))
     await audited(request, asker, "R", name, (), types={kind}, query="&".join(n for n, _ in asked.pairs))
     return fhir(request, answer)

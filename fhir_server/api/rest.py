@@ -33,6 +33,7 @@ from fhir_server.api.interaction import Touched, audited, base_of, context_of, i
 from fhir_server.api.responses import EXPECTED, fault_of, fhir, http_date, issue, outcome
 from fhir_server.api.searches import READ, require_served
 from fhir_server.api.security import Asker, permit, services_of
+from fhir_server.api.visible import seen_by
 from fhir_server.api.writes import Written, require_valid
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include
@@ -194,7 +195,7 @@ async def read(request: Request, asker: Asker, kind: str, logical: str) -> Respo
     require_served(kind)
     summary, elements = subset.asked(query_pairs(query_of(request)))
     await permit(request, asker, "read", kind)
-    services = services_of(request)
+    services = await seen_by(services_of(request), asker, context_of(request), "r")
     stored = await reader.read(services.keyed or services.pool, services.codec, kind, logical)
     if stored is not None and not stored.deleted:
         stored = stored._replace(body=subset.part(stored.body, kind, summary=summary, elements=elements))
@@ -207,7 +208,7 @@ async def vread(request: Request, asker: Asker, kind: str, logical: str, number:
     require_json_answer(request)
     require_served(kind)
     await permit(request, asker, "vread", kind)
-    services = services_of(request)
+    services = await seen_by(services_of(request), asker, context_of(request), "r")
     stored = None
     if number.isascii() and number.isdecimal():
         stored = await reader.vread(services.pool, services.codec, kind, logical, int(number[:12]))
@@ -324,7 +325,8 @@ async def _write(request: Request, asker: Asker, action: Any, name: str, write: 
 async def _history(request: Request, asker: Asker, name: str, kind: str | None, logical: str | None) -> Response:
     require_json_answer(request)
     await permit(request, asker, name, kind or "*")
-    services, base = services_of(request), base_of(request)
+    letter = "r" if name == "history-instance" else "s"
+    services, base = await seen_by(services_of(request), asker, context_of(request), letter), base_of(request)
     pairs, strict = query_pairs(query_of(request)), preferences(request.headers).strict
     count, since, at, before = interaction.history_parameters(pairs, services.settings.zone, strict=strict)
     stored = await reader.history(

@@ -16,20 +16,22 @@ from psycopg.rows import dict_row
 from conformance import fhirjson
 from conformance.capability import RESOURCE_TYPES
 from conformance.validator import check_fully
+from fhir_server.access import Principal
 from fhir_server.api import json_patch
 from fhir_server.api.content import query_pairs
 from fhir_server.api.responses import Invalid
 from fhir_server.errors import Category, Fault
 from fhir_server.identity import registry
 from fhir_server.publish import outbox
-from fhir_server.search import include, run
+from fhir_server.scope.pseudonym import require_no_identity
+from fhir_server.scope.rows import Scope
+from fhir_server.search import include, params, run
 from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import Query, parse
 from fhir_server.search.statement import Context
 from fhir_server.store import reader, repository, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
-from mappings.ids import shard_of_id
 
 ATTEMPTS: Final = 4
 """How often a transaction is tried that the database broke off because of another one."""
@@ -43,6 +45,15 @@ class Written:
     change: Change | None
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Who writes, and what he may see: by searches (``s``) and by reads (``r``)."""
+
+    asker: Principal
+    searches: Scope
+    reads: Scope
+
+
 @dataclass(slots=True)
 class Writer:
     """The writes of one transaction. ``finish`` must be called once, before the commit."""
@@ -53,6 +64,7 @@ class Writer:
     facility: str
     allowed: Callable[[str], bool]
     """Whether resources of a type may be searched."""
+    door: Door
     changes: list[Change] = field(default_factory=list)
 
     @property
@@ -127,6 +139,8 @@ class Writer:
 
     def delete(self, kind: str, logical: str, expected: str | None = None) -> Written:
         """204; deleting what is not there, or no longer there, is no error."""
+        if self._hidden(kind, logical):
+            return Written(204, None)
         change = repository.delete(
             self.conn, self.codec, kind, logical, origin=self.origin, expected_version=_number(expected)
         )
@@ -140,6 +154,9 @@ class Writer:
         return self.delete(kind, existing) if existing is not None else Written(204, None)
 
     def _put(self, resource: dict[str, Any], *, create: bool = False, expected: str | None = None) -> Written:
+        if not create and self._hidden(resource["resourceType"], resource["id"]):
+            raise Fault(Category.FORBIDDEN, "The token does not allow to change this resource.")
+        self._require_patient(resource)
         change = repository.put(
             self.conn,
             self.codec,
@@ -171,6 +188,8 @@ class Writer:
 
     def search(self, query: Query) -> run.Found:
         """A search that sees what this transaction wrote."""
+        if self.door.asker.role == "auditor":
+            require_no_identity([query])
         steps = run.search(query, self.context, self.codec.decompress, allowed=self.allowed)
         sql = next(steps)
         while True:
@@ -180,14 +199,44 @@ class Writer:
                 found: run.Found = end.value
                 return found
 
-    def fetch(self, sql: Sql) -> Sequence[Row]:
-        """Rows of a statement with ``$n`` parameters."""
+    def fetch(self, sql: Sql, *, read: bool = False) -> Sequence[Row]:
+        """Rows of a statement with ``$n`` parameters, of those that searches (or reads) of the asker may see."""
+        text, args = (self.door.reads if read else self.door.searches).wrap(sql.text, sql.args)
+        return self._all(text, args)
+
+    def _all(self, text: str, args: Sequence[Any]) -> Sequence[Row]:
         with psycopg.RawCursor(self.conn, row_factory=dict_row) as cursor:
-            return cursor.execute(sql.text.encode(), sql.args).fetchall()
+            return cursor.execute(text.encode(), args).fetchall()
+
+    def _hidden(self, kind: str, logical: str) -> bool:
+        """Is there such a resource, but not for the asker?"""
+        if self.door.reads.open:
+            return False
+        sql = include.by_id([(kind, logical)])
+        return bool(self._all(sql.text, sql.args)) and not self.fetch(sql, read=True)
+
+    def _require_patient(self, resource: dict[str, Any]) -> None:
+        """Raises Fault FORBIDDEN for a resource about a patient whom the asker may not see, unless his facility registered him: else
+        anybody could make a treatment relationship by writing an order."""
+        scope = self.door.reads
+        patient = params.extract(resource).patient if scope.relation or scope.patient else None
+        if patient is None or (resource["resourceType"] == "Patient" and not scope.patient):
+            return
+        if scope.patient and patient != scope.patient:
+            raise Fault(Category.FORBIDDEN, "The token is for another patient.")
+        sql = include.by_id([("Patient", patient)])
+        if scope.relation is None or not self._all(sql.text, sql.args) or self.fetch(sql, read=True):
+            return
+        own = "SELECT FROM source_patient WHERE patient = $1::text AND shard = $2::smallint AND facility = $3::text AND facility <> ''"
+        shard = self._all(sql.text, sql.args)[0]["shard"]
+        if not self._all(own, [patient, shard, scope.relation.facility]):
+            raise Fault(
+                Category.FORBIDDEN, "The facility has no treatment relationship with this patient (docs/access.md)."
+            )
 
     def current(self, kind: str, logical: str) -> Change | None:
         """The current state of a resource as an unchanged Change; None when it is not there."""
-        found = self.fetch(include.by_id([(kind, logical)]))
+        found = self.fetch(include.by_id([(kind, logical)]), read=True)
         if not found:
             return None
         return self._change(kind, found[0])
@@ -212,16 +261,16 @@ class Writer:
         found = self.current(kind, logical)
         if found is not None:
             return found
-        with self.conn.cursor(binary=True) as cursor:
-            known = rows.locate(cursor, RESOURCE_TYPES[kind], logical, shard_of_id(logical)) is not None
-        if known:
+        if self.fetch(Sql(reader.CURRENT, [*reader.place(kind, logical)]), read=True):
             raise Fault(Category.GONE, f"{kind}/{logical} was deleted.")
         raise Fault(Category.NOT_FOUND, f"{kind}/{logical} is not known.")
 
     def version(self, kind: str, logical: str, number: str) -> Change:
         """One version of a resource, current or past. Raises Fault NOT_FOUND, or GONE when that version is its deletion."""
         found = [
-            r for text in reader.VERSION for r in self.fetch(Sql(text, [*reader.place(kind, logical), int(number)]))
+            r
+            for text in reader.VERSION
+            for r in self.fetch(Sql(text, [*reader.place(kind, logical), int(number)]), read=True)
         ]
         if not found:
             raise Fault(Category.NOT_FOUND, f"{kind}/{logical}/_history/{number} is not known.")

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from functools import reduce
 from operator import or_
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from fhir_server import telemetry, tracing
+from fhir_server.access import sensitive_grants
 from fhir_server.errors import Fault
 from fhir_server.recognition import candidates, images, rules
 from fhir_server.recognition import order as orders
@@ -28,6 +28,7 @@ from fhir_server.recognition.criteria import Candidate
 from fhir_server.recognition.decide import Decision, Outcome, as_dict, decide
 from fhir_server.recognition.ledger import Row
 from fhir_server.recognition.order import Order
+from fhir_server.scope.rows import Relation, since
 from fhir_server.store.database import borrowed
 from mappings.catalogue import Orderable
 
@@ -43,8 +44,6 @@ _CARDS: Final = uuid.UUID("6f1d3a52-9f43-5a0e-8a3e-0c7a2f6f2b11")
 """Namespace of card ids (UUID version 5): the same question gives the same ids."""
 
 _USABLE: Final = (Outcome.RECOGNIZED, Outcome.REFERENCE_ONLY)
-
-_SENSITIVE: Final = re.compile(r"^(?:user|system)/Observation\.c?ru?d?s?\?sensitivity=([a-z-]+)$")
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +168,12 @@ async def _decide(services: Services, principal: Principal, question: Question, 
             )
             results = await candidates.find(connection, who, asked.items, at)
         assert asked is not None
+        kept = await _visible(services, principal, connection, who, results.candidates, at)
+        if kept is None:  # as for a patient nobody knows, and refused accesses are on record too
+            types = ("Observation", "DiagnosticReport")
+            await services.audit.record(principal, "R", question.service, types, [who.patient], outcome="4", at=at)
+            return Answers(at, principal.facility, failure="unknown-patient")
+        results = replace(results, candidates=kept)
         rows = await images.with_images(connection, services.codec, results.candidates, _imaging(asked.items, known))
         visit = (
             await candidates.emergency(connection, services.codec, question.encounter, who.patient)
@@ -199,6 +204,31 @@ async def _decide(services: Services, principal: Principal, question: Question, 
     return Answers(
         at, facility, tuple(answers), results.person, tuple(sorted(shown | {who.patient})), patient=who.patient
     )
+
+
+async def _visible(
+    services: Services,
+    principal: Principal,
+    connection: asyncpg.Connection,
+    who: candidates.Who,
+    found: tuple[Candidate, ...],
+    at: datetime,
+) -> tuple[Candidate, ...] | None:
+    """The candidates the asker may be told of: none of other facilities against the patient's consent; None when a clinician's
+    facility neither treats nor registered the patient. The order that is being written does not count: anybody can write one."""
+    chosen = services.settings
+    if not principal.facility and principal.role != "clinician":
+        return found
+    after, default = since(at, chosen.treatment_days), chosen.consent_model == "opt-out"
+    text, args = Relation(principal.facility, principal.subject, after, at, default).of_patient(who.shard, who.patient)
+    row = await connection.fetchrow(text, *args)
+    treats = row is not None and row["treats"]
+    own = principal.facility != "" and who.facility == principal.facility
+    if principal.role == "clinician" and chosen.access_by_treatment and not treats and not own:
+        return None
+    if row is None or row["permits"]:
+        return found
+    return tuple(c for c in found if c.facility == principal.facility)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +275,6 @@ def visit_card(question: Question, answers: Answers) -> str:
     """Id of the one card that lists what a visit's start finds."""
     name = "\x1f".join((question.service, question.instance, ",".join(answers.patients), "visit"))
     return str(uuid.uuid5(_CARDS, name))
-
-
-def sensitive_grants(scopes: Iterable[str]) -> frozenset[str]:
-    """Sensitivity classes of items whose results the asker may see: SMART scopes ``user/Observation.rs?sensitivity=<class>``."""
-    return frozenset(found[1] for found in map(_SENSITIVE.match, scopes) if found)
 
 
 def _rows(question: Question, answers: Answers, known: rules.Rules) -> list[Row]:

@@ -44,6 +44,8 @@ SELECT rtype, id, version, updated, deleted, stale, seq, shard, patient, inbox, 
 FROM resource_history
 WHERE rtype = $1 AND id = $2 AND shard IN ($3, (SELECT shard FROM client_id WHERE rtype = $1 AND id = $2))
 """
+CURRENT: Final = _CURRENT
+"""Where the current version stands: the arguments of ``place``."""
 VERSION: Final = (_CURRENT + " AND version = $4", _PAST + " AND version = $4")
 """Where one version may stand: the arguments of ``place``, then its number."""
 _MANY: Final = """

@@ -28,11 +28,11 @@ _COLUMNS: Final = {
         shard int2, rtype int2, id text, version int4, top int4, updated timestamptz, deleted bool, patient text,
         parent text, start_at timestamptz, end_at timestamptz, issued_at timestamptz, tokens bytea, recency bytea,
         content bytea, withdrawn text, inbox int8, mapping int4, backfill bool, "order" text, number numeric,
-        value_text text, effective_at timestamptz, reported_at timestamptz, dict int2, body bytea
+        value_text text, effective_at timestamptz, reported_at timestamptz, sensitivity int2, dict int2, body bytea
     """,
     "resource_history": """
         shard int2, rtype int2, id text, version int4, updated timestamptz, deleted bool, stale bool, patient text,
-        content bytea, inbox int8, mapping int4, dict int2, body bytea
+        content bytea, inbox int8, mapping int4, sensitivity int2, dict int2, body bytea
     """,
     "resource_kind": f"""
         id int8, rtype int2, present int8, tokens bytea, {", ".join(f"{name} text" for name in Common._fields)},
@@ -192,12 +192,12 @@ def supersede(cursor: Cursor, past: Mapping[Key, datetime]) -> None:
             DELETE FROM search_value v USING k WHERE v.shard = k.shard AND v.rtype = k.rtype AND v.id = k.id)
         INSERT INTO resource_history
             (shard, rtype, id, version, seq, updated, deleted, stale, patient, content, inbox, mapping, dict, body,
-             until, kind, backfill, effective, issued, parent, "order", number, value_text)
+             until, kind, backfill, effective, issued, parent, "order", number, value_text, sensitivity)
         SELECT shard, rtype, id, version, seq, updated, deleted, false, patient, content, inbox, mapping, dict, body,
             greatest(at, updated), CASE WHEN result THEN tokens[1] END, backfill,
             CASE WHEN result THEN coalesce(start_at, effective_at) END,
             CASE WHEN result THEN coalesce(issued_at, reported_at) END,
-            CASE WHEN result THEN parent END, "order", number, value_text
+            CASE WHEN result THEN parent END, "order", number, value_text, sensitivity
         FROM (SELECT *, rtype = %s AND patient IS NOT NULL AS result FROM gone) gone
         """,
         [*_arrays(past), list(past.values()), RESOURCE_TYPES["Observation"]],

@@ -11,23 +11,25 @@ from typing import Any, Final
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
 from fhir_server.search import params
-from fhir_server.store import kinds, rows
+from fhir_server.store import access_rows, kinds, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version
 from fhir_server.store.kinds import Kind
 from fhir_server.store.results import Result, flatten
 from fhir_server.store.statement import WITHDRAWN, Key, State, instant, render, tail_of, with_status
+from mappings import sensitive
 
 OBSERVATION: Final = RESOURCE_TYPES["Observation"]
 DIAGNOSTIC_REPORT: Final = RESOURCE_TYPES["DiagnosticReport"]
 ENCOUNTER: Final = RESOURCE_TYPES["Encounter"]
 SPECIMEN: Final = RESOURCE_TYPES["Specimen"]
+_DIRECTORIES: Final = frozenset(RESOURCE_TYPES[name] for name in access_rows.DIRECTORIES)
 
 
 @dataclass(slots=True)
 class Made:
-    """A version that is current, on its way to its row. flat: of an Observation about a patient."""
+    """A version that is current, on its way to its row. flat: of an Observation about a patient; classes: of sensitive data."""
 
     key: Key
     version: Version
@@ -36,6 +38,7 @@ class Made:
     indexed: params.Indexed = params.NOTHING
     flat: Result | None = None
     kind: Kind = kinds.NOTHING
+    classes: int | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +67,7 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
     instants: dict[datetime, str] = {}
     made = [Made(key, version, *rendered(version, instants)) for key, version in current]
     numbers = _index(cursor, codec, batch, made)
+    reports = _classify(cursor, batch, made)
 
     changes: list[Change] = []
     if past:  # before the current rows, so that change numbers follow the order of versions
@@ -72,7 +76,8 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
                 resource, body = rendered(version, instants)
                 changes.append(_change(key, version, resource, body))
                 names = (key[2], version.statement.patient, None)
-                add(_history_row(key, version, codec.compress(body, names)))
+                classes = _classes(key, resource, body) or None
+                add(_history_row(key, version, classes, codec.compress(body, names)))
     if made:
         with rows.copying(cursor, "resource") as add:
             for m in made:
@@ -81,7 +86,45 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
                 stored = codec.compress(m.body, (m.key[2], after.patient, order))
                 add(current_row(m, after, numbers[m.kind], stored))
     rows.copy(cursor, "search_value", [(*m.key, n, *value) for m in made for n, value in enumerate(m.indexed.values)])
+    access_rows.spread(cursor, reports)
+    access_rows.write(cursor, (_said(m, batch) for m in made))
     return changes
+
+
+def _classes(key: Key, resource: Mapping[str, Any], body: bytes, item: str | None = None) -> int:
+    return 0 if key[1] in _DIRECTORIES else sensitive.table().bits(resource, body, item)
+
+
+def _classify(cursor: rows.Cursor, batch: Batch, made: Sequence[Made]) -> list[Key]:
+    """Fills in the classes of sensitive data; the reports whose classes depend on rows beside theirs."""
+    by_report: dict[Key, int] = {}
+    for m in made:
+        bits = _classes(m.key, m.resource, m.body, m.kind.result.item if m.kind.result else None)
+        if m.version.statement.origin.inbox is None and m.key[1] not in _DIRECTORIES:
+            bits |= access_rows.referred(cursor, m.resource)
+        m.classes = bits or None
+        parent = batch.after[m.key].parent
+        if bits and parent:
+            report = (m.key[0], DIAGNOSTIC_REPORT, parent)
+            by_report[report] = by_report.get(report, 0) | bits
+    here = {m.key for m in made}
+    own = {m.key: m.classes for m in made if m.classes and m.key[1] == DIAGNOSTIC_REPORT}
+    for m in made:
+        if own and (
+            parent := batch.after[m.key].parent
+        ):  # "positive" says little, under the heading of its report it says all
+            m.classes = (m.classes or 0) | (own.get((m.key[0], DIAGNOSTIC_REPORT, parent)) or 0) or None
+        if m.key in by_report:
+            m.classes = (m.classes or 0) | by_report[m.key]
+    again = [m.key for m in made if m.key[1] == DIAGNOSTIC_REPORT and m.key in batch.before and not m.classes]
+    return [*(key for key in by_report if key not in here), *again]
+
+
+def _said(made: Made, batch: Batch) -> access_rows.Said:
+    origin = made.version.statement.origin
+    patient = batch.after[made.key].patient
+    first = made.key not in batch.before
+    return access_rows.Said(made.key, made.resource, patient, origin.facility, origin.recorded, first)
 
 
 def _index(cursor: rows.Cursor, codec: Codec, batch: Batch, made: Sequence[Made]) -> dict[Kind, int]:
@@ -167,6 +210,7 @@ def current_row(made: Made, after: State, kind: int, stored: tuple[int, bytes]) 
         origin.mapping,
         origin.backfill,
         *(_NO_RESULT if flat is None else _result_columns(flat, indexed)),
+        made.classes,
         *stored,
     )
 
@@ -180,7 +224,7 @@ def _result_columns(flat: Result, indexed: params.Indexed) -> tuple[Any, ...]:
     return flat.order, flat.number, flat.value_text, effective, issued
 
 
-def _history_row(key: Key, version: Version, stored: tuple[int, bytes]) -> tuple[Any, ...]:
+def _history_row(key: Key, version: Version, classes: int | None, stored: tuple[int, bytes]) -> tuple[Any, ...]:
     statement = version.statement
     return (
         *key,
@@ -192,6 +236,7 @@ def _history_row(key: Key, version: Version, stored: tuple[int, bytes]) -> tuple
         statement.content,
         statement.origin.inbox,
         statement.origin.mapping,
+        classes,
         *stored,
     )
 
@@ -241,7 +286,9 @@ def delete(cursor: rows.Cursor, codec: Codec, key: Key, state: State, origin: Or
     row: tuple[Any, ...] = (
         *(*key, state.version, state.top, state.updated, True, state.patient),
         *(*nothing, rows.packed([]), rows.stored_recency(state), state.content, None, origin.inbox, origin.mapping),
-        *(origin.backfill, *_NO_RESULT),
+        *(origin.backfill, *_NO_RESULT, None),
         *codec.compress(b"", (key[2], state.patient, None)),
     )
     rows.copy(cursor, "resource", [row])
+    access_rows.forget(cursor, [key])
+    access_rows.keep(cursor, key)

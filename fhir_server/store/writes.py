@@ -15,7 +15,7 @@ import psycopg
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
 from fhir_server.search import params
-from fhir_server.store import rows, versions
+from fhir_server.store import access_rows, rows, versions
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version
@@ -146,6 +146,7 @@ def _moved(cursor: rows.Cursor, key: Key, state: State, shard: int) -> Key:
             Category.UNPROCESSABLE,
             "a resource that came by message cannot move to another patient: mark it entered-in-error and create another",
         )
+    access_rows.forget(cursor, [key])
     rows.move(cursor, key, shard)
     return (shard, key[1], key[2])
 

@@ -18,12 +18,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from fhir_server.access import Keys, default_scopes, issue_token
-from fhir_server.api import responses, rest
+from fhir_server.api import authorization, login, opened, responses, rest
 from fhir_server.api.direct import Direct
 from fhir_server.audit_event import AuditLog
+from fhir_server.authorization import Clients
 from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
+from fhir_server.smart_clients import App
 from fhir_server.store.body import Codec
 from fhir_server.store.database import open_pool, open_writer
 
@@ -72,7 +74,9 @@ class Api:
 
 
 @contextmanager
-def serving(database_url: str, folder: Path, settings: dict[str, Any] | None = None) -> Iterator[Api]:
+def serving(
+    database_url: str, folder: Path, settings: dict[str, Any] | None = None, apps: dict[str, App] | None = None
+) -> Iterator[Api]:
     """Runs the API in a thread on a free port."""
     chosen = Settings(data_dir=folder, **(settings or {}))
     keys = Keys.load(folder)
@@ -103,6 +107,10 @@ def serving(database_url: str, folder: Path, settings: dict[str, Any] | None = N
     app = FastAPI(lifespan=lifespan, openapi_url=None)
     responses.install(app)
     app.add_middleware(Direct)
+    app.state.clients, app.state.apps = Clients({}), apps or {}
+    app.include_router(authorization.router)
+    app.include_router(login.router)
+    app.include_router(opened.router)
     app.include_router(rest.router, prefix="/fhir")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)

@@ -384,6 +384,10 @@ def test_everything_but_metadata_needs_a_token_with_the_scope(api: Any) -> None:
     outcome(api.http.get("/Patient/p", headers=narrow), 403)
     assert api.http.get("/Observation", headers=narrow).status_code == 200
     api.put(resourceType="Observation", id="o", status="final", code={"text": "x"}, subject={"reference": "Patient/p"})
+    visit = {"status": "in-progress", "class": {"code": "AMB"}, "subject": {"reference": "Patient/p"}}
+    api.put(
+        resourceType="Encounter", id="e", **visit
+    )  # without one a clinician sees nothing of the patient (test_access_matrix)
     along = api.http.get("/Observation?_include=Observation:subject", headers=narrow).json()
     assert [e["resource"]["resourceType"] for e in along["entry"]] == ["Observation"]
 

@@ -1,0 +1,175 @@
+"""What rows one asker may see, compiled into SQL: every statement that reads resources for somebody is wrapped here.
+
+``resource`` and ``resource_history`` are shadowed by common table expressions of the same names that hold the visible rows alone.
+ PostgreSQL inlines them (NOT MATERIALIZED), so indexes are used as before, and a list, a count, an include, a chain, ``_has``,
+a history and a read of one asker cannot disagree: none of them can name a row outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from conformance.capability import RESOURCE_TYPES
+from fhir_server.search.query import Filter
+from fhir_server.search.sql import where_of
+from fhir_server.search.statement import Context, Statement
+from fhir_server.store.access_rows import DIRECTORIES
+from mappings.directory import facility_organization_id
+
+_DIRECTORIES: Final = sorted(RESOURCE_TYPES[name] for name in DIRECTORIES)
+OPENED_BY: Final = "user:"
+"""Begins ``treatment.facility`` of a record that a user opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """The asker sees patients treated by the facility. since: visits and orders that ended before count no more; now: aware;
+    default: what holds for patients who gave no Consent (opt-out: True, opt-in: False)."""
+
+    facility: str
+    subject: str
+    since: datetime
+    now: datetime
+    default: bool
+
+    def condition(self, alias: str, out: Statement) -> str:
+        """SQL: the row of the alias is about a patient the asker may see."""
+        names = out.arg(facility_names(self.facility), "text[]")
+        own, user = out.arg(self.facility, "text"), out.arg(OPENED_BY + self.subject, "text")
+        since, now, default = (
+            out.arg(self.since, "timestamptz"),
+            out.arg(self.now, "timestamptz"),
+            out.arg(self.default, "bool"),
+        )
+        rules = (
+            "SELECT bool_and(q.permit) FROM source_patient c "  # noqa: S608 -- placeholders only
+            "JOIN consent_rule q ON q.shard = c.shard AND q.patient = c.patient "
+            f"WHERE c.person = s.person AND q.low <= {now} AND q.high > {now} AND q.facility"
+        )
+        return (
+            f"(({alias}.patient IS NULL AND {alias}.rtype = ANY({out.arg(_DIRECTORIES, 'smallint[]')})) OR EXISTS ("
+            "SELECT FROM source_patient s JOIN source_patient o ON o.person = s.person "
+            "JOIN treatment t ON t.shard = o.shard AND t.patient = o.patient "
+            f"WHERE s.shard = {alias}.shard AND s.patient = {alias}.patient "
+            f"AND (t.facility = {user} AND t.until > {now} OR t.facility = ANY({names}) AND t.until > {since} AND "
+            f"(s.facility = {own} OR coalesce(({rules} = ANY({names})), ({rules} = ''), {default})))))"
+        )
+
+    def of_patient(self, shard: int, patient: str) -> tuple[str, list[Any]]:
+        """SQL, one row: ``treats``, does the facility (or the user who opened it) treat the patient; ``permits``, may it see what
+        other facilities hold about him."""
+        out = Statement()
+        names, now = out.arg(facility_names(self.facility), "text[]"), out.arg(self.now, "timestamptz")
+        rules = (
+            "SELECT bool_and(q.permit) FROM source_patient c "  # noqa: S608 -- placeholders only
+            "JOIN consent_rule q ON q.shard = c.shard AND q.patient = c.patient "
+            f"WHERE c.person = s.person AND q.low <= {now} AND q.high > {now} AND q.facility"
+        )
+        opened = f"t.facility = {out.arg(OPENED_BY + self.subject, 'text')} AND t.until > {now}"
+        treated = f"t.facility = ANY({names}) AND t.until > {out.arg(self.since, 'timestamptz')}"
+        rows = (
+            "EXISTS (SELECT FROM source_patient o JOIN treatment t ON t.shard = o.shard AND t.patient = o.patient "
+            "WHERE o.person = s.person AND "
+        )
+        text = (
+            f"SELECT {rows}({opened} OR {treated})) AS treats, "  # noqa: S608 -- placeholders only
+            f"coalesce(({rules} = ANY({names})), ({rules} = ''), {out.arg(self.default, 'bool')}) OR {rows}{opened}) AS permits "
+            f"FROM source_patient s WHERE s.shard = {out.arg(shard, 'smallint')} AND s.patient = {out.arg(patient, 'text')}"
+        )
+        return text, out.args
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """relation  None: all patients
+    hidden    bits of the sensitive classes (mappings.sensitive) the asker has no grant for
+    narrowed  type -> alternatives, each the filters of one SMART scope with a query; a row must meet one of them
+    patient   logical id of the one patient of a ``patient/`` token: nothing about others; directories stay
+    """
+
+    context: Context
+    relation: Relation | None = None
+    hidden: int = 0
+    narrowed: Mapping[str, Sequence[Sequence[Filter]]] = field(default_factory=dict)
+    patient: str = ""
+
+    @property
+    def open(self) -> bool:
+        """True when nothing is restricted."""
+        return self.relation is None and not self.hidden and not self.narrowed and not self.patient
+
+    def wrap(self, text: str, args: Sequence[Any]) -> tuple[str, list[Any]]:
+        """A statement with ``$n`` parameters -> the same over the visible rows, and its arguments."""
+        if self.open:
+            return text, list(args)
+        out = Statement(list(args))
+        parts = []
+        for table, alias in (("resource", "r"), ("resource_history", "h")):
+            if table in text:
+                shown = " AND ".join(self._conditions(alias, out)) or "true"
+                parts.append(f"{table} AS NOT MATERIALIZED (SELECT {alias}.* FROM {table} {alias} WHERE {shown})")  # noqa: S608
+        if not parts:
+            return text, list(args)
+        start = text.lstrip()
+        rest = f", {start[5:]}" if start[:5].upper() == "WITH " else f" {start}"
+        return f"WITH {', '.join(parts)}{rest}", out.args
+
+    def _conditions(self, alias: str, out: Statement) -> list[str]:
+        found = []
+        if self.patient:
+            about, directories = out.arg(self.patient, "text"), out.arg(_DIRECTORIES, "smallint[]")
+            found.append(
+                f"({alias}.patient = {about} OR {alias}.patient IS NULL AND {alias}.rtype = ANY({directories}))"
+            )
+        if self.hidden:
+            found.append(
+                f"({alias}.sensitivity IS NULL OR {alias}.sensitivity & {out.arg(self.hidden, 'smallint')}::smallint = 0)"
+            )
+        for name, alternatives in self.narrowed.items():
+            each = [" AND ".join(where_of(name, filters, self.context, out).each()) for filters in alternatives]
+            meets = " OR ".join(f"({c})" for c in each)
+            if alias == "h":  # past versions are not indexed: they are shown while the current version meets the scope
+                place = "r.shard = h.shard AND r.rtype = h.rtype AND r.id = h.id"
+                meets = f"EXISTS (SELECT FROM resource r WHERE {place} AND ({meets}))"
+            found.append(f"({alias}.rtype <> {out.arg(RESOURCE_TYPES[name], 'smallint')} OR {meets})")
+        if self.relation:
+            found.append(self.relation.condition(alias, out))
+        return found
+
+
+def facility_names(facility: str) -> list[str]:
+    """How the rows of ``treatment`` and ``consent_rule`` name a facility."""
+    return (
+        [facility, f"Organization/{facility}", f"Organization/{facility_organization_id(facility)}"] if facility else []
+    )
+
+
+def since(now: datetime, days: int) -> datetime:
+    """Visits and orders that ended before this time count no more."""
+    return now - timedelta(days=days)
+
+
+class ScopedConnection:
+    """An asyncpg pool or connection that reads the visible rows alone."""
+
+    def __init__(self, db: Any, wrap: Callable[[str, Sequence[Any]], tuple[str, list[Any]]]) -> None:
+        self._db = db
+        self._wrap = wrap
+
+    async def fetch(self, text: str, *args: Any) -> Any:
+        """As asyncpg's."""
+        text, given = self._wrap(text, args)
+        return await self._db.fetch(text, *given)
+
+    async def fetchrow(self, text: str, *args: Any) -> Any:
+        """As asyncpg's."""
+        text, given = self._wrap(text, args)
+        return await self._db.fetchrow(text, *given)
+
+    async def fetchval(self, text: str, *args: Any) -> Any:
+        """As asyncpg's."""
+        text, given = self._wrap(text, args)
+        return await self._db.fetchval(text, *given)

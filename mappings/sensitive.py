@@ -1,0 +1,109 @@
+"""Classes of sensitive data (HIV, mental health, genetics) and how a resource shows that it belongs to one: table sensitive.csv.
+
+A resource belongs to a class when one of its codes, security labels or words does, wherever it stands, or when its catalogue item does.
+Rather too much than too little: what is classed needs a grant to be seen, and is not lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from mappings import catalogue
+from mappings.csv_rows import Problem, read_rows
+
+CLASSES: Final = ("hiv", "mental-health", "genetics", "other")
+"""Names of the classes; the place of each is its bit. ``other``: classes a consortium's own catalogue names."""
+ALL: Final = (1 << len(CLASSES)) - 1
+
+_FILE: Final = Path(__file__).with_name("sensitive.csv")
+_ICD: Final = "icd-10"
+_IS_ICD: Final = re.compile(r"icd-?10|14396", re.IGNORECASE)
+_WORDS: Final = frozenset({"display", "text", "div", "conclusion", "title", "description", "valueString", "name"})
+
+
+class SensitiveError(ValueError):
+    """The table cannot be used; the text names line and column."""
+
+
+def bit_of(name: str) -> int:
+    """The bit of a class; that of ``other`` for a class this table does not have, 0 for an empty name."""
+    return 1 << CLASSES.index(name if name in CLASSES else "other") if name else 0
+
+
+class Table:
+    """The table, ready to look resources up in."""
+
+    def __init__(self, path: Path = _FILE, items: Mapping[str, int] | None = None) -> None:
+        """``items``: catalogue item code -> bits. Raises SensitiveError for a table that cannot be read."""
+        problems: list[Problem] = []
+        rows = read_rows(path, ("category", "kind", "system", "value", "source"), (), problems)
+        self._codes: dict[tuple[str, str], int] = {}
+        self._prefixes: list[tuple[str, int]] = []
+        terms: dict[str, int] = {}
+        for row in rows:
+            bit, value = bit_of(row["category"]), row["value"]
+            if row["category"] not in CLASSES or not value:
+                problems.append(Problem(path.name, row.line, "category", f"is not one of {', '.join(CLASSES)}"))
+            elif row["kind"] == "code":
+                self._codes[row["system"], value] = bit
+            elif row["kind"] == "prefix" and row["system"] == _ICD:
+                self._prefixes.append((value, bit))
+            elif row["kind"] == "term":
+                terms[value.casefold()] = bit
+            else:
+                problems.append(Problem(path.name, row.line, "kind", "is not code, prefix (of icd-10) or term"))
+        if problems:
+            raise SensitiveError("\n".join(map(str, problems)))
+        self._terms = terms
+        # A term in Latin letters is a word of its own; Chinese has no words to look for the ends of.
+        ends = "|".join(
+            rf"(?<![a-z]){re.escape(t)}(?![a-z])" if t.isascii() else re.escape(t)
+            for t in sorted(terms, key=len, reverse=True)
+        )
+        self._words = re.compile(ends)
+        self._items = dict(items or {})
+        traces = {v.encode() for _, v in self._codes} | {b'"code":"' + p.encode() for p, _ in self._prefixes}
+        traces |= {form.encode() for t in terms for form in (t, t.upper(), t.title(), t.capitalize())}
+        self._traces = tuple(traces)
+
+    def bits(self, resource: Mapping[str, Any], body: bytes = b"", item: str | None = None) -> int:
+        """The classes of a resource as bits, 0 for an ordinary one. ``body``: its JSON, which saves looking closer as a rule;
+        ``item``: its catalogue item, where it has one."""
+        found = self._items.get(item, 0) if item else 0
+        if body and not any(trace in body for trace in self._traces):
+            return found
+        waiting: list[Any] = [resource]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                code = value.get("code")
+                if isinstance(code, str):
+                    found |= self._coded(value.get("system"), code)
+                for key, inner in value.items():
+                    if isinstance(inner, (dict, list)):
+                        waiting.append(inner)
+                    elif key in _WORDS and isinstance(inner, str):
+                        for word in self._words.findall(inner.casefold()):
+                            found |= self._terms[word]
+            elif isinstance(value, list):
+                waiting.extend(value)
+        return found
+
+    def _coded(self, system: object, code: str) -> int:
+        known = self._codes.get((system, code), 0) if isinstance(system, str) else 0
+        if isinstance(system, str) and _IS_ICD.search(system):
+            for prefix, bit in self._prefixes:
+                if code.startswith(prefix):
+                    known |= bit
+        return known
+
+
+@cache
+def table() -> Table:
+    """The shipped table, with the items that the shipped catalogue calls sensitive."""
+    items = {code: bit_of(item.sensitivity) for code, item in catalogue.shipped().items.items() if item.sensitivity}
+    return Table(items=items)

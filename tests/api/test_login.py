@@ -1,0 +1,180 @@
+"""Log-in of people through the real server: authorization code with PKCE, lock-out, one-time passwords, refresh tokens."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from html import unescape
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import psycopg
+import pyotp
+import pytest
+
+from fhir_server import accounts
+from fhir_server.accounts import Account
+from fhir_server.smart_clients import App
+from tests.api.conftest import Api, serving
+
+BACK = "https://app.example/back"
+VERIFIER = "v" * 43
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+PASSWORD = "correct horse battery"
+SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+APPS = {"app": App("app", "示例应用", frozenset({BACK}), frozenset({"user/*.rs", "offline_access"}))}
+
+
+@pytest.fixture(scope="module")
+def server(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with serving(module_database_url, Path(tmp_path_factory.mktemp("keys")), apps=APPS) as api:
+        yield api
+
+
+def add(server: Api, subject: str, totp: str = "", role: str = "clinician") -> None:
+    with psycopg.connect(server.database_url) as conn:
+        account = Account(subject, "李医生", "county", role, "", "", totp, 0, 0, None, True)
+        accounts.add(conn, account, PASSWORD, datetime.now(UTC))
+
+
+def asked(server: Api, **changes: str) -> dict[str, str]:
+    return {
+        "response_type": "code", "client_id": "app", "redirect_uri": BACK, "state": "s1", "aud": server.base,
+        "scope": "user/Observation.rs?category=laboratory user/Patient.cruds offline_access",
+        "code_challenge": CHALLENGE, "code_challenge_method": "S256", **changes,
+    }  # fmt: skip
+
+
+def root(server: Api) -> str:
+    return server.base.removesuffix("/fhir") + "/auth"
+
+
+def agree(server: Api, user: str, password: str = PASSWORD, code: str = "", **changes: str) -> httpx.Response:
+    """Fills in the page that is shown."""
+    page = httpx.get(f"{root(server)}/authorize", params=asked(server, **changes))
+    assert page.status_code == 200, page.text
+    hidden = {n: unescape(v) for n, v in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', page.text)}
+    form = {**hidden, "user": user, "password": password, "code": code, "decision": "allow"}
+    return httpx.post(
+        f"{root(server)}/authorize", data={**form, **({"patient": "p1"} if "patient/" in hidden["scope"] else {})}
+    )
+
+
+def told(answer: httpx.Response) -> dict[str, str]:
+    assert answer.status_code == 303, answer.text
+    return {k: v[0] for k, v in parse_qs(urlsplit(answer.headers["Location"]).query).items()}
+
+
+def redeem(server: Api, **form: str) -> httpx.Response:
+    return httpx.post(f"{root(server)}/token", data={"client_id": "app", **form})
+
+
+def redeem_code(server: Api, code: str, **changes: str) -> httpx.Response:
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": BACK, "code_verifier": VERIFIER}
+    return redeem(server, **{**form, **changes})
+
+
+def test_a_person_logs_in_agrees_and_the_app_reads_what_was_agreed_to(server: Api) -> None:
+    add(server, "dr-a")
+    page = httpx.get(f"{root(server)}/authorize", params=asked(server))
+    assert "示例应用" in page.text and "Log in" in page.text and "登录" in page.text
+    assert "script" not in page.text.replace("text/javascript", "") and "http" not in re.sub(
+        r'value="[^"]*"', "", page.text
+    )
+    answer = told(agree(server, "dr-a"))
+    assert answer["state"] == "s1"
+    assert redeem_code(server, answer["code"], code_verifier="w" * 43).json()["error"] == "invalid_grant"
+    token = redeem_code(server, answer["code"]).json()
+    # Letters the app may not hold are left out, the query stays.
+    assert set(token["scope"].split()) == {
+        "user/Observation.rs?category=laboratory",
+        "user/Patient.rs",
+        "offline_access",
+    }
+    header = {"Authorization": f"Bearer {token['access_token']}"}
+    assert httpx.get(f"{server.base}/Patient", headers=header).status_code == 200
+    assert httpx.get(f"{server.base}/Condition", headers=header).status_code == 403
+    # A code that comes again ends all that came from it.
+    assert redeem_code(server, answer["code"]).status_code == 400
+    again = redeem(server, grant_type="refresh_token", refresh_token=token["refresh_token"])
+    assert again.json()["error"] == "invalid_grant"
+
+
+def test_refresh_tokens_are_good_once_and_a_stolen_one_ends_the_family(server: Api) -> None:
+    add(server, "dr-b")
+    token = redeem_code(server, told(agree(server, "dr-b"))["code"]).json()
+    second = redeem(server, grant_type="refresh_token", refresh_token=token["refresh_token"])
+    assert second.status_code == 200, second.text
+    assert redeem(server, grant_type="refresh_token", refresh_token=token["refresh_token"]).status_code == 400
+    third = redeem(server, grant_type="refresh_token", refresh_token=second.json()["refresh_token"])
+    assert third.status_code == 400
+
+
+def test_five_wrong_passwords_lock_the_account_and_the_answer_does_not_tell(server: Api) -> None:
+    add(server, "dr-c")
+    unknown = agree(server, "nobody")
+    for _ in range(5):
+        wrong = agree(server, "dr-c", "wrong")
+        assert wrong.status_code == 401
+    assert unknown.status_code == 401 and "password" in unknown.text
+    assert agree(server, "dr-c").status_code == 401
+    with psycopg.connect(server.database_url) as conn:
+        accounts.set_active(conn, "dr-c", True)
+    assert "code" in told(agree(server, "dr-c"))
+
+
+def test_a_one_time_password_is_needed_and_good_once(server: Api) -> None:
+    add(server, "dr-d", SECRET)
+    assert agree(server, "dr-d").status_code == 401
+    code = pyotp.TOTP(SECRET).now()
+    assert "code" in told(agree(server, "dr-d", code=code))
+    assert agree(server, "dr-d", code=code).status_code == 401
+
+
+def test_a_patient_scope_gives_a_token_for_the_chosen_patient(server: Api) -> None:
+    add(server, "dr-e")
+    answer = told(agree(server, "dr-e", scope="launch/patient patient/Observation.rs"))
+    token = redeem_code(server, answer["code"]).json()
+    assert (token["patient"], token["scope"]) == ("p1", "launch/patient patient/Observation.rs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"client_id": "other"}, 400),
+        ({"redirect_uri": "https://evil.example/"}, 400),
+        ({"redirect_uri": BACK + "/more"}, 400),
+        ({"code_challenge_method": "plain"}, "invalid_request"),
+        ({"code_challenge": ""}, "invalid_request"),
+        ({"response_type": "token"}, "unsupported_response_type"),
+        ({"aud": "https://elsewhere.example/fhir"}, "invalid_request"),
+        ({"state": ""}, "invalid_request"),
+    ],
+)
+def test_a_wrong_request_is_refused(server: Api, changes: dict[str, str], expected: int | str) -> None:
+    answer = httpx.get(f"{root(server)}/authorize", params=asked(server, **changes))
+    if isinstance(expected, int):
+        assert answer.status_code == expected and "Location" not in answer.headers
+    else:
+        assert told(answer)["error"] == expected
+
+
+def test_scopes_nobody_may_give_and_denial_go_back_as_errors(server: Api) -> None:
+    add(server, "dr-f")
+    assert told(agree(server, "dr-f", scope="system/*.cruds"))["error"] == "invalid_scope"
+    assert told(agree(server, "dr-f", scope="user/Observation.rs?sensitivity=hiv"))["error"] == "invalid_scope"
+    form = {**asked(server), "decision": "deny"}
+    assert told(httpx.post(f"{root(server)}/authorize", data=form))["error"] == "access_denied"
+
+
+def test_a_locked_account_keeps_no_refresh_token(server: Api) -> None:
+    add(server, "dr-g")
+    token = redeem_code(server, told(agree(server, "dr-g"))["code"]).json()
+    with psycopg.connect(server.database_url) as conn:
+        accounts.set_active(conn, "dr-g", False)
+    assert redeem(server, grant_type="refresh_token", refresh_token=token["refresh_token"]).status_code == 400
+    assert agree(server, "dr-g").status_code == 401
