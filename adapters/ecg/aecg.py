@@ -132,12 +132,13 @@ def _lead(name: str, value: Element, period: str, beat: bool, found: Recording) 
         told = "A lead has no samples, no sampling interval, or no scale in volts; it is kept in the file alone."
         found.issues.append(Issue("bad-waveform", "warning", f"lead[{name}]", told))
         return
-    factor = Decimal(scale.get("value", "0")) * _UNITS[unit]
-    zero = (
-        Decimal(origin.get("value", "0") or "0") * _UNITS.get(origin.get("unit", unit), 1)
-        if origin is not None
-        else Decimal(0)
-    )
+    try:
+        factor = Decimal(scale.get("value", "0")) * _UNITS[unit]
+        start = origin.get("value") or "0" if origin is not None else "0"
+        zero = Decimal(start) * _UNITS.get(origin.get("unit", unit) if origin is not None else unit, Decimal(1))
+    except InvalidOperation:
+        told = "The scale or origin of a lead is no number; send the file again."
+        raise Unreadable(Issue("bad-waveform", "error", f"lead[{name}]", told)) from None
     if not all(s.lstrip("+-").replace(".", "", 1).isdigit() for s in samples.split()):
         raise Unreadable(
             Issue(

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from adapters import xmltree
 from adapters.contract import Unreadable
 from adapters.segments import Draft, Message
-from adapters.table.rows import ZIP, Row, header_of, is_json, read_rows
+from adapters.table.rows import ZIP, Row, header_of, is_json, printable, read_rows
 from conformance.issue import Issue
 from mappings.facility import Facility, Table
 from mappings.model import Unread
@@ -131,7 +131,7 @@ def _message(raw: bytes, facility: Facility) -> tuple[list[Row], Table]:
         try:
             found = json.loads(raw)
             table = next(t for t in facility.tables if t.name == found["table"])
-            return [{str(k): str(v) for k, v in row.items()} for row in found["rows"]], table
+            return [printable({str(k): str(v) for k, v in row.items()}) for row in found["rows"]], table
         except (ValueError, KeyError, AttributeError, RecursionError):
             raise Unreadable(
                 Issue("bad-table", "error", "", "These are no rows of a table; send the file again.")

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ _MOST_FILES = 500
 _MOST_ELEMENTS = 4_000_000
 _COLUMN = re.compile(r"[A-Z]+")
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{12,}(?:[Ee][-+]?\d+)?|-?\d+(?:\.\d+)?[Ee][-+]?\d+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 ZIP = b"PK\x03\x04"
 
 
@@ -55,17 +57,22 @@ def read_rows(raw: bytes, charset: str, elements: Sequence[str] = ()) -> list[Ro
         rows = _named(_lines(decode(raw, "", charset).text))
     if len(rows) > _MOST_ROWS:
         raise _refuse("bad-table", f"The table has more than {_MOST_ROWS} rows; send it in parts.")
-    return [row for row in rows if any(row.values())]
+    return [clean for row in rows if any((clean := printable(row)).values())]
+
+
+def printable(row: Row) -> Row:
+    """A row without control characters and halves of characters, which no FHIR text may hold."""
+    return {_CONTROL.sub("", name): _CONTROL.sub("", value).strip() for name, value in row.items()}
 
 
 def header_of(raw: bytes, charset: str) -> list[str]:
     """The first line of a text as columns, by the delimiter that gives the most; empty when it is no text."""
-    first = raw[: 64 * 1024].split(b"\n", 1)[0]
+    first = re.split(rb"[\r\n]", raw[: 64 * 1024].removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n"), maxsplit=1)[0]
     try:
-        text = decode(first, "", charset).text
+        every = [_cells([decode(first, "", charset).text], d) for d in _DELIMITERS]
     except Unreadable:
         return []
-    return max((_cells([text], d)[0] for d in _DELIMITERS), key=len, default=[]) if text.strip() else []
+    return max((cells[0] for cells in every if cells), key=len, default=[])
 
 
 def _cells(lines: Iterable[str], delimiter: str) -> list[list[str]]:
@@ -77,9 +84,10 @@ def _cells(lines: Iterable[str], delimiter: str) -> list[list[str]]:
 
 
 def _lines(text: str) -> list[list[str]]:
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    best = max(_DELIMITERS, key=lambda d: len(_cells([first], d)[0]))
-    return _cells(io.StringIO(text, newline=""), best)
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").lstrip("\n")
+    first = text.split("\n", 1)[0]
+    best = max(_DELIMITERS, key=first.count)
+    return _cells(io.StringIO(text), best)
 
 
 def _named(cells: list[list[str]]) -> list[Row]:
@@ -144,7 +152,7 @@ def _sheet(raw: bytes) -> list[list[str]]:
                 raise _refuse("bad-table", "The file is not an Excel workbook (XLSX) with a sheet.")
             shared = _shared(book.read("xl/sharedStrings.xml")) if "xl/sharedStrings.xml" in names else []
             return _grid(book.read(sheets[0]), shared)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError):
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError):
         raise _refuse("bad-table", "The workbook is damaged or encrypted; save it again as XLSX.") from None
 
 

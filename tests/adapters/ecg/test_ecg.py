@@ -272,5 +272,12 @@ def test_an_ecg_format_we_do_not_read_is_held_with_the_reason() -> None:
     assert "CardiologyXML" in fault.value.issue.text
 
 
+def test_a_scale_that_is_no_number_holds_the_file() -> None:
+    raw = (DATA / "minimum_aecg.xml").read_bytes().replace(b'value="2.5"', b'value="1.2.3"')
+    with pytest.raises(Unreadable) as fault:
+        converted(raw)
+    assert fault.value.issue.key == "bad-waveform"
+
+
 def test_sampling_rates_are_exact() -> None:
     assert Decimal(1000) / Decimal(500) == Decimal(str(waves(converted(muse([[1, 2]])))["I"]["period"]))

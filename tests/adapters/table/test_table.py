@@ -200,6 +200,8 @@ def test_a_zip_bomb_is_refused_without_being_unpacked(profile: Profile) -> None:
     ("raw", "key"),
     [
         (b"PK\x03\x04 not a zip", "bad-table"),
+        (as_xlsx()[:-10] + b"\xff" * 10, "bad-table"),
+        (as_xlsx().replace(b"PK\x01\x02", b"PK\x01\x03"), "bad-table"),
         (b"[" * 100_000, "bad-table"),
         (b'{"a": 1}\n[2]', "bad-table"),
         (b"[]", "bad-table"),
@@ -209,6 +211,15 @@ def test_a_zip_bomb_is_refused_without_being_unpacked(profile: Profile) -> None:
 )
 def test_damaged_files_say_why(raw: bytes, key: str, profile: Profile) -> None:
     assert refused(raw, profile) == key
+
+
+def test_a_carriage_return_in_the_header_is_no_fault(profile: Profile) -> None:
+    assert recognise(b"a,b\rc,d\x00\r", profile) == "hl7v2"
+    assert facts(converted(as_tsv().replace(b"\r\n", b"\r"), profile)) == facts(converted(as_tsv(), profile))
+
+
+def test_control_characters_and_halves_of_characters_are_left_out() -> None:
+    assert read_rows(b'[{"a\\u0001": "6.3\\u0015", "b": "x\\ud800y"}]', "") == [{"a": "6.3", "b": "xy"}]
 
 
 def test_an_entity_inside_a_workbook_is_refused(profile: Profile) -> None:
