@@ -94,6 +94,11 @@ def _step(entry: Any, at: str, base: str) -> Step:
     if not isinstance(request, dict):
         raise Fault(Category.INVALID, "An entry needs a request with method and url.", where=f"{at}.request")
     method, url = request.get("method"), request.get("url")
+    if not isinstance(entry.get("fullUrl", ""), str):
+        raise Fault(Category.INVALID, "fullUrl must be a text.", where=f"{at}.fullUrl")
+    for name in ("ifMatch", "ifNoneExist", "ifNoneMatch"):
+        if not isinstance(request.get(name, ""), str):
+            raise Fault(Category.INVALID, f"{name} must be a text.", where=f"{at}.request.{name}")
     if method not in _ORDER:
         text = f"The method must be one of {', '.join(_ORDER)}."
         raise Fault(Category.INVALID, text, where=f"{at}.request.method")

@@ -221,3 +221,16 @@ def test_transactions_over_the_same_resources_wait_and_do_not_fail(api: Any) -> 
         assert set(pool.map(write, range(18))) == {200}
     names = {api.http.get(f"/Patient/p{i}").json()["name"][0]["text"] for i in range(6)}
     assert len(names) == 1
+
+
+def test_an_entry_whose_texts_are_none_is_refused(api: Any) -> None:
+    for odd in (
+        {"fullUrl": 7, "request": {"method": "POST", "url": "Patient"}, "resource": {"resourceType": "Patient"}},
+        entry("POST", "Patient", {}, ifNoneExist=7),
+        entry("PUT", "Patient/p", {"id": "p"}, ifMatch=["1"]),
+        entry("GET", "Patient", ifNoneMatch={}),
+        7,
+    ):
+        answer = api.http.post("/", json=bundle(odd, kind="batch"))
+        assert answer.json()["entry"][0]["response"]["status"] == "400 Bad Request", odd
+    assert api.ids("Patient") == []
