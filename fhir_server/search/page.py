@@ -216,7 +216,7 @@ class _Part:
         if keys is not None:
             texts.extend(self._between(named[0], keys, out))
         bounded = keys is not None and keys[1] is not None
-        texts.extend((conditions.windowed() if bounded else conditions.collected())[2:])
+        texts.extend((conditions.each() if bounded else conditions.collected())[2:])
         order = self._order(named)
         # An expression instead of the column keeps PostgreSQL from walking an index for the order; a window may be walked.
         collect = (conditions.narrow or conditions.tokens) and not bounded

@@ -48,16 +48,10 @@ class Where:
         """As conditions that find the rows by an index, if one of them can."""
         if self.narrow and not self.driven:
             return self.each()
-        return [*self._by_token(), *(text for _, text in self.either)]
-
-    def windowed(self) -> list[str]:
-        """For a window that an index on something else bounds: found by token, if they can be, and otherwise looked at row by row."""
-        return [*self._by_token(), *(f"({one}) IS TRUE" for one, _ in self.either)]
-
-    def _by_token(self) -> list[str]:
+        found = [text for _, text in self.either]
         if not self.named or self.narrow or self.own:
-            return self._own_and_common()
-        return [*self.texts, f"r.tokens[1] = ANY({kinds_of(self.common)})"]
+            return [*self._own_and_common(), *found]
+        return [*self.texts, f"r.tokens[1] = ANY({kinds_of(self.common)})", *found]
 
 
 @dataclass(slots=True)
