@@ -2,8 +2,8 @@
 
 The schema of a resource type says two kinds of things: which elements there may and must be (their names alone decide), and what
 stands in each (its value alone decides). So a set of names that was sound once is sound always, and so is an element that is equal to
-the byte, or but for its ids and its number. Where a type has rules between elements (contained resources, components, Bundle), nothing
-is remembered.
+the byte, or but for its ids, number and time of day. Where a type has rules between elements
+(contained resources, components, Bundle), nothing is remembered.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ _REFERENCE: Final = re.compile(rb'"reference":"([A-Z][A-Za-z]+/)[0-9a-v]{24}"')
 """With a derived id (mappings.ids)."""
 _ID: Final = re.compile(rb'"id":"[A-Za-z0-9.-]{1,64}"')
 _NUMBER: Final = re.compile(rb'"valueQuantity":\{"value":-?[0-9]+(?:\.[0-9]+)?')
+_SOURCE: Final = re.compile(rb'"meta":\{"source":"[!#-\[\]-~]+"\}')
+_TIME: Final = re.compile(
+    rb'("[A-Za-z]+":"[0-9-]{10}T)(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?((?:Z|[+-][0-9:]{5})")'
+)
+"""An element that is one date and time: whether that exists, its day and its zone say, since the time of day is one."""
 _MOST: Final = 4096
 """Elements remembered for each type; when there are more, all are forgotten and learned again."""
 _LONGEST: Final = 1024
@@ -85,11 +90,15 @@ class KnownSound:
 
 
 def _alike(name: str, member: bytes) -> bytes:
-    """The element with another id or number, one for all of them: its soundness does not depend on which it is."""
+    """The element with another id, number, source or time of day, one for all: its soundness does not depend on which it is."""
     if name == "valueQuantity":
         return _NUMBER.sub(b'"valueQuantity":{"value":0', member, 1)
     if name == "id":
         return b'"id":"0"' if _ID.fullmatch(member) else member
+    if name == "meta":
+        return b'"meta":{"source":"x"}' if _SOURCE.fullmatch(member) else member
+    if (found := _TIME.fullmatch(member)) is not None:
+        return found[1] + b"00:00:00" + found[2]
     return _REFERENCE.sub(rb'"reference":"\g<1>0"', member)
 
 

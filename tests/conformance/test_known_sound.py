@@ -85,6 +85,24 @@ def test_ids_and_numbers_of_results_need_not_be_known() -> None:
     assert asked == []
 
 
+def test_a_time_of_day_that_does_not_exist_is_found_beside_those_that_do() -> None:
+    for time in (
+        "08:30:00+08:00",
+        "23:59:59.123Z",
+        "24:00:00Z",
+        "08:60:00Z",
+        "08:30:61Z",
+        "08:30Z",
+        "08:30:00",
+        "08:30:00+19:00",
+    ):
+        both(OBSERVATION | {"effectiveDateTime": f"2026-03-01T{time}", "issued": f"2026-03-01T{time}"})
+    for day in ("2026-02-29", "2026-13-01", "2026-2-0101"):
+        both(OBSERVATION | {"effectiveDateTime": f"{day}T08:30:00Z"})
+    for source in ("urn:x#1", "urn:x y", "", '"', "urn:x\\y", "血"):
+        both(OBSERVATION | {"meta": {"source": source}})
+
+
 def test_elements_that_hang_together_are_looked_at_together() -> None:
     inside = {"resourceType": "Patient", "id": "p"}
     sound = REPORT | {"contained": [inside], "subject": {"reference": "#p"}}
