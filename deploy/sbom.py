@@ -95,15 +95,18 @@ def _component(package: Pinned, needed: bool) -> dict[str, Any]:
 
 
 def _licence(name: str) -> dict[str, Any] | None:
-    """As the installed package tells it: an SPDX expression, else the words it uses."""
+    """As the installed package tells it: an SPDX expression, else the words it uses, else the heading of its licence."""
     try:
-        told = metadata.distribution(name).metadata
+        package = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return None  # pinned for another platform
+    told = package.metadata
     if "License-Expression" in told:
         return {"expression": told["License-Expression"]}
     classified = [c.rpartition(" :: ")[2] for c in told.get_all("Classifier") or [] if c.startswith("License :: OSI")]
     words = " OR ".join(classified) or (told.get("License", "")).partition("\n")[0]
+    if not words and (files := told.get_all("License-File")):
+        words = (package.read_text(f"licenses/{files[0]}") or "").lstrip().partition("\n")[0]
     return {"license": {"name": words}} if words else None
 
 

@@ -7,8 +7,8 @@ Rather too much than too little: what is classed needs a grant to be seen, and i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ ALL: Final = (1 << len(CLASSES)) - 1
 _FILE: Final = Path(__file__).with_name("sensitive.csv")
 _ICD: Final = "icd-10"
 _IS_ICD: Final = re.compile(r"icd-?10|14396", re.IGNORECASE)
+_SHORT: Final = 512
+"""Bytes of a member worth remembering."""
 _WORDS: Final = frozenset({"display", "text", "div", "conclusion", "title", "description", "valueString", "name"})
 
 
@@ -69,12 +71,14 @@ class Table:
         traces = {v.encode() for _, v in self._codes} | {b'"code":"' + p.encode() for p, _ in self._prefixes}
         traces |= {form.encode() for t in terms for form in (t, t.upper(), t.title(), t.capitalize())}
         self._traces = tuple(traces)
+        # Codes, units and subjects repeat from result to result, so most members were looked at before.
+        self._remembered = lru_cache(16_384)(self._looked_at)
 
-    def bits(self, resource: Mapping[str, Any], body: bytes = b"", item: str | None = None) -> int:
-        """The classes of a resource as bits, 0 for an ordinary one. ``body``: its JSON, which saves looking closer as a rule;
-        ``item``: its catalogue item, where it has one."""
+    def bits(self, resource: Mapping[str, Any], written: Sequence[bytes] = (), item: str | None = None) -> int:
+        """The classes of a resource as bits, 0 for an ordinary one. ``written``: its JSON, whole or by member, which saves looking
+        closer as a rule; ``item``: its catalogue item, where it has one."""
         found = self._items.get(item, 0) if item else 0
-        if body and not any(trace in body for trace in self._traces):
+        if written and not any(map(self._speaks, written)):
             return found
         waiting: list[Any] = [resource]
         while waiting:
@@ -92,6 +96,12 @@ class Table:
             elif isinstance(value, list):
                 waiting.extend(value)
         return found
+
+    def _speaks(self, written: bytes) -> bool:
+        return self._remembered(written) if len(written) < _SHORT else self._looked_at(written)
+
+    def _looked_at(self, written: bytes) -> bool:
+        return any(trace in written for trace in self._traces)
 
     def _coded(self, system: object, code: str) -> int:
         known = self._codes.get((system, code), 0) if isinstance(system, str) else 0

@@ -25,7 +25,7 @@ from fhir_server.store import kinds, results, rows, statement
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Origin
 from fhir_server.store.statement import Statement
-from mappings import ids
+from mappings import ids, sensitive
 from mappings.model import Conversion, Entry, Recency
 from mappings.times import sortable
 
@@ -181,7 +181,10 @@ class Template:
         for r in self.results:
             key, times = (0, RESOURCE_TYPES["Observation"], ""), (None, None, None)
             row: tuple[Any, ...] = (*key, 1, 1, None, False, None, None, *times, b"", b"", b"", None, None, None, False)
-            row += (None, r.flat.number, r.flat.value_text, None, None, codec.current, b"")
+            classes = (
+                sensitive.table().bits(r.entry.resource, item=r.kind.result.item if r.kind.result else None) or None
+            )
+            row += (None, r.flat.number, r.flat.value_text, None, None, classes, codec.current, b"")
             self._rows.append(Filled(packed.parts(row, holes)))
             self._tokens.append((numbers[r.kind], *r.indexed.tokens))
 

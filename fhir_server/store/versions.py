@@ -76,7 +76,7 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
                 resource, body = rendered(version, instants)
                 changes.append(_change(key, version, resource, body))
                 names = (key[2], version.statement.patient, None)
-                classes = _classes(key, resource, body) or None
+                classes = _classes(key, resource, version.statement.members or (body,)) or None
                 add(_history_row(key, version, classes, codec.compress(body, names)))
     if made:
         with rows.copying(cursor, "resource") as add:
@@ -91,15 +91,16 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
     return changes
 
 
-def _classes(key: Key, resource: Mapping[str, Any], body: bytes, item: str | None = None) -> int:
-    return 0 if key[1] in _DIRECTORIES else sensitive.table().bits(resource, body, item)
+def _classes(key: Key, resource: Mapping[str, Any], written: Sequence[bytes], item: str | None = None) -> int:
+    return 0 if key[1] in _DIRECTORIES else sensitive.table().bits(resource, written, item)
 
 
 def _classify(cursor: rows.Cursor, batch: Batch, made: Sequence[Made]) -> list[Key]:
     """Fills in the classes of sensitive data; the reports whose classes depend on rows beside theirs."""
     by_report: dict[Key, int] = {}
     for m in made:
-        bits = _classes(m.key, m.resource, m.body, m.kind.result.item if m.kind.result else None)
+        written = m.version.statement.members or (m.body,)
+        bits = _classes(m.key, m.resource, written, m.kind.result.item if m.kind.result else None)
         if m.version.statement.origin.inbox is None and m.key[1] not in _DIRECTORIES:
             bits |= access_rows.referred(cursor, m.resource)
         m.classes = bits or None

@@ -29,7 +29,7 @@ def test_a_patch_changes_what_it_names_and_keeps_every_digit(api: Any) -> None:
     assert answer.headers["ETag"] == 'W/"2"'
     read = api.http.get("/Observation/o").text
     assert '"status":"final"' in read
-    assert '"value":6.30,' in read
+    assert '"valueQuantity":{"value":6.30}' in read
     assert '"value":4.10}' in read
     assert api.ids("Observation?status=final") == ["o"]
 

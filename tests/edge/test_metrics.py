@@ -69,7 +69,7 @@ def test_metrics_tell_what_was_received_converted_held_and_stored(serve: Serve, 
         )
         assert newest is not None
         assert found[f"tongjian_last_message_timestamp_seconds{{{feed}}}"] >= newest[0]
-        assert found["tongjian_workers"] == 1
+        assert found["tongjian_workers"] == 2
         assert found["tongjian_database_up"] == 1
         assert found["tongjian_database_bytes"] > 1e6
         assert found["tongjian_disk_free_bytes"] < found["tongjian_disk_total_bytes"]
@@ -130,11 +130,17 @@ def test_status_names_each_feed_with_its_last_message_and_the_holds(serve: Serve
         def complete() -> bool:
             shown.update(json.loads(status(served, database_url, "--json").stdout))
             feeds = {(f["facility"], f["channel"]): f["last_message"] for f in shown["feeds"]}
-            return shown["converted"] == 1 and feeds["alpha", "default"] is not None and feeds["alpha", "old"] is None
+            started = len(shown["workers"]) == 2
+            return (
+                started
+                and shown["converted"] == 1
+                and feeds["alpha", "default"] is not None
+                and feeds["alpha", "old"] is None
+            )
 
         assert eventually(complete, 40)
         assert [(h["facility"], h["messages"]) for h in shown["held"]] == [("alpha", 1)]
-        assert [w["alive"] for w in shown["workers"]] == [True]
+        assert [w["alive"] for w in shown["workers"]] == [True, True]
         assert shown["lag_p50_seconds"] > 0
         assert shown["versions"].keys() == {"tongjian", "postgresql", "schema"}
         text = status(served, database_url).stdout
