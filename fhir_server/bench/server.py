@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from fhir_server.access import Keys, issue_token
+from fhir_server.access import Keys, default_scopes, issue_token
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
 from fhir_server.store.database import database_url, migrate
@@ -93,7 +93,7 @@ def serving(settings: Settings, url: str) -> Iterator[Running]:
             subject="bench",
             role="system",
             facility="county-hospital",
-            scopes=("system/*.cruds",),
+            scopes=tuple(sorted(default_scopes("system"))),
             ttl=timedelta(hours=12),
             now=datetime.now(UTC),
         )

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from adapters.transports.mllp import Sender, SendError
-from fhir_server.access import Keys, issue_token
+from fhir_server.access import Keys, default_scopes, issue_token
 from fhir_server.demo import print_report
 from fhir_server.demo.county import UNMAPPED, Dialect, Panel, Test, analytes
 from fhir_server.demo.order_time import HookClient, ask, ask_more, lapsed_mark
@@ -69,7 +69,7 @@ def run(settings: Settings, *, leave: bool) -> None:
                 subject="demo",
                 role="system",
                 facility="county-hospital",
-                scopes=("system/*.cruds",),
+                scopes=tuple(sorted(default_scopes("system"))),
                 ttl=timedelta(hours=12),
                 now=datetime.now(UTC),
             )
