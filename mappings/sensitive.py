@@ -70,7 +70,7 @@ class Table:
         self._items = dict(items or {})
         traces = {v.encode() for _, v in self._codes} | {b'"code":"' + p.encode() for p, _ in self._prefixes}
         traces |= {form.encode() for t in terms for form in (t, t.upper(), t.title(), t.capitalize())}
-        self._traces = tuple(traces)
+        self._traces = re.compile(b"|".join(map(re.escape, sorted(traces))))
         # Codes, units and subjects repeat from result to result, so most members were looked at before.
         self._remembered = lru_cache(16_384)(self._looked_at)
 
@@ -101,7 +101,7 @@ class Table:
         return self._remembered(written) if len(written) < _SHORT else self._looked_at(written)
 
     def _looked_at(self, written: bytes) -> bool:
-        return any(trace in written for trace in self._traces)
+        return self._traces.search(written) is not None
 
     def _coded(self, system: object, code: str) -> int:
         known = self._codes.get((system, code), 0) if isinstance(system, str) else 0
