@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ _ICD: Final = "icd-10"
 _IS_ICD: Final = re.compile(r"icd-?10|14396", re.IGNORECASE)
 _SHORT: Final = 512
 """Bytes of a member worth remembering."""
+_REMEMBERED: Final = 16_384
 _WORDS: Final = frozenset({"display", "text", "div", "conclusion", "title", "description", "valueString", "name"})
 
 
@@ -71,8 +72,7 @@ class Table:
         traces = {v.encode() for _, v in self._codes} | {b'"code":"' + p.encode() for p, _ in self._prefixes}
         traces |= {form.encode() for t in terms for form in (t, t.upper(), t.title(), t.capitalize())}
         self._traces = re.compile(b"|".join(map(re.escape, sorted(traces))))
-        # Codes, units and subjects repeat from result to result, so most members were looked at before.
-        self._remembered = lru_cache(16_384)(self._looked_at)
+        self._silent: set[bytes] = set()
 
     def bits(self, resource: Mapping[str, Any], written: Sequence[bytes] = (), item: str | None = None) -> int:
         """The classes of a resource as bits, 0 for an ordinary one. ``written``: its JSON, whole or by member, which saves looking
@@ -98,10 +98,16 @@ class Table:
         return found
 
     def _speaks(self, written: bytes) -> bool:
-        return self._remembered(written) if len(written) < _SHORT else self._looked_at(written)
-
-    def _looked_at(self, written: bytes) -> bool:
-        return self._traces.search(written) is not None
+        # Codes, units and subjects repeat from result to result, so most members were looked at before.
+        if written in self._silent:
+            return False
+        if self._traces.search(written):
+            return True
+        if len(written) < _SHORT and not written.startswith(b'"id":'):
+            if len(self._silent) >= _REMEMBERED:
+                self._silent.clear()
+            self._silent.add(written)
+        return False
 
     def _coded(self, system: object, code: str) -> int:
         known = self._codes.get((system, code), 0) if isinstance(system, str) else 0
