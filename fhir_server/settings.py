@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AliasChoices, Field, ValidationError, model_validator
@@ -230,13 +230,13 @@ class Settings(BaseSettings):
         return (self.base_url or f"{scheme}://{self.host}:{port or self.port}/fhir").rstrip("/")
 
 
-def load(**given: object) -> Settings:
+def load(**given: Any) -> Settings:
     """Settings from the command line (values that are not None), environment and file. Raises SettingsError."""
     named = os.environ.get("TONGJIAN_CONFIG")
     if named and not Path(named).is_file():
         raise SettingsError(f"TONGJIAN_CONFIG names {named}, which is not a file.")
     try:
-        return Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        return Settings(**{k: v for k, v in given.items() if v is not None})
     except ValidationError as fault:
         lines = [f"setting {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in fault.errors(include_input=False)]
         raise SettingsError("\n".join(lines)) from None

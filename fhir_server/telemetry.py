@@ -22,6 +22,7 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 _OURS: Final = frozenset({"fhir_server", "adapters", "mappings", "conformance"})
 
+# prometheus_client has no types for this one.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 # A name ends with the unit; labels have few values (https://prometheus.io/docs/practices/naming/).
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
 import re
 import zipfile
 import zlib
@@ -152,7 +153,9 @@ def _sheet(raw: bytes) -> list[list[str]]:
                 raise _refuse("bad-table", "The file is not an Excel workbook (XLSX) with a sheet.")
             shared = _shared(book.read("xl/sharedStrings.xml")) if "xl/sharedStrings.xml" in names else []
             return _grid(book.read(sheets[0]), shared)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError):
+    # What zipfile lets through of a file that is damaged (zlib; lzma; OSError: bz2), cut off (EOFError), has offsets that lie
+    # (ValueError), or is encrypted or packed by a method it does not know (RuntimeError).
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError):
         raise _refuse("bad-table", "The workbook is damaged or encrypted; save it again as XLSX.") from None
 
 

@@ -37,6 +37,7 @@ class Connection(HttpToolsProtocol):
     _waits_since = 0.0
     _served = False
 
+    # uvicorn's own method narrows asyncio's BaseTransport in the same way.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, and closes one when there are too many."""
         super().connection_made(transport)

@@ -22,6 +22,7 @@ from fhir_server.recognition.reasons import Given
 from fhir_server.recognition.rules import Rules
 
 Action = Literal["adopt", "decline", "revoke"]
+_ACTIONS: Final[Mapping[str, Action]] = {"adopt": "adopt", "decline": "decline", "revoke": "revoke"}
 TOLD: Final = "org.tongjian.patient-told"
 """CDS Hooks extension of a feedback: ``{"by": ..., "at": ...}``, the patient was told purpose and necessity of the repeat."""
 DEPARTMENT: Final = "org.tongjian.department"
@@ -103,8 +104,8 @@ def read_statement(body: Mapping[str, Any], rules: Rules, now: datetime) -> Stat
     department, acted_at, key, revokes (all optional)
     """
     card, user = read_string(body, "reminder", ""), read_string(body, "user", "")
-    action = read_string(body, "action", "")
-    if action not in ("adopt", "decline", "revoke"):
+    action = _ACTIONS.get(read_string(body, "action", ""))
+    if action is None:
         raise Fault(Category.INVALID, "action is adopt, decline or revoke.", where="action")
     department = read_string(body, "department", "") if body.get("department") is not None else ""
     revokes = read_string(body, "revokes", "") if body.get("revokes") is not None else ""
@@ -117,7 +118,7 @@ def read_statement(body: Mapping[str, Any], rules: Rules, now: datetime) -> Stat
         check_decline(reason, text, told, where_text="text", where_told="told")
     elif body.get("reason") is not None:
         raise Fault(Category.INVALID, "Only declining has a reason.", where="reason")
-    made = Statement(card, action, "", user, department, reason, text, told, acted_at, revokes)  # type: ignore[arg-type]
+    made = Statement(card, action, "", user, department, reason, text, told, acted_at, revokes)
     key = read_string(body, "key", "") if body.get("key") is not None else f"said:{made.content().hex()}"
     if len(key) > _KEY_LENGTH:
         raise Fault(Category.INVALID, f"key has at most {_KEY_LENGTH} characters.", where="key")

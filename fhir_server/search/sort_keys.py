@@ -63,9 +63,13 @@ def rows_of(
     found.sort(key=lambda f: (f[1]["shard"], f[1]["id"]))
     for i, sort in reversed(list(enumerate(query.sort))):
         there = [f for f in found if f[0][i] is not None]
-        there.sort(key=lambda f, i=i: f[0][i], reverse=sort.descending)  # type: ignore[misc]
+        there.sort(key=_nth(i), reverse=sort.descending)
         found = [*there, *(f for f in found if f[0][i] is None)]
     return [{**row, **_told(keys)} for keys, row in found[: query.count + 1]]
+
+
+def _nth(place: int) -> Callable[[tuple[Sequence[Any], Any]], Any]:
+    return lambda found: found[0][place]
 
 
 def _told(keys: Sequence[Key | None]) -> dict[str, str | datetime | None]:

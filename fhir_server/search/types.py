@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include, page
@@ -98,12 +99,16 @@ def search(
     return found
 
 
+def _column(name: str) -> Callable[[Match], Any]:
+    return lambda match: match[1][name]
+
+
 def _first(matches: Iterable[Match], query: Query) -> list[Match]:
     """The first of the matches in the order of the query, as many as a page holds; what stands at the very same place as the last
     of them comes with it, because the next page begins after that place."""
     ordered = sorted(matches, key=lambda m: (m[1]["shard"], m[1]["id"]))
     for number, sort in reversed(list(enumerate(query.sort))):
-        ordered.sort(key=lambda m, key=f"k{number}": m[1][key], reverse=sort.descending)  # type: ignore[misc]
+        ordered.sort(key=_column(f"k{number}"), reverse=sort.descending)
     if len(ordered) <= query.count:
         return ordered
     last = page.place_of(query, ordered[query.count - 1][1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def converted(text: str) -> Conversion:
     return convert(raw, load_profiles()["county-hospital"], recognise(raw))
 
 
-def observation(found: Conversion, text: str) -> dict[str, object]:
+def observation(found: Conversion, text: str) -> dict[str, Any]:
     """The Observation with that code text."""
     kept = [e.resource for e in found.entries if e.resource["resourceType"] == "Observation"]
     return next(o for o in kept if o["code"].get("text") == text)
@@ -44,7 +45,7 @@ def test_a_fault_with_one_meaning_is_repaired_and_reported(key: str) -> None:
     found = converted(REPORT.replace(right, wrong))
     assert [i.key for i in found.issues if i.key.startswith("repair-")] == [key]
     assert found.held is None
-    assert str(observation(found, "WBC")["valueQuantity"]["value"]) == "6.30"  # type: ignore[index]
+    assert str(observation(found, "WBC")["valueQuantity"]["value"]) == "6.30"
     report = next(e.resource for e in found.entries if e.resource["resourceType"] == "DiagnosticReport")
     assert [i["value"] for i in report["identifier"]] == ["SQ778", "JY0302001"]
 
@@ -57,7 +58,7 @@ def test_a_bare_less_than_sign_in_a_value_is_the_comparator_it_looks_like() -> N
     found = converted(REPORT.replace(VALUE, '<value xsi:type="ST"><0.01</value>'))
     assert "repair-less-than" in {i.key for i in found.issues}
     quantity = observation(found, "WBC")["valueQuantity"]
-    assert (quantity["comparator"], str(quantity["value"])) == ("<", "0.01")  # type: ignore[index]
+    assert (quantity["comparator"], str(quantity["value"])) == ("<", "0.01")
 
 
 def test_a_name_in_the_place_of_a_code_is_read_as_the_name() -> None:
@@ -68,7 +69,7 @@ def test_a_name_in_the_place_of_a_code_is_read_as_the_name() -> None:
     found = converted(REPORT.replace("<entry>", entry + "<entry>", 1))
     assert "repair-name-in-code" in {i.key for i in found.issues}
     platelets = observation(found, "血小板计数")
-    assert str(platelets["valueQuantity"]["value"]) == "212"  # type: ignore[index]
+    assert str(platelets["valueQuantity"]["value"]) == "212"
 
 
 def test_no_reference_range_is_made_up() -> None:
@@ -85,8 +86,8 @@ def test_values_after_all_items_belong_to_them_in_order() -> None:
     moved = REPORT[:start] + REPORT[end:second_item_end] + first + REPORT[second_item_end:]
     found = converted(moved)
     assert found.held is None
-    assert str(observation(found, "WBC")["valueQuantity"]["value"]) == "6.30"  # type: ignore[index]
-    assert str(observation(found, "血红蛋白")["valueQuantity"]["value"]) == "92"  # type: ignore[index]
+    assert str(observation(found, "WBC")["valueQuantity"]["value"]) == "6.30"
+    assert str(observation(found, "血红蛋白")["valueQuantity"]["value"]) == "92"
 
 
 def test_a_value_that_could_be_of_two_items_holds_the_document() -> None:

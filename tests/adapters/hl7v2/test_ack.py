@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -30,8 +31,8 @@ def lines(raw: bytes, codec: str = "utf-8") -> list[str]:
     return text[:-1].split("\r")
 
 
-def answer(raw: bytes, code: Code = "AA", issues: object = None) -> list[str]:
-    return lines(acknowledge(facts(raw), code, issues, "A1", NOW))  # type: ignore[arg-type]
+def answer(raw: bytes, code: Code = "AA", issues: Sequence[Issue] | Issue | None = None) -> list[str]:
+    return lines(acknowledge(facts(raw), code, issues, "A1", NOW))
 
 
 def test_an_acceptance_swaps_sender_and_receiver_and_names_the_message() -> None:
