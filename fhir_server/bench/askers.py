@@ -21,7 +21,7 @@ from typing import Annotated, Final
 import orjson
 import typer
 
-from fhir_server.bench.clients import Asked
+from fhir_server.bench.clients import Asked, at_work
 from fhir_server.bench.http import Connection, post
 from fhir_server.bench.server import BenchFailed, Running
 
@@ -72,14 +72,8 @@ async def drive(
             size += got
             times.append((time.perf_counter() - start) * 1000)
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for connection in connections:
-                tasks.create_task(run(connection))
-        return Asked(time.perf_counter() - began, size, sorted(times))
-    finally:
-        for connection in connections:
-            await connection.close()
+    await at_work(connections, run)
+    return Asked(time.perf_counter() - began, size, sorted(times))
 
 
 def main(

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -78,11 +78,16 @@ async def drive(base: str, token: str, paths: Sequence[str], *, seconds: float, 
             times.append((time.perf_counter() - start) * 1000)
 
     began = time.perf_counter()
+    await at_work(connections, run)
+    return Asked(time.perf_counter() - began, size, sorted(times))
+
+
+async def at_work(connections: Sequence[Connection], run: Callable[[Connection], Coroutine[None, None, None]]) -> None:
+    """Lets all connections run side by side until each has ended, and closes them."""
     try:
         async with asyncio.TaskGroup() as tasks:
             for connection in connections:
                 tasks.create_task(run(connection))
-        return Asked(time.perf_counter() - began, size, sorted(times))
     finally:
         for connection in connections:
             await connection.close()
