@@ -26,9 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     it is run again, and counted as rerun, up to twice. All others have one chance."""
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).as_posix().startswith(_REAL_TIME) or "postgres" in getattr(
-            item, "fixturenames", ()
-        ):
+        real_time = item.path.relative_to(here).as_posix().startswith(_REAL_TIME)
+        if real_time:
+            item.add_marker(pytest.mark.real_time)
+        if real_time or "postgres" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 
