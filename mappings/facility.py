@@ -145,6 +145,58 @@ class Table(_Part):
     element: str = ""
 
 
+class Pacs(_Part):
+    """A picture archive of the facility.
+
+    dicomweb    base address of its DICOMweb services (PS3.18), without a slash at the end
+    host        with ``port`` and ``ae``: its DIMSE services
+    endpoint    address of the DICOMweb services as people in the county reach them: the Endpoint of its ImagingStudy; empty: ``dicomweb``
+    poll        how new studies are asked for: ``qido`` (PS3.18 section 10.6), ``find`` (C-FIND, PS3.4 annex C), or not at all
+    ca          verifies an ``https`` server; ``certificate`` and ``key`` are shown to it. Files, relative to the profile
+    token_file  file whose text is sent as bearer token, read before each request
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    dicomweb: str = Field(default="", pattern=r"^(https?://[^\s?#]*[^\s?#/])?$")
+    endpoint: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    host: str = ""
+    port: int = Field(default=0, ge=0, le=65535)
+    ae: str = Field(default="", max_length=16)
+    poll: Literal["", "qido", "find"] = ""
+    poll_seconds: float = Field(default=60, ge=1, le=86400)
+    overlap_hours: float = Field(default=24, ge=0, le=24 * 31)
+    """A study is looked for again until so long after its own date: what reaches the archive late is not missed."""
+    since: str = Field(default="", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
+    """Day of the oldest studies wanted when the archive is asked for the first time; empty: that day."""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    token_file: str = ""
+    timeout: float = Field(default=30.0, gt=0, le=600)
+
+
+class ImageSource(_Part):
+    """An application entity that sends images (C-STORE), and what becomes of their pixels.
+
+    ae           its title (calling AE); addresses, certificate: as of a Channel
+    pixels       ``folder``: kept as files below ``folder``; ``forward``: sent on to ``pacs`` by STOW-RS; ``drop``: only for what is a
+                 copy of a PACS, which has them. There is no default: no modality may delete its only copy because of us
+    pacs         name of the archive that gets the pixels, or has them
+    report_to    ``host:port`` where the outcome of a storage commitment is reported; empty: on the association that asked
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    ae: str = Field(min_length=1, max_length=16)
+    addresses: list[str] = Field(default_factory=list)
+    certificate: str = ""
+    pixels: Literal["folder", "forward", "drop"]
+    folder: str = ""
+    pacs: str = ""
+    report_to: str = Field(default="", pattern=r"^(\S+:\d{1,5})?$")
+    max_bytes: int = Field(default=2 * 1024**3, ge=1024)
+    backfill: bool = False
+
+
 class Facility(_Part):
     """One facility profile. ``generic`` is the profile for a sender nobody has described yet."""
 
@@ -169,6 +221,10 @@ class Facility(_Part):
     """OBR-25 text -> DiagnosticReport.status, before the shipped table."""
     destinations: list[Destination] = Field(default_factory=list)
     """Where results that others made for this facility are sent to (docs/outbound.md)."""
+    image_sources: list[ImageSource] = Field(default_factory=list)
+    """Who may send images of the facility (docs/connect-dicom.md)."""
+    pacs: list[Pacs] = Field(default_factory=list)
+    """Its picture archives; the first with a DICOMweb address is the Endpoint of its ImagingStudy resources."""
     triggers: dict[str, str] = Field(default_factory=dict)
     """Own message types: MSH-9 as sent (``ZLB^Z01``) -> what it means (``ORU^R01``)."""
     paths: dict[str, str] = Field(default_factory=dict)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from conformance import systems
 from mappings import catalogue as catalogue_module
-from mappings import code_table, codes, destinations, paths, profile_yaml, times, triggers, units
+from mappings import code_table, codes, destinations, image_sources, paths, profile_yaml, times, triggers, units
 from mappings.catalogue import Catalogue
 from mappings.codes import CodeTable, Found, LocalOrder, LocalTest, clean_name
 from mappings.csv_rows import Problem
@@ -184,8 +184,9 @@ def _profile(folder: Path, document: Document, catalogue: Catalogue, problems: l
             wrong(("quality_control_patients", index), f"is not a regular expression: {fault}")
 
     facility = destinations.checked(facility, folder, wrong)
+    facility = image_sources.checked(facility, folder, wrong)
     # Where results are sent to decides no mapping.
-    digest = hashlib.sha256(facility.model_dump_json(exclude={"destinations"}).encode())
+    digest = hashlib.sha256(facility.model_dump_json(exclude={"destinations", "image_sources"}).encode())
     digest.update(catalogue.digest.encode())
     digest.update(units.TABLE.read_bytes().replace(b"\r\n", b"\n"))
 
@@ -295,6 +296,9 @@ def _check_together(
                 claim(("certificate", channel.certificate), ("channels", index, "certificate"))
             if channel.port:
                 claim(("port", str(channel.port)), ("channels", index, "port"))
+        for index, source in enumerate(profile.facility.image_sources):
+            for caller in image_sources.callers(source):
+                claim(caller, ("image_sources", index, "ae"))
         for local, laboratory in profile.facility.performers.items():
             if laboratory not in profiles:
                 place = document.place(("performers", local))
