@@ -150,7 +150,7 @@ class Pacs(_Part):
 
     dicomweb    base address of its DICOMweb services (PS3.18), without a slash at the end
     host        with ``port`` and ``ae``: its DIMSE services
-    endpoint    address of the DICOMweb services as people in the county reach them: the Endpoint of its ImagingStudy; empty: ``dicomweb``
+    endpoint    address of the DICOMweb services as the county reaches them, the Endpoint of its ImagingStudy; empty: ``dicomweb``
     poll        how new studies are asked for: ``qido`` (PS3.18 section 10.6), ``find`` (C-FIND, PS3.4 annex C), or not at all
     ca          verifies an ``https`` server; ``certificate`` and ``key`` are shown to it. Files, relative to the profile
     token_file  file whose text is sent as bearer token, read before each request
