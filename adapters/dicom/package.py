@@ -1,0 +1,55 @@
+r"""A study package: what is known of a study so far, as one raw message of the inbox.
+
+``TJDS1\n``, then for each object its length (8 bytes, most significant first) and the Part 10 object up to Pixel Data. Objects
+without pixels (reports, documents, key objects, waveforms) are whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from adapters.contract import Unreadable
+from adapters.dicom import structure
+from conformance.issue import Issue
+
+MAGIC: Final = b"TJDS1\n"
+_LENGTH: Final = 8
+
+
+def pack(objects: Iterable[bytes]) -> bytes:
+    """Part 10 objects, each as ``header_bytes`` gives it -> one message."""
+    parts = [MAGIC]
+    for raw in objects:
+        parts += (len(raw).to_bytes(_LENGTH, "big"), raw)
+    return b"".join(parts)
+
+
+def unpack(message: bytes) -> Iterator[bytes]:
+    """The objects of a package in their order; a single Part 10 object is a package of one.
+
+    Raises Unreadable: ``not-dicom`` when it is neither, ``dicom-truncated`` when it ends early.
+    """
+    if not message.startswith(MAGIC):
+        if not structure.is_part10(message):
+            words = "The bytes are neither a DICOM object (128 bytes and DICM) nor a study package."
+            raise Unreadable(Issue("not-dicom", "error", "", words))
+        yield message
+        return
+    at = len(MAGIC)
+    while at < len(message):
+        start = at + _LENGTH
+        length = int.from_bytes(message[at:start], "big")
+        if start > len(message) or length > len(message) - start:
+            words = "The study package ends inside an object; it was cut off on its way."
+            raise Unreadable(Issue("dicom-truncated", "error", "", words))
+        at = start + length
+        yield message[start:at]
+
+
+def header_bytes(part10: bytes) -> bytes:
+    """The object as it was sent, up to Pixel Data (7FE0,0010); the whole of it when it has none.
+
+    Raises Unreadable: ``not-dicom``, ``dicom-truncated``, ``dicom-bad-length``, ``dicom-too-deep``, ``too-large``.
+    """
+    return structure.header_bytes(part10)
