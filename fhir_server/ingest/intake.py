@@ -1,0 +1,75 @@
+"""Messages that came by another way than an MLLP connection (files, polled rows, a relay) -> what the inbox keeps of them.
+
+The way speaks for one facility. What cannot be read, or names another facility, is kept all the same: held, with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from datetime import datetime
+
+from adapters.contract import Envelope, Unreadable
+from adapters.convert import peek, recognise, split
+from conformance.issue import Issue
+from fhir_server.ingest import inbox
+from fhir_server.ingest.channels import Binding, Channels
+from fhir_server.ingest.inbox import BACKFILL, LIVE, Arrival
+from mappings.facility import Channel
+from mappings.profile import Profile
+
+
+class Intake:
+    """One channel of one facility."""
+
+    def __init__(self, profile: Profile, channel: Channel) -> None:
+        self.profile = profile
+        self.channel = channel
+        self._binding = Binding(profile.facility, channel)
+        self._channels = Channels([profile.facility])
+
+    def messages(self, raw: bytes) -> tuple[str, list[bytes]]:
+        """The format of a file, recognised by its content, and its messages; a file nobody can take apart is one message."""
+        kind = recognise(raw, self.profile)
+        return kind, list(split(io.BytesIO(raw), kind, self.profile)) or [raw]
+
+    def arrival(self, raw: bytes, kind: str, received_at: datetime) -> tuple[Arrival, Issue | None]:
+        """One message of a format, and why it is held; None when it is not."""
+        envelope, fault = self._peek(raw, kind)
+        digest = hashlib.sha256(raw).digest()
+        patients = envelope.patient_keys if envelope is not None and fault is None else ()
+        control_id = envelope.control_id if envelope is not None else ""
+        pointers = envelope.pointers if envelope is not None else ()
+        shard, keys = inbox.ordering_keys(self.profile.id, control_id or digest.hex(), patients, pointers)
+        status = "quality-control" if envelope is not None and envelope.quality_control else "ready"
+        arrival = Arrival(
+            shard=shard,
+            facility=self.profile.id,
+            channel=self.channel.name,
+            format=kind,
+            trigger=envelope.trigger if envelope is not None else "",
+            control_id=control_id,
+            sent_at=envelope.sent_at if envelope is not None else None,
+            received_at=received_at,
+            sha256=digest,
+            size=len(raw),
+            charset=envelope.charset if envelope is not None else "",
+            lane=BACKFILL if self.channel.backfill else LIVE,
+            keys=keys,
+            status="held" if fault is not None else status,
+            issues=(fault,) if fault is not None else envelope.issues if envelope is not None else (),
+            raw=inbox.compress(raw),
+            part=bool(pointers),
+        )
+        return arrival, fault
+
+    def _peek(self, raw: bytes, kind: str) -> tuple[Envelope | None, Issue | None]:
+        try:
+            found = peek(raw, self.profile, kind)
+        except Unreadable as unreadable:
+            return None, unreadable.issue
+        if kind == "hl7v2" and self.profile.facility.senders:
+            bound = self._channels.bind((self._binding,), found.sender)
+            if isinstance(bound, Issue):
+                return found, bound
+        return found, None
