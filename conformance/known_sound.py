@@ -19,17 +19,21 @@ _NAMES_ONLY: Final = frozenset({"$comment", "allOf", "anyOf", "oneOf", "not", "i
 _WHOLE: Final = frozenset({"type", "minProperties", "properties", "additionalProperties", "required", "allOf"})
 _OWN: Final = frozenset({"id", "valueQuantity"})
 """Elements that hardly two resources have alike."""
-_REFERENCE: Final = re.compile(rb'"reference":"([A-Z][A-Za-z]+/)[0-9a-v]{24}"')
-"""With a derived id (mappings.ids)."""
+_REFERENCE: Final = re.compile(rb'(?<=[A-Za-z])/[0-9a-v]{24}"')
+"""The end of a reference with a derived id (mappings.ids)."""
 _ID: Final = re.compile(rb'"id":"[A-Za-z0-9.-]{1,64}"')
 _NUMBER: Final = re.compile(rb'"valueQuantity":\{"value":-?[0-9]+(?:\.[0-9]+)?')
 _SOURCE: Final = re.compile(rb'"meta":\{"source":"[!#-\[\]-~]+"\}')
 _TIME: Final = re.compile(
     rb'("[A-Za-z]+":"[0-9-]{10}T)(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]+)?((?:Z|[+-][0-9:]{5})")'
 )
-"""An element that is one date and time: whether that exists, its day and its zone say, since the time of day is one."""
-_MOST: Final = 4096
-"""Elements remembered for each type; when there are more, all are forgotten and learned again."""
+"""A date and time: whether that exists, its day and its zone say, since the time of day is one."""
+_DAY: Final = re.compile(rb'"[0-9]{4}-')
+_NAMED: Final = frozenset({"identifier", "extension", "entity"})
+"""Elements that hold an identifier, which hardly two resources share."""
+_VALUE: Final = re.compile(rb'"value":"[A-Za-z0-9.:-]+"')
+_MOST: Final = 8192
+"""Elements of each kind remembered for each type; when there are more, all are forgotten and learned again."""
 _LONGEST: Final = 1024
 _MOST_SHAPES: Final = 512
 
@@ -41,25 +45,26 @@ class KnownSound:
         self._is_sound = is_sound
         self._fewest: dict[str, Any] = {}
         self._shapes: set[tuple[str, ...]] = set()
-        self._members: set[bytes] = set()
+        self._met: set[bytes] = set()
+        """Elements as they are: a message says the same of each of its results."""
+        self._sound: set[bytes] = set()
+        """One for all that are alike."""
 
     def covers(self, resource: dict[str, Any], members: Sequence[bytes]) -> bool:
         """Whether the resource is sound; False: not known, check it. members: ``fhirjson.members`` of it."""
         if tuple(resource) not in self._shapes:
             return False
-        known = self._members
-        if known.issuperset(members):
-            return True
-        for (name, value), member in zip(resource.items(), members, strict=True):
-            if member not in known:
-                alike = _alike(name, member)
-                if alike not in known:
-                    # Added to a resource that has what it must have and no more, so that only this element can be at fault.
-                    if not self._is_sound({**self._fewest, name: value}):
-                        return False
-                    self._keep(alike)
-                if name not in _OWN:
-                    self._keep(member)
+        met = self._met
+        for member in [m for m in members if m not in met]:
+            name = member[1 : member.index(b'"', 1)].decode()
+            alike = _alike(name, member)
+            if alike not in self._sound:
+                # Added to a resource that has what it must have and no more, so that only this element can be at fault.
+                if not self._is_sound({**self._fewest, name: resource[name]}):
+                    return False
+                _keep(self._sound, alike)
+            if name not in _OWN:
+                _keep(met, member)
         return True
 
     def learn(self, resource: dict[str, Any], members: Sequence[bytes]) -> None:
@@ -71,7 +76,7 @@ class KnownSound:
             if not self._fewest:
                 self._fewest = self._stripped(resource)
             for name, member in zip(resource, members, strict=True):
-                self._keep(_alike(name, member))
+                _keep(self._sound, _alike(name, member))
 
     def _stripped(self, resource: dict[str, Any]) -> dict[str, Any]:
         """Of a sound resource the elements without which it would not be sound."""
@@ -82,11 +87,12 @@ class KnownSound:
                 left = less
         return left
 
-    def _keep(self, member: bytes) -> None:
-        if len(member) <= _LONGEST:
-            if len(self._members) >= _MOST:
-                self._members.clear()
-            self._members.add(member)
+
+def _keep(known: set[bytes], member: bytes) -> None:
+    if len(member) <= _LONGEST:
+        if len(known) >= _MOST:
+            known.clear()
+        known.add(member)
 
 
 def _alike(name: str, member: bytes) -> bytes:
@@ -97,9 +103,11 @@ def _alike(name: str, member: bytes) -> bytes:
         return b'"id":"0"' if _ID.fullmatch(member) else member
     if name == "meta":
         return b'"meta":{"source":"x"}' if _SOURCE.fullmatch(member) else member
-    if (found := _TIME.fullmatch(member)) is not None:
-        return found[1] + b"00:00:00" + found[2]
-    return _REFERENCE.sub(rb'"reference":"\g<1>0"', member)
+    if len(_DAY.findall(member)) == 1:  # of two times one has to be before the other (per-1)
+        member = _TIME.sub(rb"\g<1>00:00:00\g<2>", member, 1)
+    if name in _NAMED:
+        member = _VALUE.sub(b'"value":"x"', member)
+    return _REFERENCE.sub(b'/0"', member)
 
 
 def separable(schema: dict[str, Any]) -> bool:

@@ -25,6 +25,12 @@ _IS_ICD: Final = re.compile(r"icd-?10|14396", re.IGNORECASE)
 _SHORT: Final = 512
 """Bytes of a member worth remembering."""
 _REMEMBERED: Final = 16_384
+_MUTE: Final = re.compile(
+    rb'"id":"[A-Za-z0-9.-]{1,64}"'
+    rb'|"[A-Za-z]+":"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9:]{5})"'
+    rb'|"[A-Za-z]+":\[?(?:,?\{"reference":"[A-Za-z]+/[0-9a-v]{24}"\})+\]?'
+)
+"""A member that is an id, a time, or references by derived ids: it has neither code nor word, and hardly two are alike."""
 _WORDS: Final = frozenset({"display", "text", "div", "conclusion", "title", "description", "valueString", "name"})
 
 
@@ -69,9 +75,11 @@ class Table:
         )
         self._words = re.compile(ends)
         self._items = dict(items or {})
-        traces = {v.encode() for _, v in self._codes} | {b'"code":"' + p.encode() for p, _ in self._prefixes}
+        traces = {v.encode() for _, v in self._codes}
         traces |= {form.encode() for t in terms for form in (t, t.upper(), t.title(), t.capitalize())}
-        self._traces = re.compile(b"|".join(map(re.escape, sorted(traces))))
+        # An ICD-10 code is a letter and digits, so a prefix that is a letter is no trace by itself.
+        icd = rb'"code":"(?:%b)' % "|".join(p + ("[0-9]" if p.isalpha() else "") for p, _ in self._prefixes).encode()
+        self._traces = re.compile(b"|".join([icd] * bool(self._prefixes) + sorted(map(re.escape, traces))))
         self._silent: set[bytes] = set()
 
     def bits(self, resource: Mapping[str, Any], written: Sequence[bytes] = (), item: str | None = None) -> int:
@@ -99,11 +107,11 @@ class Table:
 
     def _speaks(self, written: bytes) -> bool:
         # Codes, units and subjects repeat from result to result, so most members were looked at before.
-        if written in self._silent:
+        if written in self._silent or _MUTE.fullmatch(written):
             return False
         if self._traces.search(written):
             return True
-        if len(written) < _SHORT and not written.startswith(b'"id":'):
+        if len(written) < _SHORT:
             if len(self._silent) >= _REMEMBERED:
                 self._silent.clear()
             self._silent.add(written)

@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from functools import cache
+from functools import cache, lru_cache
+from itertools import compress
 from typing import Any, Final, NamedTuple, Protocol
 
 from conformance.capability import PATIENT_LINKS
@@ -116,68 +117,81 @@ def extract(resource: Mapping[str, Any], members: Sequence[bytes] = ()) -> Index
 def _remembered(resource: Mapping[str, Any], members: Sequence[bytes], kind: str, sink: Sink) -> None:
     """Fills the sink from what each element gave when it was met before: that depends on the bytes of the element alone."""
     table, known = _compiled(kind)[0], _KNOWN.setdefault(kind, {})
-    for (key, value), member in zip(resource.items(), members, strict=True):
-        leaves_here = table.get(key)
-        if leaves_here is None:
-            continue
-        part = known.get(member)
+    indexed = _indexed(kind, tuple(resource))
+    found = list(compress(members, indexed))
+    bits, tokens, common = sink.bits, sink.tokens, sink.common
+    for n, part in enumerate(map(known.get, found)):
         if part is None:
-            own = Sink(sink.zone, sink.base)
-            for leaf in leaves_here:
-                leaf(value, own)
-            part = _given(own)
-            if len(member) <= _LONGEST:
-                if len(known) >= _MOST:
-                    known.clear()
-                known[member] = part
-        tokens, common, bits, values, texts, start, end, issued, patient = part
-        sink.bits |= bits
-        if tokens:
-            sink.tokens += tokens
-        if common:
-            sink.common += common
-        if values:
-            sink.values += values
-        if texts:
-            sink.texts += texts
-        if start is not None:
-            sink.start, sink.end = start, end
-        if issued is not None:
-            sink.issued = issued
-        if patient is not None:
-            sink.patient = patient
+            part = _look(resource, list(compress(resource, indexed))[n], table, sink)
+            _keep(known, found[n], part)
+        bits |= part[0]
+        if part[1]:
+            tokens += part[1]
+        if part[2]:
+            common += part[2]
+        if part[3] is not None:
+            _add(sink, *part[3])
+    sink.bits = bits
 
 
-_Given = tuple[
-    tuple[int, ...],
-    tuple[int, ...],
-    int,
-    tuple[SearchValue, ...],
-    tuple[str, ...],
-    datetime | None,
-    datetime | None,
-    datetime | None,
-    str | None,
+def _look(
+    resource: Mapping[str, Any], key: str, table: Mapping[str, tuple[Leaf, ...]], beside: Sink
+) -> _Given:
+    own = Sink(beside.zone, beside.base)
+    for leaf in table[key]:
+        leaf(resource[key], own)
+    return _given(own)
+
+
+@lru_cache(maxsize=1024)
+def _indexed(kind: str, names: tuple[str, ...]) -> tuple[bool, ...]:
+    """Which of the elements of a resource searches look at."""
+    table = _compiled(kind)[0]
+    return tuple(name in table for name in names)
+
+
+def _add(
+    sink: Sink,
+    values: tuple[SearchValue, ...],
+    texts: tuple[str, ...],
+    start: datetime | None,
+    end: datetime | None,
+    issued: datetime | None,
+    patient: str | None,
+) -> None:
+    sink.values += values
+    sink.texts += texts
+    if start is not None:
+        sink.start, sink.end = start, end
+    if issued is not None:
+        sink.issued = issued
+    if patient is not None:
+        sink.patient = patient
+
+
+_Rare = tuple[
+    tuple[SearchValue, ...], tuple[str, ...], datetime | None, datetime | None, datetime | None, str | None
 ]
+_Given = tuple[int, tuple[int, ...], tuple[int, ...], _Rare | None]
+"""bits, tokens and common of a sink, and its other fields when one of them says something."""
 
 
 def _given(sink: Sink) -> _Given:
-    return (
-        tuple(sink.tokens),
-        tuple(sink.common),
-        sink.bits,
-        tuple(sink.values),
-        tuple(sink.texts),
-        sink.start,
-        sink.end,
-        sink.issued,
-        sink.patient,
-    )
+    rare = (tuple(sink.values), tuple(sink.texts), sink.start, sink.end, sink.issued, sink.patient)
+    said = any(rare[:2]) or any(value is not None for value in rare[2:])
+    return sink.bits, tuple(sink.tokens), tuple(sink.common), rare if said else None
+
+
+def _keep(known: dict[bytes, _Given], member: bytes, given: _Given) -> None:
+    if len(member) <= _LONGEST:
+        if len(known) >= _MOST:
+            known.clear()
+        known[member] = given
 
 
 _KNOWN: Final[dict[str, dict[bytes, _Given]]] = {}
 """What elements gave, by resource type and the bytes of the element."""
-_MOST: Final = 4096
+_MOST: Final = 8192
 """Elements remembered for each type; when there are more, all are forgotten and learned again."""
 _LONGEST: Final = 512
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from struct import Struct
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ WITHDRAWN: Final = "entered-in-error"
 
 _SERVER_META: Final = frozenset({"versionId", "lastUpdated"})
 _HEAD: Final = frozenset({"resourceType", "id", "meta"})
+_FIRST_NAMES: Final = ("resourceType", "id", "meta")
 _NO_CONTENT: Final = _SERVER_META | {"source"}
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -150,6 +152,8 @@ def tail_of(resource: dict[str, Any]) -> bytes:
 
 def _joined(resource: dict[str, Any], members: Sequence[bytes]) -> bytes:
     """``tail_of``, from what is written already."""
+    if tuple(islice(resource, 3)) == _FIRST_NAMES:
+        return b"{%b}" % b",".join(members[3:])
     return b"{%b}" % b",".join([member for name, member in zip(resource, members, strict=True) if name not in _HEAD])
 
 
