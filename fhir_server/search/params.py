@@ -120,7 +120,8 @@ def _remembered(resource: Mapping[str, Any], members: Sequence[bytes], kind: str
     indexed = _indexed(kind, tuple(resource))
     found = list(compress(members, indexed))
     bits, tokens, common = sink.bits, sink.tokens, sink.common
-    for n, part in enumerate(map(known.get, found)):
+    for n, met in enumerate(map(known.get, found)):
+        part = met
         if part is None:
             part = _look(resource, list(compress(resource, indexed))[n], table, sink)
             _keep(known, found[n], part)
@@ -134,9 +135,7 @@ def _remembered(resource: Mapping[str, Any], members: Sequence[bytes], kind: str
     sink.bits = bits
 
 
-def _look(
-    resource: Mapping[str, Any], key: str, table: Mapping[str, tuple[Leaf, ...]], beside: Sink
-) -> _Given:
+def _look(resource: Mapping[str, Any], key: str, table: Mapping[str, tuple[Leaf, ...]], beside: Sink) -> _Given:
     own = Sink(beside.zone, beside.base)
     for leaf in table[key]:
         leaf(resource[key], own)
@@ -169,9 +168,7 @@ def _add(
         sink.patient = patient
 
 
-_Rare = tuple[
-    tuple[SearchValue, ...], tuple[str, ...], datetime | None, datetime | None, datetime | None, str | None
-]
+_Rare = tuple[tuple[SearchValue, ...], tuple[str, ...], datetime | None, datetime | None, datetime | None, str | None]
 _Given = tuple[int, tuple[int, ...], tuple[int, ...], _Rare | None]
 """bits, tokens and common of a sink, and its other fields when one of them says something."""
 
