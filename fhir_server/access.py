@@ -1,34 +1,26 @@
 """Who may do what: signed bearer tokens and SMART v2 scopes.
 
-Tokens are JWT (RFC 7519) signed with ES256 or ES384 (RFC 7518), carried as RFC 6750 bearer tokens; scopes are those of SMART App Launch
+Tokens are JWT (RFC 7519) signed by fhir_server.keys, carried as RFC 6750 bearer tokens; scopes are those of SMART App Launch
 2.2 (http://hl7.org/fhir/smart-app-launch/scopes-and-launch-context.html). All cryptography is joserfc's. No web framework here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 import secrets
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final, cast
 
 from joserfc import jwt
 from joserfc.errors import ExpiredTokenError, JoseError
-from joserfc.jwk import ECKey, GuestProtocol
 
 from fhir_server.errors import Category, Fault
+from fhir_server.keys import LONGEST, AccessError, Keys, unauthenticated
 
-ISSUER: Final = "tongjian"
-KEY_FILE: Final = "token-keys.json"
-REVOKED_FILE: Final = "revoked-tokens.json"
-_ALGORITHM: Final = {"P-256": "ES256", "P-384": "ES384"}
 _CACHED: Final = 4096
 
 # Role -> (contexts its scopes may have, interactions it may hold). Administration and audit are separate duties (GB/T 22239-2019).
@@ -58,10 +50,6 @@ _SCOPE = re.compile(r"(patient|user|system)/(\*|[A-Z][A-Za-z]*)\.(c?r?u?d?s?)(\?
 _SENSITIVE: Final = re.compile(r"(?:user|system|patient)/(?:Observation|\*)\.c?ru?d?s?\?sensitivity=([a-z-]+)")
 SENSITIVE: Final = ("hiv", "mental-health", "genetics", "other")
 """Classes of sensitive data, as mappings.sensitive names them."""
-
-
-class AccessError(ValueError):
-    """A token that cannot be issued, or a key file that cannot be used; the text says what to change."""
 
 
 @lru_cache(maxsize=1024)
@@ -141,102 +129,6 @@ class Principal:
             raise Fault(Category.FORBIDDEN, f"This needs a token of role {' or '.join(roles)}.")
 
 
-@dataclass(slots=True)
-class Keys:
-    """Signing keys: the last one signs, all are accepted, so that a key can be replaced while its tokens live on."""
-
-    keys: list[ECKey]
-    issuer: str = ISSUER
-    audience: str = ISSUER
-    revoked_file: Path | None = None
-    _revoked: dict[str, int] = field(default_factory=dict, repr=False)
-    _verified: OrderedDict[bytes, tuple[dict[str, Any], Principal]] = field(default_factory=OrderedDict, repr=False)
-
-    @classmethod
-    def load(cls, data_dir: Path, *, issuer: str = ISSUER, audience: str = ISSUER) -> Keys:
-        """The keys kept in ``data_dir`` (JWK Set, RFC 7517, mode 0600); the first start makes one (P-256). Safe when several
-        processes start at once: one wins and all read the same file. Raises OSError or AccessError when the file cannot be
-        used."""
-        path = data_dir / KEY_FILE
-        if not path.exists():
-            data_dir.mkdir(parents=True, exist_ok=True)
-            _write(path, [_new_key("P-256")], replace=False)
-        if os.name == "posix" and path.stat().st_mode & 0o077:
-            raise AccessError(f"{path.name} can be read by others; set its mode to 0600")
-        try:
-            keys = [ECKey.import_key(k) for k in json.loads(path.read_text("utf-8"))["keys"]]
-        except (JoseError, ValueError, KeyError, TypeError):
-            keys = []
-        if not keys:
-            raise AccessError(f"{path.name} holds no usable key; delete it to have a new one made (old tokens end)")
-        revoked = data_dir / REVOKED_FILE
-        try:
-            ended = json.loads(revoked.read_text("utf-8")) if revoked.exists() else {}
-        except ValueError:
-            raise AccessError(
-                f"{revoked.name} cannot be read: which tokens were revoked is not known. Put it back from a backup, or delete "
-                f"it together with {path.name}, which ends all tokens"
-            ) from None
-        return cls(keys, issuer, audience, revoked, ended)
-
-    def claims(self, token: str) -> dict[str, Any]:
-        """Claims of a token whose signature is ours, whatever its times. Raises Fault UNAUTHENTICATED for any other."""
-        return _verify(self, token)
-
-    def revoke(self, claims: Mapping[str, Any], now: datetime) -> None:
-        """The token with these claims is refused from now on, also after a restart (RFC 7009). Raises OSError when that cannot be
-        kept; then the token still holds."""
-        at = int(now.timestamp())
-        held = {jti: ends for jti, ends in self._revoked.items() if ends >= at} | {claims["jti"]: int(claims["exp"])}
-        if self.revoked_file is not None:
-            _write_text(self.revoked_file, json.dumps(held), replace=True)
-        self._revoked = held
-
-    @classmethod
-    def rotate(cls, data_dir: Path, curve: str = "P-256", keep: int = 2) -> Keys:
-        """Adds a new signing key (``P-256`` or ``P-384``) and keeps the ``keep`` newest older ones for tokens already given out."""
-        old = cls.load(data_dir)
-        kept = old.keys[-keep:] if keep else []
-        _write(data_dir / KEY_FILE, [*kept, _new_key(curve)], replace=True)
-        return cls.load(data_dir)
-
-    def public(self) -> dict[str, Any]:
-        """The public JWK Set, for others who check our tokens."""
-        return {"keys": [{**k.as_dict(private=False), "alg": _algorithm(k), "use": "sig"} for k in self.keys]}
-
-
-def _new_key(curve: str) -> ECKey:
-    if curve not in _ALGORITHM:
-        raise AccessError(f"{curve} is not one of {', '.join(_ALGORITHM)}")
-    return ECKey.generate_key(curve, auto_kid=True)
-
-
-def _algorithm(key: ECKey) -> str:
-    return _ALGORITHM[key.curve_name]
-
-
-def _write(path: Path, keys: Iterable[ECKey], *, replace: bool) -> None:
-    _write_text(path, json.dumps({"keys": [k.as_dict(private=True) for k in keys]}), replace=replace)
-
-
-def _write_text(path: Path, text: str, *, replace: bool) -> None:
-    """Whole file or nothing; without ``replace`` an existing file stays."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    try:
-        if replace:
-            draft.replace(path)
-        else:
-            os.link(draft, path)
-    except FileExistsError:
-        pass  # another process was first; its keys are the ones
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def default_scopes(role: str) -> frozenset[str]:
     """The widest scope a role may hold on every type (``user/*.rs`` for an auditor). Raises AccessError for an unknown role."""
     if role not in ROLES:
@@ -298,9 +190,8 @@ def issue_token(
     Raises AccessError for an unknown role, a scope that is not SMART v2, or a scope the role may not hold.
     """
     wanted = check_scopes(role, frozenset(scopes) or default_scopes(role))
-    if not subject or ttl <= timedelta():
-        raise AccessError("a token needs a subject and a life longer than 0")
-    key = keys.keys[-1]
+    if not subject or not timedelta() < ttl <= LONGEST:
+        raise AccessError(f"a token needs a subject and a life longer than 0, of {LONGEST.days} days at most")
     at = int(now.timestamp())
     claims = {
         "iss": keys.issuer,
@@ -316,7 +207,7 @@ def issue_token(
     }
     if patient:
         claims["patient"] = patient
-    return jwt.encode({"alg": _algorithm(key), "kid": key.kid, "typ": "JWT"}, claims, key, algorithms=[_algorithm(key)])
+    return keys.signed(claims)
 
 
 def authenticate(keys: Keys, header: str | None, now: datetime) -> Principal:
@@ -325,15 +216,16 @@ def authenticate(keys: Keys, header: str | None, now: datetime) -> Principal:
     scheme, _, token = (header or "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        raise _unauthenticated("This needs a bearer token: Authorization: Bearer <token>.", "")
+        raise unauthenticated("This needs a bearer token: Authorization: Bearer <token>.", "")
     # A verified signature stays verified; the times are checked every time. Only the digest of a token is kept.
+    keys.look()
     digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
     known = keys._verified.get(digest)
-    claims = _verify(keys, token) if known is None else known[0]
+    claims = keys.claims(token) if known is None else known[0]
     if known is None or not claims["nbf"] <= now.timestamp() < claims["exp"]:
         _check_times(keys, claims, now)
-    if claims.get("jti") in keys._revoked:
-        raise _unauthenticated("The token was revoked. Ask for a new one.", "invalid_token")
+    if keys.is_revoked(claims):
+        raise unauthenticated("The token was revoked. Ask for a new one.", "invalid_token")
     if known is not None:
         return known[1]
     principal = _principal(claims)
@@ -341,21 +233,6 @@ def authenticate(keys: Keys, header: str | None, now: datetime) -> Principal:
     if len(keys._verified) > _CACHED:
         keys._verified.popitem(last=False)
     return principal
-
-
-def _verify(keys: Keys, token: str) -> dict[str, Any]:
-
-    def key_of(guest: GuestProtocol) -> ECKey:
-        headers = guest.headers()
-        for key in keys.keys:
-            if headers.get("kid") == key.kid and headers.get("alg") == _algorithm(key):
-                return key
-        raise _unauthenticated("The token is signed with a key this server does not know.", "invalid_token")
-
-    try:
-        return jwt.decode(token, key_of, algorithms=list(_ALGORITHM.values())).claims
-    except (JoseError, ValueError, UnicodeError):
-        raise _unauthenticated("The token is not valid. Ask for a new one.", "invalid_token") from None
 
 
 def _check_times(keys: Keys, claims: dict[str, Any], now: datetime) -> None:
@@ -370,21 +247,16 @@ def _check_times(keys: Keys, claims: dict[str, Any], now: datetime) -> None:
     try:
         registry.validate(claims)
     except ExpiredTokenError:
-        raise _unauthenticated("The token has expired. Ask for a new one.", "invalid_token") from None
+        raise unauthenticated("The token has expired. Ask for a new one.", "invalid_token") from None
     except JoseError:
-        raise _unauthenticated("The token is not valid here or not valid yet.", "invalid_token") from None
+        raise unauthenticated("The token is not valid here or not valid yet.", "invalid_token") from None
 
 
 def _principal(claims: dict[str, Any]) -> Principal:
     role, facility, scope = claims.get("role"), claims.get("facility", ""), claims.get("scope", "")
     if role not in ROLES or not isinstance(facility, str) or not isinstance(scope, str):
-        raise _unauthenticated("The token names no role this server knows.", "invalid_token")
+        raise unauthenticated("The token names no role this server knows.", "invalid_token")
     patient = claims.get("patient", "")
     if not isinstance(patient, str):
-        raise _unauthenticated("The token names no patient this server knows.", "invalid_token")
+        raise unauthenticated("The token names no patient this server knows.", "invalid_token")
     return Principal(cast(str, claims["sub"]), cast(str, role), facility, frozenset(scope.split()), patient)
-
-
-def _unauthenticated(text: str, error: str) -> Fault:
-    challenge = 'Bearer realm="tongjian"' + (f', error="{error}"' if error else "")
-    return Fault(Category.UNAUTHENTICATED, text, headers={"WWW-Authenticate": challenge})

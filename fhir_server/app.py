@@ -10,7 +10,6 @@ from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from fhir_server import clock
-from fhir_server.access import Keys
 from fhir_server.api import (
     audit,
     authorization,
@@ -27,6 +26,7 @@ from fhir_server.api.direct import Direct
 from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
+from fhir_server.keys import Keys
 from fhir_server.recognition import rules
 from fhir_server.recognition.ledger import Ledger
 from fhir_server.scrape import Scrape

@@ -15,8 +15,9 @@ from typing import Any, Final
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 
-from fhir_server.access import Keys, Principal, authenticate, granted_of, issue_token
+from fhir_server.access import Principal, authenticate, granted_of, issue_token
 from fhir_server.errors import Category, Fault
+from fhir_server.keys import Keys
 from fhir_server.smart_clients import Client
 
 ALGORITHMS: Final = ("ES384", "RS384")

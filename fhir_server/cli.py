@@ -19,6 +19,7 @@ from fhir_server.audit_cli import audit, measures, review
 from fhir_server.bench.commands import bench
 from fhir_server.deliveries_cli import deliveries
 from fhir_server.feed_cli import check
+from fhir_server.keys_cli import keys
 from fhir_server.map_cli import worklist
 from fhir_server.rules_cli import rules
 from fhir_server.settings import Settings, SettingsError
@@ -46,6 +47,7 @@ cli.command("check")(check)
 audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
 cli.add_typer(audit_log, name="audit-log")
 cli.add_typer(user, name="user")
+cli.add_typer(keys, name="keys")
 cli.command()(audit)
 cli.command()(measures)
 cli.add_typer(review, name="review")
@@ -324,7 +326,8 @@ def token(
     data: DataDir = None,
 ) -> None:
     """Print a bearer token for the API, signed with the installation's key."""
-    from fhir_server.access import AccessError, Keys, issue_token  # noqa: PLC0415
+    from fhir_server.access import issue_token  # noqa: PLC0415
+    from fhir_server.keys import AccessError, Keys  # noqa: PLC0415
 
     chosen = _settings(data_dir=data)
     try:

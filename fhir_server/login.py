@@ -19,9 +19,10 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import class_row
 
-from fhir_server.access import Keys, Principal, default_scopes, granted_of, issue_token
+from fhir_server.access import Principal, default_scopes, granted_of, issue_token
 from fhir_server.accounts import Account
 from fhir_server.authorization import Refused
+from fhir_server.keys import Keys
 from fhir_server.smart_clients import App
 
 CODE_LIFE: Final = timedelta(minutes=1)

@@ -22,7 +22,6 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from adapters.transports import mllp
 from fhir_server import clock, telemetry, tracing
-from fhir_server.access import AccessError
 from fhir_server.api.connection import Limits, limited
 from fhir_server.api.edge import Edge
 from fhir_server.app import create_app, open_services
@@ -31,6 +30,7 @@ from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.files import FileIntake
 from fhir_server.ingest.receive import Receiver
 from fhir_server.ingest.worker import settle
+from fhir_server.keys import AccessError
 from fhir_server.publish import deliver
 from fhir_server.recognition import reopen
 from fhir_server.scrape import Scrape

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import asyncpg
     import psycopg_pool
 
-    from fhir_server.access import Keys
     from fhir_server.audit_event import AuditLog
+    from fhir_server.keys import Keys
     from fhir_server.recognition.ledger import Ledger
     from fhir_server.recognition.rules import Rules
     from fhir_server.settings import Settings

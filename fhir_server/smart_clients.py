@@ -30,7 +30,8 @@ from typing import Any, Final
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
-from fhir_server.access import AccessError, check_scopes
+from fhir_server.access import check_scopes
+from fhir_server.keys import AccessError
 
 _KNOWN: Final = frozenset({"id", "name", "facility", "scopes", "jwks"})
 _NEEDED: Final = ("id", "scopes", "jwks")

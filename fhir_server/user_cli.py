@@ -34,9 +34,9 @@ def add(
     """Add an account. The password is asked for, or read from the first line of standard input."""
     import pyotp  # noqa: PLC0415
 
-    from fhir_server.access import AccessError  # noqa: PLC0415
     from fhir_server.accounts import Account, AccountError  # noqa: PLC0415
     from fhir_server.accounts import add as put  # noqa: PLC0415
+    from fhir_server.keys import AccessError  # noqa: PLC0415
 
     secret = pyotp.random_base32() if totp else ""
     account = Account(subject, name, facility, role, " ".join(scope or []), "", secret, 0, 0, None, True)

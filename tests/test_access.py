@@ -14,8 +14,9 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from fhir_server.access import ROLES, AccessError, Keys, Principal, authenticate, default_scopes, issue_token
+from fhir_server.access import ROLES, Principal, authenticate, default_scopes, issue_token
 from fhir_server.errors import Category, Fault
+from fhir_server.keys import AccessError, Keys, listed, retire, rotate
 
 NOW = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -172,16 +173,59 @@ def test_many_first_starts_at_once_agree_on_one_key(tmp_path: Path) -> None:
     assert len(set(loaded)) == 1
 
 
-def test_old_tokens_live_on_when_the_key_is_replaced(tmp_path: Path) -> None:
-    old = token(Keys.load(tmp_path))
-    rotated = Keys.rotate(tmp_path, "P-384")
-    new = token(rotated)
-    assert json.loads(base64.urlsafe_b64decode(new.split(".")[0] + "=="))["alg"] == "ES384"
-    assert authenticate(rotated, "Bearer " + old, NOW)
-    assert authenticate(rotated, "Bearer " + new, NOW)
-    assert [k["alg"] for k in rotated.public()["keys"]] == ["ES256", "ES384"]
-    assert not any("d" in k for k in rotated.public()["keys"])
-    refused(Keys.rotate(tmp_path, keep=0), "Bearer " + old)
+@pytest.mark.parametrize("algorithm", ["ES256", "ES384", "RS384"])
+def test_old_tokens_live_on_when_the_key_is_replaced_and_end_when_it_is_retired(tmp_path: Path, algorithm: str) -> None:
+    running = Keys.load(tmp_path)  # the server; the commands are other processes
+    old = token(running)
+    first, second = running.keys[0].kid, rotate(tmp_path, NOW, algorithm)
+    new = token(running)
+    assert json.loads(base64.urlsafe_b64decode(new.split(".")[0] + "==")) == {
+        "alg": algorithm, "kid": second, "typ": "JWT",
+    }  # fmt: skip
+    assert authenticate(running, "Bearer " + old, NOW)
+    assert authenticate(running, "Bearer " + new, NOW)
+    assert [(k["kid"], k["alg"]) for k in running.public()["keys"]] == [(first, "ES256"), (second, algorithm)]
+    assert not any({"d", "p", "created", "replaced"} & set(k) for k in running.public()["keys"])
+    with pytest.raises(AccessError, match="signs tokens"):
+        retire(tmp_path, second)
+    retire(tmp_path, str(first))
+    running.look(now=True)
+    refused(running, "Bearer " + old)
+    assert authenticate(running, "Bearer " + new, NOW)
+
+
+def test_a_replaced_key_is_dropped_when_no_token_of_it_can_live(tmp_path: Path) -> None:
+    first = Keys.load(tmp_path).keys[0].kid
+    second = rotate(tmp_path, NOW)
+    third = rotate(tmp_path, NOW + timedelta(days=365))
+    assert [k.kid for k in listed(tmp_path)] == [first, second, third]
+    fourth = rotate(tmp_path, NOW + timedelta(days=367))
+    assert [k.kid for k in listed(tmp_path)] == [second, third, fourth]
+    with pytest.raises(AccessError):
+        token(Keys.load(tmp_path), ttl=timedelta(days=367))
+
+
+def test_id_tokens_have_a_key_of_their_own(tmp_path: Path) -> None:
+    running = Keys.load(tmp_path)
+    signed = running.signed_id({"sub": "x"})
+    assert json.loads(base64.urlsafe_b64decode(signed.split(".")[0] + "=="))["alg"] == "RS256"
+    assert [k["alg"] for k in running.public()["keys"]] == ["ES256", "RS256"]
+    refused(running, "Bearer " + signed)  # no key for access
+    fresh = rotate(tmp_path, NOW, "RS256")
+    running.look(now=True)
+    assert running.public()["keys"][-1]["kid"] == fresh
+    assert [k.replaced is None for k in listed(tmp_path)] == [True, False, True]
+    with pytest.raises(AccessError):
+        rotate(tmp_path, NOW, "HS256")
+
+
+def test_another_process_that_revokes_a_token_is_heard(tmp_path: Path) -> None:
+    running, other = Keys.load(tmp_path), Keys.load(tmp_path)
+    header = "Bearer " + token(running)
+    authenticate(running, header, NOW)
+    other.revoke(other.claims(header[7:]), NOW)
+    running.look(now=True)
+    assert "revoked" in refused(running, header).text
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ COMMANDS = [
     "measures",
     "watch",
     "user",
+    "keys",
 ]
 
 ORU = (

@@ -17,7 +17,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from fhir_server.access import Keys, default_scopes, issue_token
+from fhir_server.access import default_scopes, issue_token
+from fhir_server.keys import Keys
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
 from fhir_server.store.database import database_url, migrate

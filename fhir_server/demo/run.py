@@ -22,11 +22,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from adapters.transports.mllp import Sender, SendError
-from fhir_server.access import Keys, default_scopes, issue_token
+from fhir_server.access import default_scopes, issue_token
 from fhir_server.demo import print_report
 from fhir_server.demo.county import UNMAPPED, Dialect, Panel, Test, analytes
 from fhir_server.demo.order_time import HookClient, ask, ask_more, lapsed_mark
 from fhir_server.demo.story import Story, repeats, tell, today
+from fhir_server.keys import Keys
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
 from fhir_server.store.database import migrate

@@ -15,11 +15,12 @@ import psycopg
 from fastapi import FastAPI
 
 from conformance import systems
-from fhir_server.access import Keys, issue_token
+from fhir_server.access import issue_token
 from fhir_server.api import audit as audit_routes
 from fhir_server.api import cds_hooks, decisions, measures, recognition, responses
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
+from fhir_server.keys import Keys
 from fhir_server.recognition import rules as rules_module
 from fhir_server.recognition.ledger import Ledger
 from fhir_server.services import Services

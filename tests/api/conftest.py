@@ -17,11 +17,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from fhir_server.access import Keys, default_scopes, issue_token
+from fhir_server.access import default_scopes, issue_token
 from fhir_server.api import authorization, login, opened, responses, rest
 from fhir_server.api.direct import Direct
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
+from fhir_server.keys import Keys
 from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings

@@ -13,9 +13,10 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from fhir_server.access import Keys, Principal, issue_token
+from fhir_server.access import Principal, issue_token
 from fhir_server.api.security import Asker, permit, permit_role
 from fhir_server.errors import Category, Fault
+from fhir_server.keys import Keys
 from fhir_server.settings import Settings
 
 NOW = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)

@@ -18,7 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fhir_server.access import Keys, default_scopes, issue_token
+from fhir_server.access import default_scopes, issue_token
+from fhir_server.keys import Keys
 
 PROFILE = """
 id: alpha

@@ -16,7 +16,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
-from fhir_server.access import AccessError, granted_of
+from fhir_server.access import granted_of
+from fhir_server.keys import AccessError
 from fhir_server.smart_clients import load_clients
 
 from .conftest import Serve, Served

@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 import psycopg
 
-from fhir_server.access import Keys, issue_token
+from fhir_server.access import issue_token
+from fhir_server.keys import Keys
 
 START_WITHIN = 120.0
 
