@@ -173,6 +173,29 @@ def granted_of(registered: frozenset[str], wanted: frozenset[str]) -> frozenset[
     return out
 
 
+def covered(wanted: frozenset[str], held: frozenset[str]) -> frozenset[str]:
+    """What of the wanted SMART v2 scopes the held ones cover: narrower letters, a query, and one patient instead of all are covered by
+    a wider scope; the grant of a sensitive class only by itself."""
+    out = set()
+    for scope in wanted:
+        plain, mark, query = scope.partition("?")
+        if scope in held:
+            out.add(scope)
+        elif not query.startswith("sensitivity="):
+            context, _, rest = plain.partition("/")
+            for given in granted_of(held, frozenset({plain})) or (
+                granted_of(held, frozenset({f"user/{rest}"})) if context == "patient" else ()
+            ):
+                out.add(f"{context}/{given.partition('/')[2]}{mark}{query}")
+    return frozenset(out)
+
+
+def is_smart(scope: str) -> bool:
+    """True for a SMART v2 scope about resources, with at least one letter."""
+    found = _SCOPE.fullmatch(scope)
+    return bool(found and found[3])
+
+
 def issue_token(
     keys: Keys,
     subject: str,

@@ -27,6 +27,8 @@ from fhir_server.api.security import Asker
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
 from fhir_server.keys import Keys
+from fhir_server.oidc import load_providers
+from fhir_server.oidc_keys import Issuers
 from fhir_server.recognition import rules
 from fhir_server.recognition.ledger import Ledger
 from fhir_server.scrape import Scrape
@@ -46,7 +48,9 @@ _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": Fa
 
 
 async def open_services(settings: Settings, profiles: Mapping[str, Profile], url: str) -> Services:
-    """Connections, keys, rules and evidence writers for one migrated database."""
+    """Connections, keys, rules and evidence writers for one migrated database. Raises AccessError for keys or providers that cannot be
+    used."""
+    keys, issuers = Keys.load(settings.data_dir), Issuers.of(load_providers(settings.oidc_file))
     seconds = settings.statement_timeout_ms / 1000
     pool = await open_pool(url, settings.read_connections, statement_timeout=seconds)
     keyed = await open_pool(url, settings.read_connections, statement_timeout=seconds, keyed=True)
@@ -61,12 +65,13 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
         writer=writer,
         codec=codec,
         audit=log,
-        keys=Keys.load(settings.data_dir),
+        keys=keys,
         profiles=profiles,
         rules=rules.load(settings.rules_dir),
         ledger=ledger,
         clock=clock.of(settings),
         keyed=keyed,
+        issuers=issuers,
     )
 
 

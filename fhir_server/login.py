@@ -19,7 +19,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import class_row
 
-from fhir_server.access import Principal, default_scopes, granted_of, issue_token
+from fhir_server.access import Principal, covered, default_scopes, issue_token
 from fhir_server.accounts import Account
 from fhir_server.authorization import Refused
 from fhir_server.keys import Keys
@@ -95,24 +95,9 @@ def wish(apps: Mapping[str, App], query: Mapping[str, str], audience: str) -> Wi
 def grantable(asked: Wish, account: Account) -> frozenset[str]:
     """What of the scopes wanted both the app and the person may hold."""
     held = frozenset(account.scopes.split()) or default_scopes(account.role)
-    return frozenset(s for s in asked.scopes if s in _PLAIN) | _covered(_covered(asked.scopes, asked.app.scopes), held)
-
-
-def _covered(wanted: frozenset[str], held: frozenset[str]) -> frozenset[str]:
-    """Narrower letters, a query, and one patient instead of all are covered by a wider scope; a grant of a sensitive class only by
-    itself."""
-    out = set()
-    for scope in wanted - _PLAIN:
-        plain, mark, query = scope.partition("?")
-        if scope in held:
-            out.add(scope)
-        elif not query.startswith("sensitivity="):
-            context, _, rest = plain.partition("/")
-            for given in granted_of(held, frozenset({plain})) or (
-                granted_of(held, frozenset({f"user/{rest}"})) if context == "patient" else ()
-            ):
-                out.add(f"{context}/{given.partition('/')[2]}{mark}{query}")
-    return frozenset(out)
+    return frozenset(s for s in asked.scopes if s in _PLAIN) | covered(
+        covered(asked.scopes - _PLAIN, asked.app.scopes), held
+    )
 
 
 def give_code(

@@ -218,7 +218,10 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         loop.add_signal_handler(number, stop.set)
 
     live = LiveProfiles(profiles)
-    services = await open_services(settings, live, url)
+    try:
+        services = await open_services(settings, live, url)
+    except AccessError as fault:
+        raise CannotServe(str(fault)) from None
     known = services.rules.among(profiles)
     reopening = asyncio.create_task(reopen.reopen(services.pool, services.ledger, known, services.clock()))
     intake = await open_pool(url, _INTAKE_CONNECTIONS, application_name="tongjian-intake")

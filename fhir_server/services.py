@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from fhir_server.audit_event import AuditLog
     from fhir_server.keys import Keys
+    from fhir_server.oidc_keys import Issuers
     from fhir_server.recognition.ledger import Ledger
     from fhir_server.recognition.rules import Rules
     from fhir_server.settings import Settings
@@ -25,6 +26,7 @@ class Services:
     """pool: asyncpg, for reads. writer: psycopg pool, for writes (run in threads). clock: aware datetimes in UTC.
 
     keyed: asyncpg, for statements that find their rows by a key, whose plan is the same for every value; None: ``pool`` runs them.
+    issuers: OpenID Connect providers whose tokens are accepted beside our own; None: none.
     """
 
     settings: Settings
@@ -38,3 +40,4 @@ class Services:
     ledger: Ledger
     clock: Callable[[], datetime]
     keyed: asyncpg.Pool | None = None
+    issuers: Issuers | None = None

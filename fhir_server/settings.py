@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         None,
         description="TOML file of systems that may ask for tokens with a signed assertion (SMART backend services).",
     )
+    oidc_file: Path | None = Field(
+        None,
+        description="YAML file of OpenID Connect providers whose access tokens are accepted, with the mapping of their claims "
+        "(docs/access.md). Empty: none.",
+    )
     host: str = Field("127.0.0.1", description="Address the HTTP server listens on.")
     port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
     base_url: str = Field(

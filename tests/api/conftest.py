@@ -23,6 +23,7 @@ from fhir_server.api.direct import Direct
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
 from fhir_server.keys import Keys
+from fhir_server.oidc_keys import Issuers
 from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
@@ -76,7 +77,11 @@ class Api:
 
 @contextmanager
 def serving(
-    database_url: str, folder: Path, settings: dict[str, Any] | None = None, apps: dict[str, App] | None = None
+    database_url: str,
+    folder: Path,
+    settings: dict[str, Any] | None = None,
+    apps: dict[str, App] | None = None,
+    issuers: Issuers | None = None,
 ) -> Iterator[Api]:
     """Runs the API in a thread on a free port."""
     chosen = Settings(data_dir=folder, **(settings or {}))
@@ -100,6 +105,7 @@ def serving(
             rules=cast(Any, None),
             ledger=cast(Any, None),
             clock=lambda: datetime.now(UTC),
+            issuers=issuers,
         )
         yield
         await audit.close()

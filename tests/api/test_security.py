@@ -46,7 +46,7 @@ class Api:
         self.audit = Recorder()
         self.app = FastAPI()
         self.app.state.services = SimpleNamespace(
-            keys=self.keys, audit=self.audit, clock=lambda: NOW, settings=Settings()
+            keys=self.keys, issuers=None, audit=self.audit, clock=lambda: NOW, settings=Settings()
         )
 
         @self.app.exception_handler(Fault)
