@@ -37,12 +37,9 @@ FAST_SHUTDOWN_WITHIN = 20.0
 _LOG_LIMIT = 16 * 1024 * 1024
 
 _CONFIG = """
-# Tongjian: first values for a small machine; edit freely, the file is written once.
+# Tongjian: first values for this machine; edit freely, the file is written once.
 max_connections = 60
-shared_buffers = 256MB
-effective_cache_size = 1GB
 work_mem = 16MB
-maintenance_work_mem = 128MB
 wal_buffers = 16MB
 min_wal_size = 256MB
 max_wal_size = 2GB
@@ -60,6 +57,13 @@ log_parameter_max_length_on_error = 0
 log_checkpoints = off
 log_startup_progress_interval = 2s
 """
+
+
+def _by_memory(megabytes: int) -> str:
+    """Settings that follow the memory of the machine: a quarter of it for pages (PostgreSQL manual, section 19.4.1), at most 8 GB."""
+    pages = min(8192, max(128, megabytes // 4))
+    building = min(512, max(64, megabytes // 64))
+    return f"shared_buffers = {pages}MB\neffective_cache_size = {pages * 2}MB\nmaintenance_work_mem = {building}MB\n"
 
 
 @dataclass(slots=True)
@@ -203,7 +207,7 @@ def _initialise(home: Path, binaries: Path, user: ServerUser) -> None:
     if done.returncode != 0:
         raise EmbeddedError(f"initdb failed in {home}: {_last_line(done.stdout)}")
     with (fresh / "postgresql.conf").open("a") as out:
-        out.write(_CONFIG)
+        out.write(_CONFIG + _by_memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20))
     fresh.rename(home / "cluster")
 
 
