@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test check lock bench bench-names fuzz scale kills sbom audit-deps clean
+.PHONY: demo test check lock bench bench-names fuzz fuzz-api scale kills sbom audit-deps clean
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -43,6 +43,10 @@ lock: ## renew requirements.lock: names, versions and hashes, no addresses (need
 
 fuzz: $(VENV)/ready  ## damaged messages through the readers: FUZZ_SECONDS (600) of CPU time; figures in docs/fuzzing.md
 	$(BIN)/python -m tests.fuzz.readers $(ARGS)
+
+fuzz-api: $(VENV)/ready  ## every operation of /openapi.json with made-up values, EXAMPLES (200) each, other ones each time: no 5xx
+	TONGJIAN_OPENAPI_EXAMPLES=$(or $(EXAMPLES),200) TONGJIAN_SEED=$(or $(TONGJIAN_SEED),$(shell date +%s)) \
+	$(BIN)/pytest --timeout 0 tests/edge/test_openapi.py $(ARGS)
 
 scale: kills  ## the long forms, hours: journeys, then reads and searches at 1 and 10 million Observations
 	$(BIN)/tongjian bench scale $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.telemetry import TelemetryConfig
@@ -17,6 +18,7 @@ from fhir_server.api import (
     decisions,
     login,
     measures,
+    openapi,
     opened,
     recognition,
     responses,
@@ -97,6 +99,12 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     app.include_router(decisions.router)
     app.include_router(audit.router)
     app.include_router(measures.router)
+
+    description = openapi.describe(app)
+
+    @app.get("/openapi.json")
+    async def openapi_description() -> dict[str, Any]:
+        return description
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

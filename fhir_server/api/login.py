@@ -47,7 +47,12 @@ async def authorize(request: Request) -> Response:
 @router.post(f"{PREFIX}/authorize")
 async def agree(request: Request) -> Response:
     """Name, password, one-time password and the decision -> back to the app with a code, or the page again."""
-    form = await fields_of(request)
+    try:
+        form = await fields_of(request)
+    except Refused as refused:
+        return Response(
+            _page(f'<p class="fault">{escape(str(refused))}</p>'), 400, _HEADERS, "text/html; charset=utf-8"
+        )
     return await _checked(request, form, form)
 
 
