@@ -6,6 +6,7 @@ Argon2id by argon2-cffi with its defaults (RFC 9106), one-time passwords by pyot
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -26,6 +27,7 @@ _HASHER: Final = PasswordHasher()
 # Verified for a name nobody has, so that the answer takes as long.
 _NOBODY: Final = _HASHER.hash("nobody's password")
 _STEP: Final = 30
+_FHIR_USER: Final = re.compile(r"(Practitioner|PractitionerRole|Person)/[A-Za-z0-9\-.]{1,64}")
 
 
 class AccountError(ValueError):
@@ -35,7 +37,8 @@ class AccountError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Account:
     """A person: subject (log-in name), name shown, facility id, role, scopes he may grant, hash of the password, TOTP secret (empty:
-    none), the time step of the last one-time password used, failures since the last success, locked until, and whether it is in use."""
+    none), the time step of the last one-time password used, failures since the last success, locked until, whether it is in use, and
+    the resource that stands for him (``Practitioner/<id>``; empty: none)."""
 
     subject: str
     name: str
@@ -48,6 +51,7 @@ class Account:
     failures: int
     locked_until: datetime | None
     active: bool
+    fhir_user: str = ""
 
 
 def add(conn: psycopg.Connection[Any], account: Account, password: str, now: datetime) -> None:
@@ -55,12 +59,14 @@ def add(conn: psycopg.Connection[Any], account: Account, password: str, now: dat
     if not account.subject or len(account.subject) > 100:
         raise AccountError("a log-in name has 1 to 100 characters")
     check_scopes(account.role, frozenset(account.scopes.split()) or default_scopes(account.role))
+    if account.fhir_user and not _FHIR_USER.fullmatch(account.fhir_user):
+        raise AccountError("the resource of a person is Practitioner/<id>, PractitionerRole/<id> or Person/<id>")
     row = conn.execute(
-        "INSERT INTO account (subject, name, facility, role, scopes, password, totp, totp_step, failures, active, created)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, 0, 0, true, %s) ON CONFLICT DO NOTHING RETURNING subject",
+        "INSERT INTO account (subject, name, facility, role, scopes, password, totp, totp_step, failures, active, created, fhir_user)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, 0, 0, true, %s, %s) ON CONFLICT DO NOTHING RETURNING subject",
         [
             *(account.subject, account.name, account.facility, account.role, account.scopes),
-            *(hashed(password), account.totp, now),
+            *(hashed(password), account.totp, now, account.fhir_user),
         ],
     ).fetchone()
     if row is None:
@@ -79,7 +85,7 @@ def log_in(conn: psycopg.Connection[Any], subject: str, password: str, code: str
     which. Failures count, the fifth in a row locks for 15 minutes; a one-time password is good once."""
     with conn.cursor(row_factory=class_row(Account)) as cursor:
         found = cursor.execute(
-            "SELECT subject, name, facility, role, scopes, password, totp, totp_step, failures, locked_until, active"
+            "SELECT subject, name, facility, role, scopes, password, totp, totp_step, failures, locked_until, active, fhir_user"
             " FROM account WHERE subject = %s FOR UPDATE",
             [subject],
         ).fetchone()

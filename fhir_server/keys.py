@@ -135,18 +135,21 @@ class Keys:
         return _signed(self.keys[-1], claims)
 
     def signed_id(self, claims: Mapping[str, Any]) -> str:
-        """An id token with these claims, signed RS256; the first one makes the key. Raises OSError when it cannot be kept."""
+        """An id token with these claims, signed RS256. Raises OSError when a first key cannot be kept."""
         self.look(now=True)
-        if not self.id_keys and self.folder is not None:
-            with _alone(self.folder):
-                self._read(self.folder)
-                if not self.id_keys:
-                    _write(
-                        self.folder / KEY_FILE,
-                        [*_entries(self.folder / KEY_FILE), _made(ID_ALGORITHM, datetime.now(UTC))],
-                    )
-                    self._read(self.folder)
+        self.require_id_key()
         return _signed(self.id_keys[-1], claims)
+
+    def require_id_key(self) -> None:
+        """Makes the key of id tokens, where there is none yet. Raises OSError when it cannot be kept."""
+        if self.id_keys or self.folder is None:
+            return
+        with _alone(self.folder):
+            self._read(self.folder)
+            if not self.id_keys:
+                entries = _entries(self.folder / KEY_FILE)
+                _write(self.folder / KEY_FILE, [*entries, _made(ID_ALGORITHM, datetime.now(UTC))])
+                self._read(self.folder)
 
     def is_revoked(self, claims: Mapping[str, Any]) -> bool:
         """Whether ``revoke`` ended the token with these claims."""

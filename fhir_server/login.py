@@ -33,19 +33,24 @@ ONLINE_LIFE: Final = timedelta(hours=12)
 
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9\-._~]{43,128}")
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9\-_]{43}")
-_PLAIN: Final = frozenset({"offline_access", "online_access", "launch/patient"})
+_REFRESHED: Final = frozenset({"offline_access", "online_access"})
+"""Given to an app that is registered with them."""
+_PLAIN: Final = _REFRESHED | {"launch/patient", "openid", "fhirUser", "profile"}
+_LONGEST_NONCE: Final = 200
 _PATIENT: Final = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A checked authorization request: the app, where the answer goes, state, scopes wanted, PKCE challenge."""
+    """A checked authorization request: the app, where the answer goes, state, scopes wanted, PKCE challenge, nonce of the id token
+    (may be empty)."""
 
     app: App
     redirect_uri: str
     state: str
     scopes: frozenset[str]
     challenge: str
+    nonce: str = ""
 
     @property
     def needs_patient(self) -> bool:
@@ -67,6 +72,9 @@ class _Kept:
     role: str
     facility: str
     active: bool
+    nonce: str
+    name: str
+    fhir_user: str
 
 
 class Unanswerable(ValueError):
@@ -89,15 +97,18 @@ def wish(apps: Mapping[str, App], query: Mapping[str, str], audience: str) -> Wi
     scopes = frozenset(query.get("scope", "").split())
     if not query.get("state") or not scopes:
         raise Refused("invalid_request", "state and scope are needed.")
-    return Wish(app, redirect, query["state"], scopes, query["code_challenge"])
+    if len(query.get("nonce", "")) > _LONGEST_NONCE:
+        raise Refused("invalid_request", f"nonce has {_LONGEST_NONCE} characters at most.")
+    return Wish(app, redirect, query["state"], scopes, query["code_challenge"], query.get("nonce", ""))
 
 
 def grantable(asked: Wish, account: Account) -> frozenset[str]:
     """What of the scopes wanted both the app and the person may hold."""
     held = frozenset(account.scopes.split()) or default_scopes(account.role)
-    return frozenset(s for s in asked.scopes if s in _PLAIN) | covered(
-        covered(asked.scopes - _PLAIN, asked.app.scopes), held
-    )
+    plain = asked.scopes & (_PLAIN - _REFRESHED | asked.app.scopes & _REFRESHED)
+    if not account.fhir_user:
+        plain -= {"fhirUser"}
+    return plain | covered(covered(asked.scopes - _PLAIN, asked.app.scopes), held)
 
 
 def give_code(
@@ -110,13 +121,21 @@ def give_code(
         raise Refused("access_denied", "No patient was chosen.")
     patient = patient if asked.needs_patient else ""
     row = ("code", secrets.token_hex(16), account.subject, asked.app.id, asked.redirect_uri)
-    return _put(conn, row, " ".join(sorted(scopes)), asked.challenge, patient, now + CODE_LIFE)
+    return _put(conn, row, " ".join(sorted(scopes)), asked.challenge, patient, now + CODE_LIFE, asked.nonce)
 
 
 def redeem(
-    conn: psycopg.Connection[Any], keys: Keys, apps: Mapping[str, App], form: Mapping[str, str], now: datetime
+    conn: psycopg.Connection[Any],
+    keys: Keys,
+    apps: Mapping[str, App],
+    form: Mapping[str, str],
+    now: datetime,
+    *,
+    issuer: str,
+    base: str,
 ) -> tuple[Principal, dict[str, Any]]:
-    """``authorization_code`` or ``refresh_token`` -> who it is for, and the token answer. Raises Refused."""
+    """``authorization_code`` or ``refresh_token`` -> who it is for, and the token answer. ``issuer`` of the id token; ``base``: address
+    of the FHIR API. Raises Refused."""
     kind = "code" if form.get("grant_type") == "authorization_code" else "refresh"
     token = form.get("code" if kind == "code" else "refresh_token", "")
     app = apps.get(form.get("client_id", ""))
@@ -125,7 +144,7 @@ def redeem(
     with conn.cursor(row_factory=class_row(_Kept)) as cursor:
         row = cursor.execute(
             "SELECT g.family, g.subject, g.client, g.redirect_uri, g.scope, g.challenge, g.patient, g.until, g.used,"
-            " a.role, a.facility, a.active FROM login_grant g JOIN account a USING (subject)"
+            " a.role, a.facility, a.active, g.nonce, a.name, a.fhir_user FROM login_grant g JOIN account a USING (subject)"
             " WHERE g.digest = %s AND g.kind = %s FOR UPDATE OF g",
             [_digest(token), kind],
         ).fetchone()
@@ -159,6 +178,8 @@ def redeem(
         "expires_in": int(life.total_seconds()),
         "scope": " ".join(sorted(scopes)),
     }
+    if kind == "code" and "openid" in scopes:
+        answer["id_token"] = keys.signed_id(_identity(row, scopes, issuer, base, now))
     if row.patient:
         answer["patient"] = row.patient
     if scopes & {"offline_access", "online_access"}:
@@ -168,15 +189,41 @@ def redeem(
     return Principal(row.subject, row.role, row.facility, scopes, row.patient), answer
 
 
+def _identity(row: _Kept, scopes: frozenset[str], issuer: str, base: str, now: datetime) -> dict[str, Any]:
+    """Claims of the id token (OpenID Connect Core 1.0 section 2; fhirUser: SMART App Launch 2.2, "Scopes for requesting identity
+    data")."""
+    at = int(now.timestamp())
+    claims: dict[str, Any] = {
+        "iss": issuer,
+        "sub": row.subject,
+        "aud": row.client,
+        "iat": at,
+        "exp": at + int(TOKEN_LIFE.total_seconds()),
+    }
+    if row.nonce:
+        claims["nonce"] = row.nonce
+    if "fhirUser" in scopes and row.fhir_user:
+        claims["fhirUser"] = f"{base}/{row.fhir_user}"
+    if "profile" in scopes and row.name:
+        claims["name"] = row.name
+    return claims
+
+
 def _put(
-    conn: psycopg.Connection[Any], row: tuple[str, ...], scope: str, challenge: str, patient: str, until: datetime
+    conn: psycopg.Connection[Any],
+    row: tuple[str, ...],
+    scope: str,
+    challenge: str,
+    patient: str,
+    until: datetime,
+    nonce: str = "",
 ) -> str:
     token = secrets.token_urlsafe(32)
     conn.execute("DELETE FROM login_grant WHERE until < now() - interval '1 day'")
     conn.execute(
-        "INSERT INTO login_grant (digest, kind, family, subject, client, redirect_uri, scope, challenge, patient, until, used)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, false)",
-        [_digest(token), *row, scope, challenge, patient, until],
+        "INSERT INTO login_grant (digest, kind, family, subject, client, redirect_uri, scope, challenge, patient, until, used, nonce)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, false, %s)",
+        [_digest(token), *row, scope, challenge, patient, until, nonce],
     )
     return token
 

@@ -28,6 +28,9 @@ def add(
     facility: Annotated[str, typer.Option(help="Facility id; empty: the consortium.")] = "",
     name: Annotated[str, typer.Option(help="Name shown.")] = "",
     scope: Annotated[list[str] | None, typer.Option(help="SMART scope he may give an app; may be repeated.")] = None,
+    fhir_user: Annotated[
+        str, typer.Option("--fhir-user", help="Resource that stands for him, Practitioner/<id>: the claim fhirUser.")
+    ] = "",
     totp: Annotated[bool, typer.Option(help="One-time passwords; prints the address for the app of the phone.")] = True,
     data: DataDir = None,
 ) -> None:
@@ -39,7 +42,7 @@ def add(
     from fhir_server.keys import AccessError  # noqa: PLC0415
 
     secret = pyotp.random_base32() if totp else ""
-    account = Account(subject, name, facility, role, " ".join(scope or []), "", secret, 0, 0, None, True)
+    account = Account(subject, name, facility, role, " ".join(scope or []), "", secret, 0, 0, None, True, fhir_user)
     password = _password()
     try:
         with connected(settings(data_dir=data)) as (_, conn):

@@ -19,6 +19,7 @@ from fhir_server.api.content import raw_body
 from fhir_server.api.security import Asker, address_of, permit_role, services_of
 from fhir_server.authorization import ALGORITHMS, Clients, Refused, first_use, grant, introspection
 from fhir_server.errors import Category, Fault
+from fhir_server.keys import ID_ALGORITHM
 
 router = APIRouter()
 
@@ -36,6 +37,7 @@ def configuration(base: str) -> dict[str, Any]:
     """``.well-known/smart-configuration`` of a server whose FHIR API is at ``base``: what is served, no more."""
     auth = root_of(base) + PREFIX
     return {
+        "issuer": auth,
         "token_endpoint": f"{auth}/token",
         "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],
         "token_endpoint_auth_signing_alg_values_supported": list(ALGORITHMS),
@@ -44,7 +46,7 @@ def configuration(base: str) -> dict[str, Any]:
         "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
         "scopes_supported": [
             *("system/*.cruds", "system/*.rs", "user/*.cruds", "user/*.rs", "patient/*.rs"),
-            *("launch/patient", "offline_access", "online_access"),
+            *("openid", "fhirUser", "profile", "launch/patient", "offline_access", "online_access"),
         ],
         "introspection_endpoint": f"{auth}/introspect",
         "revocation_endpoint": f"{auth}/revoke",
@@ -60,7 +62,26 @@ def configuration(base: str) -> dict[str, Any]:
             "permission-patient",
             "permission-user",
             "permission-v2",
+            "sso-openid-connect",
         ],
+    }
+
+
+_OF_PROVIDER: Final = (
+    "issuer", "authorization_endpoint", "token_endpoint", "token_endpoint_auth_methods_supported",
+    "token_endpoint_auth_signing_alg_values_supported", "response_types_supported", "grant_types_supported", "scopes_supported",
+    "introspection_endpoint", "revocation_endpoint", "jwks_uri", "code_challenge_methods_supported",
+)  # fmt: skip
+
+
+def provider_configuration(base: str) -> dict[str, Any]:
+    """openid-configuration of the built-in authorization server (OpenID Connect Discovery 1.0 section 3)."""
+    told = configuration(base)
+    return {
+        **{name: told[name] for name in _OF_PROVIDER},
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": [ID_ALGORITHM],
+        "claims_supported": ["iss", "sub", "aud", "iat", "exp", "nonce", "fhirUser", "name"],
     }
 
 
@@ -70,10 +91,19 @@ async def discovery(request: Request) -> Response:
     return _json(configuration(request.app.state.base_url))
 
 
+@router.get(f"{PREFIX}/.well-known/openid-configuration")
+async def provider(request: Request) -> Response:
+    """OpenID Connect discovery. Needs no token."""
+    return _json(provider_configuration(request.app.state.base_url))
+
+
 @router.get(f"{PREFIX}/jwks")
 async def keys(request: Request) -> Response:
     """Public keys that tokens are signed with (RFC 7517). Needs no token."""
-    return _json(services_of(request).keys.public())
+    held = services_of(request).keys
+    if request.app.state.apps:
+        await asyncio.to_thread(held.require_id_key)  # published before the first id token
+    return _json(held.public())
 
 
 @router.post(f"{PREFIX}/token")
@@ -159,7 +189,9 @@ async def redeemed(request: Request, form: Mapping[str, str]) -> dict[str, Any]:
 
     def act() -> tuple[Principal, dict[str, Any]]:
         with services.writer.connection() as conn:
-            return login.redeem(conn, services.keys, request.app.state.apps, form, now)
+            base: str = request.app.state.base_url
+            issuer = root_of(base) + PREFIX
+            return login.redeem(conn, services.keys, request.app.state.apps, form, now, issuer=issuer, base=base)
 
     who, answer = await asyncio.to_thread(act)
     await services.audit.record(who, "E", "token", (), at=now, address=address_of(request))

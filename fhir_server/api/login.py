@@ -34,7 +34,7 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 _ASKED: Final = (
-    "response_type", "client_id", "redirect_uri", "scope", "state", "aud", "code_challenge", "code_challenge_method",
+    "response_type", "client_id", "redirect_uri", "scope", "state", "aud", "code_challenge", "code_challenge_method", "nonce",
 )  # fmt: skip
 
 

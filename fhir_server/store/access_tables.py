@@ -79,6 +79,7 @@ account = Table(
     Column("locked_until", Time),
     Column("active", Boolean, nullable=False),
     Column("created", Time, nullable=False),
+    Column("fhir_user", Text, nullable=False, server_default="", comment="Practitioner/<id>; empty: none"),
     comment="people who log in at the built-in authorization server",
 )
 
@@ -96,6 +97,7 @@ login_grant = Table(
     Column("patient", Text, nullable=False),
     Column("until", Time, nullable=False),
     Column("used", Boolean, nullable=False),
+    Column("nonce", Text, nullable=False, server_default="", comment="of the id token, of a code"),
     Index("login_grant_family", "family"),
     Index("login_grant_subject", "subject"),
     Index("login_grant_until", "until"),

@@ -15,6 +15,8 @@ import httpx
 import psycopg
 import pyotp
 import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
 
 from fhir_server import accounts
 from fhir_server.accounts import Account
@@ -35,9 +37,9 @@ def server(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -
         yield api
 
 
-def add(server: Api, subject: str, totp: str = "", role: str = "clinician") -> None:
+def add(server: Api, subject: str, totp: str = "", role: str = "clinician", fhir_user: str = "") -> None:
     with psycopg.connect(server.database_url) as conn:
-        account = Account(subject, "李医生", "county", role, "", "", totp, 0, 0, None, True)
+        account = Account(subject, "李医生", "county", role, "", "", totp, 0, 0, None, True, fhir_user)
         accounts.add(conn, account, PASSWORD, datetime.now(UTC))
 
 
@@ -178,3 +180,30 @@ def test_a_locked_account_keeps_no_refresh_token(server: Api) -> None:
         accounts.set_active(conn, "dr-g", False)
     assert redeem(server, grant_type="refresh_token", refresh_token=token["refresh_token"]).status_code == 400
     assert agree(server, "dr-g").status_code == 401
+
+
+def test_an_id_token_tells_the_app_who_logged_in(server: Api) -> None:
+    add(server, "dr-h", fhir_user="Practitioner/h-1")
+    issuer = httpx.get(f"{server.base}/.well-known/smart-configuration").json()["issuer"]
+    found = httpx.get(f"{issuer}/.well-known/openid-configuration").json()
+    assert found["issuer"] == issuer
+    published = KeySet.import_key_set(httpx.get(found["jwks_uri"]).json())
+    scope = "openid fhirUser profile user/Patient.rs"
+    token = redeem_code(server, told(agree(server, "dr-h", scope=scope, nonce="n-0S6"))["code"]).json()
+    assert set(token["scope"].split()) == set(scope.split())
+    signed = jwt.decode(token["id_token"], published, algorithms=found["id_token_signing_alg_values_supported"])
+    assert signed.claims["iss"] == issuer and signed.claims["aud"] == "app" and signed.claims["nonce"] == "n-0S6"
+    assert (signed.claims["sub"], signed.claims["name"]) == ("dr-h", "李医生")
+    assert signed.claims["fhirUser"] == f"{server.base}/Practitioner/h-1"
+    # It tells who somebody is; it opens nothing.
+    assert (
+        httpx.get(f"{server.base}/Patient", headers={"Authorization": f"Bearer {token['id_token']}"}).status_code == 401
+    )
+
+
+def test_without_openid_there_is_no_id_token_and_nobody_is_said_to_be_a_resource_he_is_not(server: Api) -> None:
+    add(server, "dr-i")
+    plain = redeem_code(server, told(agree(server, "dr-i", scope="user/Patient.rs"))["code"]).json()
+    assert "id_token" not in plain
+    scope = told(agree(server, "dr-i", scope="openid fhirUser online_access user/Patient.rs"))["code"]
+    assert set(redeem_code(server, scope).json()["scope"].split()) == {"openid", "user/Patient.rs"}
