@@ -71,12 +71,13 @@ def search_url(query: Query, base: str, cursor: str = "") -> str:
 
 def bundle(type: str, entries: Sequence[bytes], *, links: Iterable[Link] = (), total: int | None = None) -> bytes:
     """A Bundle of entries that are JSON already."""
-    head = b'{"resourceType":"Bundle","type":"%b"' % type.encode()
+    pieces = [b'{"resourceType":"Bundle","type":"%b"' % type.encode()]
     if total is not None:
-        head += b',"total":%d' % total
+        pieces.append(b',"total":%d' % total)
     shown = [{"relation": relation, "url": url} for relation, url in links]
     if shown:
-        head += b',"link":' + orjson.dumps(shown)
+        pieces.append(b',"link":' + orjson.dumps(shown))
     if entries:
-        head += b',"entry":[' + b",".join(entries) + b"]"
-    return head + b"}"
+        pieces += (b',"entry":[', b",".join(entries), b"]")
+    pieces.append(b"}")
+    return b"".join(pieces)  # at once: a page of a thousand is megabytes

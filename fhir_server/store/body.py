@@ -91,8 +91,8 @@ class Codec:
             decompressor = zstandard.ZstdDecompressor(dict_data=self._dictionaries.get(dictionary))
             decompressors[dictionary] = decompressor
         body: bytes = decompressor.decompress(data)
-        for mark, name in zip(_MARKS[::-1], names[::-1], strict=True):
-            if _is_marked(name):
+        for mark, name in zip(_MARKS, names, strict=True):
+            if name is not None:
                 body = body.replace(mark, name.encode())
         return body
 
