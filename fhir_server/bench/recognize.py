@@ -14,7 +14,7 @@ import psycopg
 from conformance import fhirjson, systems
 from fhir_server.bench import queries
 from fhir_server.bench.askers import INSTANCE, ask
-from fhir_server.bench.server import BenchFailed, Running, cpu_seconds, peak_megabytes
+from fhir_server.bench.server import BenchFailed, Running, peak_megabytes, postmaster_of, used
 from fhir_server.store import versions
 from mappings.profile import Profile
 
@@ -40,10 +40,12 @@ def measure(running: Running, profile: Profile, *, seconds: float) -> dict[str, 
         address = f"{running.fhir.removesuffix('/fhir')}/cds-services/{_SERVICE}"
         ask(running, address, asked, seconds=_WARM_UP, clients=CLIENTS, rate=0)
         conn.execute("CHECKPOINT")
-        before, rows = cpu_seconds(running.pid), _rows(conn)
+        rows = _rows(conn)
+        postmaster = postmaster_of(conn)
+        before = used(running, postmaster)
         opened = ask(running, address, asked, seconds=seconds, clients=_OPEN_LINES, rate=RATE)
         closed = ask(running, address, asked, seconds=seconds, clients=CLIENTS, rate=0)
-        used, after = cpu_seconds(running.pid) - before, _rows(conn)
+        spent, after = used(running, postmaster).since(before), _rows(conn)
     told = {kind: after.get(kind, 0) - rows.get(kind, 0) for kind in after}
     if away := {k: n for k, n in told.items() if n and k.partition("/")[2] in ("late", "database-away", "audit-away")}:
         raise BenchFailed(f"Calls were not answered: {away}. Times of such calls would mean nothing.")
@@ -57,7 +59,8 @@ def measure(running: Running, profile: Profile, *, seconds: float) -> dict[str, 
         "calls": answers,
         "reminders": told.get("reminder/", 0),
         "no_answers": sum(n for k, n in told.items() if k.startswith("no-answer")),
-        "server_cpu_ms_per_call": round(used * 1000 / answers, 2),
+        "server_cpu_ms_per_call": round(spent.server * 1000 / answers, 2),
+        "postgres_cpu_ms_per_call": round(spent.postgres * 1000 / answers, 2),
         "server_peak_mb": round(peak_megabytes(running.pid), 1),
     }
 
