@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import orjson
 import psycopg
 
 from conformance.capability import RESOURCE_TYPES
@@ -78,12 +79,12 @@ _UNDATED: Final = _CURRENT.format(effective="r.effective_at")
 _OWN: Final = tuple(f for f in Earlier._fields if f != "facts")
 _COLUMNS: Final = ", ".join(f'r."{name}"' for name in (*_OWN, "kind"))
 
-# The relations of candidates.sql. Each Patient's results are looked up once, on the index resource_patient, from the first to the last
-# moment that any of its orders asks about. OFFSET 0: else a planner that thinks little of the number of orders reads the whole table.
+# The relations of candidates.sql. Each Patient's results are looked up once, on the index resource_patient, in the spans of time its
+# orders ask about. OFFSET 0: else a planner that thinks little of the number of orders reads the whole table.
 _RELATIONS: Final = f"""
 WITH placed AS MATERIALIZED (
-  SELECT * FROM unnest(%(numbers)s::int[], %(shards)s::smallint[], %(patients)s::text[], %(orderables)s::text[], %(at)s::timestamptz[],
-    %(first)s::timestamptz[]) AS a(number, shard, patient, orderable, at, first)
+  SELECT * FROM json_to_recordset(%(placed)s::json) AS a(number int, shard smallint, patient text, orderable text, at timestamptz,
+    first timestamptz)
 ), linked AS MATERIALIZED (
   SELECT p.number, l.shard, l.patient FROM placed p
   JOIN (SELECT DISTINCT mine.shard AS of_shard, mine.patient AS of_patient, x.shard, x.patient
@@ -92,17 +93,19 @@ WITH placed AS MATERIALIZED (
         JOIN identity_link x ON x.person = mine.person) l ON l.of_shard = p.shard AND l.of_patient = p.patient
   WHERE l.patient <> p.patient OR l.shard <> p.shard
   UNION ALL SELECT number, shard, patient FROM placed
-), wanted AS MATERIALIZED (SELECT * FROM unnest(%(wanted)s::text[], %(asked)s::text[]) AS w(orderable, asked)),
+), wanted AS MATERIALIZED (SELECT * FROM json_to_recordset(%(wanted)s::json) AS w(orderable text, asked text)),
 kinds AS MATERIALIZED (
   SELECT k.id, {_ASKED} FROM resource_kind k WHERE coalesce(k.item, 'loinc:' || k.loinc) IN (SELECT asked FROM wanted)
-), who AS MATERIALIZED (
-  SELECT l.shard, l.patient, min(p.first) AS low, max(p.at) AS high FROM linked l JOIN placed p ON p.number = l.number
-  GROUP BY l.shard, l.patient
+), spans AS MATERIALIZED (
+  SELECT shard, patient, lower(span) AS low, upper(span) AS high FROM (
+    SELECT l.shard, l.patient, unnest(range_agg(tstzrange(p.first, p.at, '[]'))) AS span
+    FROM linked l JOIN placed p ON p.number = l.number GROUP BY l.shard, l.patient) s
+), who AS MATERIALIZED (SELECT DISTINCT shard, patient FROM linked
 ), dated AS MATERIALIZED (
-  SELECT r.made, k.asked, {_COLUMNS} FROM who CROSS JOIN LATERAL (
+  SELECT r.made, k.asked, {_COLUMNS} FROM spans CROSS JOIN LATERAL (
     SELECT r.start_at AS made, {_DATED} FROM resource r
-    WHERE r.shard = who.shard AND r.patient = who.patient AND r.rtype = {_OBSERVATION}
-      AND r.start_at >= who.low AND r.start_at <= who.high
+    WHERE r.shard = spans.shard AND r.patient = spans.patient AND r.rtype = {_OBSERVATION}
+      AND r.start_at >= spans.low AND r.start_at <= spans.high
     OFFSET 0) r JOIN kinds k ON k.id = r.kind
   UNION ALL
   SELECT coalesce(r.effective, r.issued) AS made, k.asked, {_COLUMNS} FROM who CROSS JOIN LATERAL (
@@ -165,21 +168,23 @@ class Stored:
         return out
 
 
-def given(placed: Sequence[Placed], rules: Rules) -> dict[str, Any]:
-    """The relations ``placed`` and ``wanted`` as columns."""
+def given(placed: Sequence[Placed], rules: Rules) -> dict[str, str]:
+    """The relations ``placed`` and ``wanted`` as JSON: lists of the database driver cost ten times as much."""
     orderables = {p.orderable.code: p.orderable for p in placed}
     spans = {code: longest(orderable, rules) for code, orderable in orderables.items()}
-    pairs = asked(orderables, rules)
-    return {
-        "numbers": list(range(len(placed))),
-        "shards": [p.shard for p in placed],
-        "patients": [p.patient for p in placed],
-        "orderables": [p.orderable.code for p in placed],
-        "at": [p.at for p in placed],
-        "first": [p.at - spans[p.orderable.code] for p in placed],
-        "wanted": [orderable for orderable, _ in pairs],
-        "asked": [item for _, item in pairs],
-    }
+    rows = [
+        {
+            "number": number,
+            "shard": p.shard,
+            "patient": p.patient,
+            "orderable": p.orderable.code,
+            "at": p.at,
+            "first": p.at - spans[p.orderable.code],
+        }
+        for number, p in enumerate(placed)
+    ]
+    wanted = [{"orderable": orderable, "asked": item} for orderable, item in asked(orderables, rules)]
+    return {"placed": orjson.dumps(rows).decode(), "wanted": orjson.dumps(wanted).decode()}
 
 
 def asked(orderables: Mapping[str, Orderable], rules: Rules) -> list[tuple[str, str]]:

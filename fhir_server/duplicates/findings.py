@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import orjson
 import psycopg
 
 from conformance import fhirjson
@@ -17,9 +18,12 @@ from fhir_server.duplicates.report import EVERYTHING, Finding, Report, Scope, fi
 _KNOWN: Final = "SELECT id, version, content FROM finding WHERE id = ANY(%s) AND until IS NULL FOR UPDATE"
 _LAST: Final = "SELECT id, max(version) FROM finding WHERE id = ANY(%s) GROUP BY id"
 _END: Final = "UPDATE finding SET until = %s WHERE id = ANY(%s) AND until IS NULL"
-_INSERT: Final = """
-INSERT INTO finding (id, version, recorded, at, facility, department, doctor, orderable, kind, cause, rules, price_fen, content, body)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+_COPY: Final = """
+COPY finding (id, version, recorded, at, facility, department, doctor, orderable, kind, cause, rules, price_fen, content, body)
+FROM STDIN (FORMAT BINARY)"""
+_COPIED: Final = (
+    "text", "int4", "timestamptz", "timestamptz", "text", "text", "text", "text", "text", "text", "text", "int8", "bytea", "text",
+)  # fmt: skip
 _STANDING: Final = """
 SELECT id, department, doctor, body FROM finding WHERE until IS NULL AND at >= %s AND at < %s AND (%s = '' OR facility = %s)"""
 _SEARCH: Final = """
@@ -52,12 +56,14 @@ def keep(conn: psycopg.Connection[Any], report: Report, now: datetime) -> Kept:
         ids = [f.id for f in report.findings]
         standing = {key: (version, digest) for key, version, digest in conn.execute(_KNOWN, (ids,))}
         last: dict[str, int] = dict(conn.execute(_LAST, (ids,)).fetchall())
-        fresh = [(f, content(f)) for f in report.findings]
-        other = [(f, digest) for f, digest in fresh if standing.get(f.id, (0, b""))[1] != digest]
+        fresh = ((f, text(f)) for f in report.findings)
+        other = [(f, body) for f, body in fresh if standing.get(f.id, (0, b""))[1] != _digest(body)]
         gone = _gone(conn, report, set(ids))
         conn.execute(_END, (now, [*(f.id for f, _ in other), *gone]))
-        with conn.cursor() as cursor:
-            cursor.executemany(_INSERT, [_row(f, last.get(f.id, 0) + 1, now, digest) for f, digest in other])
+        with conn.cursor() as cursor, cursor.copy(_COPY) as put:
+            put.set_types(_COPIED)
+            for f, body in other:
+                put.write_row(_row(f, last.get(f.id, 0) + 1, now, body))
     changed = sum(f.id in standing for f, _ in other)
     return Kept(len(other) - changed, changed, len(ids) - len(other), len(gone))
 
@@ -84,18 +90,22 @@ def _inside(scope: Scope, department: str | None, doctor: str | None, body: str)
 
 def content(finding: Finding) -> bytes:
     """16-byte digest of a finding: equal, and nothing is written."""
-    return hashlib.sha256(text(finding).encode()).digest()[:16]
+    return _digest(text(finding))
+
+
+def _digest(body: str) -> bytes:
+    return hashlib.sha256(body.encode()).digest()[:16]
 
 
 def text(finding: Finding) -> str:
     """A finding as JSON text, sorted keys."""
-    return json.dumps(finding_dict(finding), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return orjson.dumps(finding_dict(finding), option=orjson.OPT_SORT_KEYS).decode()
 
 
-def _row(f: Finding, version: int, now: datetime, digest: bytes) -> tuple[Any, ...]:
+def _row(f: Finding, version: int, now: datetime, body: str) -> tuple[Any, ...]:
     return (
         f.id, version, now, f.at, f.facility, f.department or None, f.doctor or None, f.orderable, f.kind, f.cause,
-        f.decision["rules"], f.price_fen, digest, text(f),
+        f.decision["rules"], f.price_fen, _digest(body), body,
     )  # fmt: skip
 
 

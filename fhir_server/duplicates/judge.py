@@ -166,8 +166,11 @@ class Judged:
             return Verdict("justified", f"reason-{given}", self._reminder(spoken), then)
         if not self._complete:
             return None
-        late = [self._in_hindsight(*pair) for pair in self._latest]
-        hindsight = decide(self.late, late, self.rules, self.placed.at, self.judge) if late else then
+        late: list[Candidate] = []
+        hindsight = then
+        if not all(self._was_seen(*pair) for pair in self._latest):
+            late = [self._in_hindsight(*pair) for pair in self._latest]
+            hindsight = decide(self.late, late, self.rules, self.placed.at, self.judge)
         if hindsight.outcome is Outcome.RECOGNIZED or _circumstance(hindsight):
             return Verdict("system", self._cause(hindsight), "none", hindsight)
         if _without_image(then):
@@ -175,6 +178,7 @@ class Judged:
         if unknown := self._unknown(then):
             return Verdict("undetermined", ",".join(unknown), self._reminder(spoken), then)
         if self._undated:
+            late = late or [self._in_hindsight(*pair) for pair in self._latest]
             undated = [self._in_hindsight(*pair) for pair in self._undated]
             perhaps = decide(self.late, (*late, *undated), self.rules, self.placed.at, self.judge)
             if perhaps.outcome is Outcome.RECOGNIZED:
@@ -221,6 +225,16 @@ class Judged:
         at = self.placed.at
         candidate = self._candidate(e, self._now, theirs, None)
         return replace(candidate, recorded=min(e.recorded, at), until=None, item=self._item(e))
+
+    def _was_seen(self, e: Earlier, theirs: Link | None) -> bool:
+        """Is a result in hindsight what it was then?"""
+        seen = self.visible.get(e.id)
+        if seen is None or seen.version != e.version or seen.item != self._item(e) or e.report in self.studies.reports:
+            return False
+        return theirs is None or (
+            seen.person == theirs.person == self.order.person == self.late.person
+            and seen.grade == theirs.grade == "certain"
+        )
 
     def _cause(self, hindsight: Decision) -> str:
         """Why the platform could not offer what hindsight finds: the first cause, in the order data takes."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -74,12 +74,16 @@ ORDER BY u.shard, u.patient, u.parent"""  # noqa: S608 - numbers of our own
 SLACK: Final = timedelta(days=7)
 """How far the times of one order, of its specimen and of its report may lie apart and still be looked at together."""
 
-_BROUGHT: Final = """
-SELECT r."order", r.report, r.effective, r.item, r.id || '/_history/' || r.version
-FROM (SELECT DISTINCT * FROM unnest(%(shards)s::smallint[], %(patients)s::text[]) AS u(shard, patient)) w
-JOIN result r ON r.shard = w.shard AND r.patient = w.patient
-WHERE r.until IS NULL AND (r."order" = ANY(%(orders)s) OR r."order" IS NULL AND r.report = ANY(%(reports)s))
-ORDER BY r.id"""
+# By the index resource_patient: what an order brought is in its Patient's compartment.
+_BROUGHT: Final = f"""
+SELECT w.key, coalesce(r.start_at, r.effective_at), k.item, r.id || '/_history/' || r.version
+FROM (SELECT u.shard, u.patient, u.key, u.ordered FROM unnest(%(shards)s::smallint[], %(patients)s::text[], %(keys)s::text[],
+  %(ordered)s::boolean[]) AS u(shard, patient, key, ordered)) w
+CROSS JOIN LATERAL (
+  SELECT * FROM resource r WHERE r.shard = w.shard AND r.patient = w.patient AND r.rtype = {RESOURCE_TYPES["Observation"]}
+    AND NOT r.deleted AND CASE WHEN w.ordered THEN r."order" = w.key ELSE r."order" IS NULL AND r.parent = w.key END OFFSET 0) r
+JOIN resource_kind k ON k.id = r.tokens[1]
+ORDER BY r.id"""  # noqa: S608 - a number of our own
 
 _BODIES: Final = """
 SELECT r.dict, r.body, r.id, r.patient, r."order" FROM unnest(%s::smallint[], %s::text[]) AS w(shard, id)
@@ -90,8 +94,7 @@ LEFT JOIN client_id c ON w.shard IS NULL AND c.rtype = %(rtype)s AND c.id = w.id
 JOIN resource r ON r.shard = coalesce(w.shard, c.shard) AND r.rtype = %(rtype)s AND r.id = w.id AND NOT r.deleted"""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """One orderable that was ordered.
 
     id        logical id of the ServiceRequest, empty when a report stands for it; report: that report's logical id
@@ -183,7 +186,7 @@ class _Reading:
     ) -> None:
         self.conn, self.codec, self.rules, self.profiles = conn, codec, rules, profiles
         self.staff: dict[str, str] = {}
-        self.meant: dict[tuple[str, str, str], Orderable | None] = {}
+        self.meant: dict[tuple[Any, ...], Orderable | None] = {}
 
     def chunk(self, rows: Sequence[_Row], start: datetime, end: datetime) -> Chunk:
         """The orders of some rows whose time is inside [start, end)."""
@@ -222,7 +225,12 @@ class _Reading:
     def _wanted(self, body: Mapping[str, Any], facility: str, at: datetime) -> Orderable | None:
         profile = self.profiles.get(facility)
         day = _day(profile, at)
-        key = (facility, day, repr(body.get("code")))
+        # A code means the same all through a period of the facility's tables.
+        key = (
+            facility,
+            profile and (profile.orders.period(day), profile.tests.period(day)),
+            orjson.dumps(body.get("code")),
+        )
         if key not in self.meant:
             self.meant[key] = orders.read(body, self.rules, profile, day).orderable
         return self.meant[key]
@@ -262,7 +270,7 @@ def with_visits(conn: psycopg.Connection[Any], codec: Codec, placed: Sequence[Pl
             out.append(p)
             continue
         emergency = either(p.emergency, is_emergency(visit))
-        out.append(replace(p, emergency=emergency, department=_department(visit), visit=""))
+        out.append(p._replace(emergency=emergency, department=_department(visit), visit=""))
     return out
 
 
@@ -271,22 +279,14 @@ def results_of(
 ) -> dict[str, list[tuple[datetime | None, str | None, str]]]:
     """(shard, Patient, ServiceRequest) or (shard, Patient, DiagnosticReport) -> by order or report id: effective time, item and
     ``<id>/_history/<version>`` of each current Observation it brought."""
-    by_order, by_report = list(wanted), list(reports)
-    if not (by_order or by_report):
+    asked = [(*w, True) for w in set(wanted)] + [(*w, False) for w in set(reports)]
+    if not asked:
         return {}
-    who = [*by_order, *by_report]
-    rows = conn.execute(
-        _BROUGHT,
-        {
-            "shards": [s for s, _, _ in who],
-            "patients": [p for _, p, _ in who],
-            "orders": [o for _, _, o in by_order],
-            "reports": [r for _, _, r in by_report],
-        },
-    )
+    shards, patients, keys, ordered = map(list, zip(*asked, strict=True))
+    given = {"shards": shards, "patients": patients, "keys": keys, "ordered": ordered}
     out: dict[str, list[tuple[datetime | None, str | None, str]]] = {}
-    for order, report, effective, item, version in rows:
-        out.setdefault(order or report, []).append((effective, item, version))
+    for key, effective, item, version in conn.execute(_BROUGHT, given):
+        out.setdefault(key, []).append((effective, item, version))
     return out
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from functools import reduce
 from typing import Any, Final, Literal
@@ -237,7 +237,7 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 def finding_dict(finding: Finding) -> dict[str, Any]:
     """One finding as JSON values."""
-    return asdict(finding) | {"at": instant(finding.at)}
+    return {f.name: getattr(finding, f.name) for f in fields(finding)} | {"at": instant(finding.at)}
 
 
 def causes(findings: Iterable[Finding]) -> dict[str, dict[str, int]]:

@@ -42,10 +42,22 @@ _SPECIMENS: Final = {
 
 @dataclass(slots=True)
 class Received:
-    """candidates for ``decide``; notes: what the server would have held or not understood, one sentence each."""
+    """candidates for ``decide``; notes: what the server would have held or not understood, one sentence each; linked: id of a result ->
+    from when its link was known, where the case says so."""
 
     candidates: list[Candidate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    linked: dict[str, datetime] = field(default_factory=dict)
+
+    def known(self, at: datetime) -> list[Candidate]:
+        """The candidates as known at a time: of a result that had come, only the version that counted then; of one that had not, what
+        is to come, so that the decision can say so."""
+        came = {c.id for c in self.candidates if c.recorded is not None and c.recorded <= at}
+        return [
+            replace(c, person=None, grade=None) if self.linked.get(c.id, at) > at else c
+            for c in self.candidates
+            if c.id not in came or c.recorded is None or c.recorded <= at
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +83,18 @@ def read(case: Case, built: Built, folder: Path) -> Received:
         try:
             for one in _statements(prior, built, folder, at, out.notes):
                 stated.setdefault(one.statement.key[2], []).append(one)
+                if prior.identity_since is not None:
+                    out.linked[one.statement.key[2]] = instant(prior.identity_since, at)
         except (ValueError, KeyError) as fault:
             raise CaseError(f"prior.{number}: {fault}") from None
         except CaseError as fault:
             raise CaseError(f"prior.{number}.{fault}") from None
     for many in stated.values():
-        out.candidates += _versions(sorted(many, key=lambda s: s.statement.origin.recorded), case, at)
+        out.candidates += _versions(sorted(many, key=lambda s: s.statement.origin.recorded), case)
     return out
 
 
-def _versions(stated: Sequence[_Stated], case: Case, at: datetime) -> Iterable[Candidate]:
+def _versions(stated: Sequence[_Stated], case: Case) -> Iterable[Candidate]:
     """The versions of one Observation that were current at some time."""
     by_statement = {id(s.statement): s for s in stated}
     _, versions = fold(None, [s.statement for s in stated], lambda _: False, set())
@@ -95,7 +109,7 @@ def _versions(stated: Sequence[_Stated], case: Case, at: datetime) -> Iterable[C
             specimen=said.specimen,
             encounter=said.encounter,
         )
-        person, grade = _link(said.prior, case, at)
+        person, grade = _link(said.prior, case)
         candidate = Candidate(
             id=version.statement.key[2],
             version=version.number,
@@ -112,10 +126,8 @@ def _versions(stated: Sequence[_Stated], case: Case, at: datetime) -> Iterable[C
         yield replace(candidate, **said.images, **_beside(said.prior))
 
 
-def _link(prior: Prior, case: Case, at: datetime) -> tuple[str | None, str | None]:
+def _link(prior: Prior, case: Case) -> tuple[str | None, str | None]:
     identity = prior.identity or case.identity
-    if prior.identity_since is not None and instant(prior.identity_since, at) > at:
-        identity = "not-linked"
     if identity == "not-linked":
         return None, None
     return ("person-of-somebody-else", "certain") if identity == "other-person" else (PERSON, identity)

@@ -46,7 +46,7 @@ class Asked:
 
     def decide(self, at: datetime) -> Decision:
         """The decision at a time."""
-        return decide(self.order, self.received.candidates, self.built.rules, at)
+        return decide(self.order, self.received.known(at), self.built.rules, at)
 
 
 def run_file(path: Path, rules: Path | None = None) -> list[Result]:

@@ -93,8 +93,10 @@ class Rules:
 
     def item_at(self, code: str, at: datetime) -> Item | None:
         """The row of an item in force and known at a time (aware); None when there is none."""
-        day = self.register.day(at)
         rows = self.history.get(code) or ((self.items[code],) if code in self.items else ())
+        if len(rows) == 1 and not (rows[0].valid_from or rows[0].valid_to or rows[0].recorded):
+            return rows[0]
+        day = self.register.day(at)
         return next((row for row in reversed(rows) if row.holds(day, at)), None)
 
     def policy_of(self, facility: str, at: datetime | None = None) -> Policy:
