@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from adapters import segments, xmltree
 from adapters.cda import reader as cda_reader
 from adapters.contract import Envelope, Unreadable
+from adapters.dicom import reader as dicom_reader
 from adapters.ecg import aecg, muse, philips
 from adapters.hl7v2 import peek as hl7v2_peek
 from adapters.hl7v2 import reader as hl7v2_reader
@@ -85,6 +86,7 @@ FORMATS: dict[str, Format] = {
     "aecg": _document(aecg.read),
     "muse": _document(muse.read),
     "philips": _document(philips.read),
+    "dicom": replace(_segments(dicom_reader.read, lambda stream, _: iter([stream.read()])), peek=dicom_reader.peek),
     "table": _segments(table.read, _rows),
     "unknown": _document(_unknown),
 }
@@ -93,6 +95,8 @@ FORMATS: dict[str, Format] = {
 
 def recognise(raw: bytes, profile: Profile | None = None) -> str:
     """The format of a file by its first bytes; ``hl7v2`` for what starts like no other: that reader says best what is wrong."""
+    if dicom_reader.is_dicom(raw):
+        return "dicom"
     root = xmltree.root_name(raw)
     known = {aecg.ROOT: "aecg", muse.ROOT: "muse", philips.ROOT: "philips"}
     if root in known:

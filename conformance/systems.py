@@ -60,10 +60,21 @@ NO_TESTS = frozenset({DATA_ELEMENTS, MDC})
 """Code systems that name parts of a report or channels of a device; their codes wait for no mapping."""
 
 # extensions
+ABSENT = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
+"""Extension in the place of a value that is not known."""
 MARK = f"{BASE}/StructureDefinition/recognition-mark"
 """Observation: mark stripped from the item name (``全国HR``, ``HR``, ``*``)."""
 IMAGE_QUALITY = f"{BASE}/StructureDefinition/image-quality"
 """ImagingStudy: quality of the images in the words of whoever assessed them (``甲级``, ``good``)."""
+VIEW = f"{BASE}/StructureDefinition/image-view"
+"""ImagingStudy.series: a view (projection) as the images name it (``PA``, ``LL``, ``MLO``); repeats."""
+CONTRAST = f"{BASE}/StructureDefinition/image-contrast"
+"""ImagingStudy.series: the contrast agent as the images name it, or ``without``; absent: the images do not say."""
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
+"""DICOM Controlled Terminology (PS3.16 annex D): modalities, headings and measurements of structured reports."""
+SNOMED = "http://snomed.info/sct"
+STUDY_UID = "urn:dicom:uid"
+"""Study Instance UIDs as identifiers, the UID as ``urn:oid:`` (http://hl7.org/fhir/R4/imagingstudy.html#notes)."""
 SOURCE_TEXT = f"{BASE}/StructureDefinition/source-text"
 """Quantity or Observation: the value or unit exactly as sent, where typing changed its form."""
 

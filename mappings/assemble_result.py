@@ -100,6 +100,8 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     if "effectiveDateTime" not in out and "effectivePeriod" not in out:
         state.effective = _taken(x)
         out |= state.effective
+    if x.study is not None:
+        out["imagingStudy"] = [x.study]
     _participants(order, x, out)
     add_notes(order.notes, x, out, REPORT_NOTE)
     kinds: set[str] = set()

@@ -62,6 +62,8 @@ class Context:
     relation        how a document stands to its parent (MSH-9.3 of a document: RPLC, APND); empty for messages
     order           what the results being mapped share
     family          message family (mappings.grammar.Family); empty until it is known
+    study           reference to the ImagingStudy the message states of the patient, None when it states none
+    received_at     when the message was received, as sortable UTC text; empty when it does not matter
     subject         reference to the Patient of the group being mapped; patient its logical id; shard its shard
     """
 
@@ -84,12 +86,14 @@ class Context:
         "peers",
         "profile",
         "reading",
+        "received_at",
         "record",
         "relation",
         "seen",
         "sent_at",
         "shard",
         "source_uri",
+        "study",
         "subject",
         "trigger",
         "zone",
@@ -114,6 +118,8 @@ class Context:
         self.family = ""
         self.sent_at = ""
         self.latest = ""
+        self.received_at = ""
+        self.study: dict[str, str] | None = None
         self.control_id = ""
         self.trigger = ""
         self.relation = ""

@@ -8,12 +8,13 @@ import binascii
 import re
 from typing import Any
 
+from conformance import systems
 from mappings import ids, values
 from mappings.annotations import add_notes
 from mappings.context import Context
 from mappings.datatypes import bare, ei_identifier, plain
 from mappings.grammar import rule_for
-from mappings.grouping import Described, Patient, Result
+from mappings.grouping import Document, Patient, Result
 from mappings.model import Recency, Tier
 from mappings.source import Element, Record, text
 from mappings.statements import Plan
@@ -151,7 +152,7 @@ def document_reference(
 # --- MDM -------------------------------------------------------------------------------------------------------------------
 
 
-def map_document(document: Described, group: Patient, x: Context, plan: Plan, related: list[dict[str, str]]) -> None:
+def map_document(document: Document, group: Patient, x: Context, plan: Plan, related: list[dict[str, str]]) -> None:
     """TXA with the OBX that follow it -> DocumentReference and Binary."""
     record = document.record
     elements = record.get(12)
@@ -165,14 +166,15 @@ def map_document(document: Described, group: Patient, x: Context, plan: Plan, re
     if number is None:
         words = "The document has no number (TXA-12); it is kept under its type and time."
         x.issue("no-document-key", "warning", words, where=f"{record.where}-12")
-    contents = _contents(group.results, scope, x)
+    results = [*group.results, *document.results] if document is group.documents[0] else document.results
+    contents = _contents(results, scope, x)
     out, _ = document_reference(contents, scope, x)
     for compiled in plan.maps("document", "DocumentReference"):
         compiled.apply(record, x, out)
     media = out.pop("_contentType", None)
     if not contents:
         # MDM^T01 announces a document without its content.
-        absent = {"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "unknown"}
+        absent = {"url": systems.ABSENT, "valueCode": "unknown"}
         out["content"] = [{"attachment": {"contentType": media} if media else {"extension": [absent]}}]
     if x.trigger in plan.map.cancels:
         out["status"] = "entered-in-error"

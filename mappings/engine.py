@@ -19,6 +19,7 @@ from mappings.directory import facility_organization, facility_organization_id
 from mappings.documents import map_document
 from mappings.grouping import Groups, Order, Patient, group
 from mappings.header import OWN_CODES
+from mappings.imaging_study import map_study
 from mappings.model import Conversion, Entry, Merge, Recency, Tier, Unread
 from mappings.order_state import OrderState
 from mappings.paths import rewritten
@@ -72,9 +73,12 @@ def convert(source: Source, profile: Profile, digest: str = "", received_at: str
         return x.conversion
     x.control_id = header.first(10).strip()
     x.source_uri = systems.source_uri(profile.facility.id, x.control_id)
-    sent = x.quiet_time(header.first(7))
+    received = x.quiet_time(received_at)
+    # Images carry no time of sending: they were sent when they came.
+    sent = x.quiet_time(header.first(7)) or (received if source.format == "dicom" else None)
     x.sent_at = sent.instant if sent else ""
     x.latest = plausible.latest(received_at)
+    x.received_at = received.instant if received else ""
     plausible.check_header(header, code, x)
     if code in OWN_CODES:
         x.relation = header.first(9, 3)
@@ -135,6 +139,9 @@ def _map_group(patient: Patient, reports: Reports, x: Context, found: Plan, prov
     if patient.pid is not None:
         read_more(patient.pid, "patient", provenance, x, found)
     map_visit(patient, x, found)
+    x.study = None
+    for study in patient.studies:
+        x.study = map_study(study, x)
     requests: list[dict[str, str]] = []
     for ordinal, order in enumerate(patient.orders):
         if order.other_detail and order.obr is None:

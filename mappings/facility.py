@@ -70,11 +70,13 @@ class Identifiers(_Part):
     patient      CX.5 type codes that name the facility's patient, best first (the patient key); "" is "no type given"
     resident_id  CX.5 type codes or CX.4 authorities that say "resident ID number"
     authorities  CX.4 namespace id -> FHIR identifier system
+    dicom_issuer CX.4 that the facility's messages name for the number its modalities write as Patient ID (0010,0020) without issuer
     """
 
     patient: list[str] = Field(default_factory=lambda: ["PI", "MR", "PT", ""])
     resident_id: list[str] = Field(default_factory=lambda: ["NI", "NNCHN", "SB", "IDCARD"])
     authorities: dict[str, str] = Field(default_factory=dict)
+    dicom_issuer: str = ""
 
 
 class Codes(_Part):

@@ -37,6 +37,21 @@ class Result(Described):
 
 
 @dataclass(slots=True)
+class Study:
+    """STUDY with its SERIES, records of DICOM (mappings.imaging_study)."""
+
+    record: Record
+    series: list[Record] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Document(Described):
+    """TXA with the OBX below it."""
+
+    results: list[Result] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Order:
     """ORC and OBR with timing, diagnoses, specimens and results; either of the two may be missing."""
 
@@ -70,7 +85,8 @@ class Patient:
     diagnoses: list[Described] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     orders: list[Order] = field(default_factory=list)
-    documents: list[Described] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+    studies: list[Study] = field(default_factory=list)
     loose_specimens: list[Described] = field(default_factory=list)
 
 
@@ -200,9 +216,21 @@ class _Builder:
         (self.order.diagnoses if self.order is not None else self._here().diagnoses).append(self.last)
 
     def txa(self, record: Record) -> None:
-        self.last = Described(record)
+        self.last = Document(record)
         self._here().documents.append(self.last)
         self.order = self.specimen = None
+
+    def study(self, record: Record) -> None:
+        self._here().studies.append(Study(record))
+        self.last = None
+
+    def series(self, record: Record) -> None:
+        studies = self._here().studies
+        if studies:
+            studies[-1].series.append(record)
+        else:
+            self.groups.rest.append(record)
+        self.last = None
 
     # --- orders and results ------------------------------------------------------------------------------------------------
 
@@ -276,6 +304,8 @@ class _Builder:
             self.order.results.append(result)
         elif self.order is not None or self.specimen is not None:
             self.waiting.append(result)
+        elif self._here().documents:
+            self._here().documents[-1].results.append(result)
         else:
             self._here().results.append(result)
 
@@ -320,6 +350,8 @@ _TAKE = {
         "rol",
         "dg1",
         "txa",
+        "study",
+        "series",
         "orc",
         "obr",
         "tq1",

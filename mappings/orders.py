@@ -248,7 +248,7 @@ def study_instance(record: Record, x: Context, out: dict[str, Any]) -> bool:
     uid = plain(record.get(3)[0], 1)
     if not re.fullmatch(r"[0-2](?:\.(?:0|[1-9]\d*))+", uid):
         return False
-    out.setdefault("identifier", []).append({"system": "urn:dicom:uid", "value": f"urn:oid:{uid}"})
+    out.setdefault("identifier", []).append({"system": systems.STUDY_UID, "value": f"urn:oid:{uid}"})
     return True
 
 

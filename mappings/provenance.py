@@ -47,6 +47,9 @@ def finish(out: dict[str, Any], header: Record, digest: str, x: Context) -> None
     stated = [e for e in x.conversion.entries if e.patient is not None]
     if not stated:
         return
+    if "recorded" not in out and x.sent_at:
+        # Images name no time of sending; they were sent when they came.
+        out["recorded"] = x.sent_at
     if "recorded" not in out:
         words = "The message has no usable time (MSH-7); no Provenance is made."
         x.issue("no-message-time", "information", words, where=f"{header.where}-7")

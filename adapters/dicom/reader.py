@@ -1,0 +1,123 @@
+"""DICOM bytes -> Source: one object, or a package of what is known of a study (PS3.10; adapters.dicom.package).
+
+Images become records STUDY and SERIES; what an object without pixels says (report, document, key images, ECG) is read as the segments
+of a result message, as with the other formats (docs/adr/0018).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Final
+
+from adapters import segments
+from adapters.contract import Envelope, Unreadable
+from adapters.dicom import dataset, package
+from adapters.dicom.dataset import Item
+from adapters.dicom.order import write_patient
+from adapters.dicom.structure import is_part10, take_apart
+from adapters.dicom.study import WANTED, Study, write_study
+from adapters.segments import Draft, Message
+from conformance.issue import Issue
+from mappings.facility import Facility
+
+Write = Callable[[Item, bytes, Draft, list[Issue]], None]
+"""Reads one object without pixels: the object, its bytes, where its segments go, and the problems found."""
+CONTENT: Final[dict[str, Write]] = {}
+"""SOP class UID -> how objects of the class are read beside the study they belong to."""
+
+
+def is_dicom(raw: bytes) -> bool:
+    """The bytes start like a DICOM object or a study package."""
+    return is_part10(raw) or raw.startswith(package.MAGIC)
+
+
+def read(raw: bytes, facility: Facility) -> Message:
+    """One message.
+
+    Raises Unreadable: of ``package.unpack``, ``structure.take_apart`` and ``dataset.read``; ``dicom-no-uid``, ``dicom-directory``,
+    ``two-studies``, ``two-patients``.
+    """
+    issues: list[Issue] = []
+    study: Study | None = None
+    contents: list[tuple[str, Item, bytes]] = []
+    codec = "ascii"
+    for place, one in enumerate(package.unpack(raw), 1):
+        part = take_apart(one)
+        item, found = dataset.of_part(part, facility.charset, WANTED)
+        codec = found.codec or "iso-2022"
+        issues += [i for i in found.issues if i not in issues]
+        kind = item.text("SOPClassUID")
+        if study is None:
+            study = Study(_uid(item, place), item)
+        _check(item, study, place)
+        if kind in CONTENT:
+            contents.append((kind, dataset.of_part(part, facility.charset)[0], one))
+        study.add(item, image=kind not in CONTENT)
+    if study is None:
+        raise _refuse("dicom-empty", "", "The study package holds no object.")
+    return _message(study, contents, raw, facility, codec, issues)
+
+
+def _message(
+    study: Study,
+    contents: list[tuple[str, Item, bytes]],
+    raw: bytes,
+    facility: Facility,
+    codec: str,
+    issues: list[Issue],
+) -> Message:
+    draft = _header(study, raw, facility)
+    if study.images:
+        write_study(study, draft, whole=raw.startswith(package.MAGIC))
+    for kind, item, one in contents:
+        CONTENT[kind](item, one, draft, issues)
+    return Message("dicom", draft.records(), codec, issues, [])
+
+
+def _header(study: Study, raw: bytes, facility: Facility) -> Draft:
+    draft = Draft()
+    msh = draft.add("MSH")
+    msh.put(4, study.first.text("InstitutionName"))
+    msh.put(9, ("RPT", "DICOM"))
+    msh.put(10, f"{study.uid}/{hashlib.sha256(raw).hexdigest()[:12]}")
+    write_patient(study.first, facility, draft)
+    return draft
+
+
+def peek(raw: bytes, facility: Facility) -> Envelope:
+    """What must be known before the package is accepted, from its first object. Raises Unreadable as far as that is looked at."""
+    one = next(package.unpack(raw), None)
+    if one is None:
+        raise _refuse("dicom-empty", "", "The study package holds no object.")
+    item, found = dataset.read(one, facility.charset, WANTED)
+    draft = _header(Study(_uid(item, 1), item), raw, facility)
+    codec = found.codec or "iso-2022"
+    return segments.envelope(Message("dicom", draft.records(), codec, list(found.issues), []), facility)
+
+
+def _uid(item: Item, place: int) -> str:
+    if item.number("FileSetConsistencyFlag") is not None:
+        raise _refuse("dicom-directory", "", "The file is a DICOMDIR, a list of files; send the files it names.")
+    uid = item.text("StudyInstanceUID")
+    if not uid:
+        words = "The object names no study (0020,000D); it belongs to no patient's examination."
+        raise _refuse("dicom-no-uid", f"object[{place}]", words)
+    return uid
+
+
+def _check(item: Item, study: Study, place: int) -> None:
+    """The objects of a message are of one study and one patient, and can be told apart."""
+    where = f"object[{place}]"
+    if _uid(item, place) != study.uid:
+        raise _refuse("two-studies", where, "The package holds objects of two studies; send one package for each.")
+    if item.text("PatientID") != study.first.text("PatientID"):
+        words = "The objects of the study name two patients (0010,0020); correct them in the archive and send again."
+        raise _refuse("two-patients", where, words)
+    if not item.text("SOPInstanceUID") or not item.text("SeriesInstanceUID"):
+        words = "The object has no SOP Instance UID (0008,0018) or no Series Instance UID (0020,000E)."
+        raise _refuse("dicom-no-uid", where, words)
+
+
+def _refuse(key: str, where: str, words: str) -> Unreadable:
+    return Unreadable(Issue(key, "error", where, words))
