@@ -18,6 +18,7 @@ from fhir_server.api import (
     decisions,
     login,
     measures,
+    messages,
     openapi,
     opened,
     recognition,
@@ -85,6 +86,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     app.state.base_url = base_url
     app.state.scrape = Scrape(services, {})
     app.state.intake_fault = str
+    app.state.doors = None
     params.install(services.settings.zone, base_url)
     responses.install(app)
     app.add_middleware(Direct)
@@ -97,6 +99,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     app.include_router(rest.router, prefix="/fhir")
     app.include_router(recognition.router)
     app.include_router(decisions.router)
+    app.include_router(messages.router)
     app.include_router(audit.router)
     app.include_router(measures.router)
 

@@ -6,6 +6,8 @@ and 7009. All cryptography is joserfc's; no web framework and no clock here.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from joserfc.errors import JoseError
 from fhir_server.access import Principal, authenticate, granted_of, issue_token
 from fhir_server.errors import Category, Fault
 from fhir_server.keys import Keys
-from fhir_server.smart_clients import Client
+from fhir_server.smart_clients import SHORTEST_SECRET, Client
 
 ALGORITHMS: Final = ("ES384", "RS384")
 LIFE: Final = timedelta(minutes=5)
@@ -74,11 +76,21 @@ class Clients:
             raise Fault(Category.UNAUTHENTICATED, refused.text, headers=challenge) from None
         return Principal(client.id, "system", client.facility, client.scopes)
 
+    def by_secret(self, name: str, secret: str) -> Principal | None:
+        """The client of this id when it is registered with the digest of this secret; None for anything else."""
+        client = self.known.get(name)
+        wanted = client.secret if client else ""
+        right = hmac.compare_digest(hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest(), wanted)
+        # Its digest could be turned back into a short secret.
+        if client is None or not right or len(secret) < SHORTEST_SECRET:
+            return None
+        return Principal(client.id, "system", client.facility, client.scopes)
+
     def _verified(self, signed: str, audience: str, now: datetime, *, subject: bool) -> Client:
         # What it says of itself is believed only once the signature made with the key it leads to holds.
         client = self.known.get(_issuer_of(signed))
-        if client is None:
-            raise _unknown("No client is registered with this iss.")
+        if client is None or not client.keys.keys:
+            raise _unknown("No client is registered with this iss and keys.")
         try:
             token = jwt.decode(signed, client.keys, algorithms=list(ALGORITHMS))
         except (JoseError, ValueError, UnicodeError):

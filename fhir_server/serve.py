@@ -24,6 +24,7 @@ from adapters.transports import mllp
 from fhir_server import clock, telemetry, tracing
 from fhir_server.api.connection import Limits, limited
 from fhir_server.api.edge import Edge
+from fhir_server.api.messages import Doors
 from fhir_server.app import create_app, open_services
 from fhir_server.code_mappings import LiveProfiles
 from fhir_server.ingest.channels import listeners
@@ -243,6 +244,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         services, {"http": lambda: len(http.server_state.connections), "mllp": lambda: server.connections}
     )
     app.state.intake_fault = lambda: receiver.fault
+    app.state.doors = Doors(receiver)
     workers = asyncio.create_task(Workers(settings, url).supervise())
     dropping = _drop_folders(settings, profiles, receiver, services.clock)
     following = asyncio.create_task(live.follow(services.pool))

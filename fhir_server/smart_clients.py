@@ -7,6 +7,11 @@
     scopes = ["system/Patient.rs", "system/Observation.rs"]
     jwks = "north-his.jwks.json"           # its public keys (RFC 7517), beside this file
 
+A system that can sign nothing (an old HIS at ``/messages`` or ``/soap``, over HTTPS) has, instead of ``jwks``, the SHA-256 of a
+random secret:
+
+    secret_sha256 = "9f86d0..."            # of 32 or more random characters: openssl rand -hex 32
+
 People log in with public apps (authorization code with PKCE):
 
     [[app]]
@@ -21,6 +26,7 @@ Keys come from files and never from an address, so that no request makes this se
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,20 +39,25 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 from fhir_server.access import check_scopes
 from fhir_server.keys import AccessError
 
-_KNOWN: Final = frozenset({"id", "name", "facility", "scopes", "jwks"})
-_NEEDED: Final = ("id", "scopes", "jwks")
+SHORTEST_SECRET: Final = 32
+"""Characters of a client's secret; only what is random and long may be kept as a plain digest."""
+_KNOWN: Final = frozenset({"id", "name", "facility", "scopes", "jwks", "secret_sha256"})
+_NEEDED: Final = ("id", "scopes")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _RSA_BITS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A system that may ask for tokens: its id, name, facility id (may be empty), scopes it may hold, public keys."""
+    """A system that may ask for tokens: its id, name, facility id (may be empty), scopes it may hold, public keys, and the SHA-256 of
+    its secret (hexadecimal, empty: none)."""
 
     id: str
     name: str
     facility: str
     scopes: frozenset[str]
     keys: KeySet
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +128,20 @@ def _client(entry: Mapping[str, Any], folder: Path, place: str) -> Client:
         if not entry.get(name):
             raise AccessError(f"{place}: {name} is missing")
     scopes = entry["scopes"]
-    texts = [entry["id"], entry["jwks"], entry.get("name", ""), entry.get("facility", "")]
+    jwks, secret = entry.get("jwks", ""), entry.get("secret_sha256", "")
+    texts = [entry["id"], jwks, secret, entry.get("name", ""), entry.get("facility", "")]
     if not all(isinstance(t, str) for t in texts) or not isinstance(scopes, list):
-        raise AccessError(f"{place}: id, name, facility and jwks are texts, scopes is a list of texts")
+        raise AccessError(f"{place}: id, name, facility, jwks and secret_sha256 are texts, scopes is a list of texts")
+    if not jwks and not secret:
+        raise AccessError(f"{place}: jwks is missing (or secret_sha256, for a system that can sign nothing)")
+    if secret and not _DIGEST.fullmatch(secret):
+        raise AccessError(f"{place}: secret_sha256 is the SHA-256 of the secret as 64 small hexadecimal digits")
     try:
         granted = check_scopes("system", frozenset(str(s) for s in scopes))
     except AccessError as fault:
         raise AccessError(f"{place}: {fault}") from None
-    keys = _key_set(folder / entry["jwks"], place)
-    return Client(entry["id"], entry.get("name", ""), entry.get("facility", ""), granted, keys)
+    keys = _key_set(folder / jwks, place) if jwks else KeySet([])
+    return Client(entry["id"], entry.get("name", ""), entry.get("facility", ""), granted, keys, secret)
 
 
 def _key_set(path: Path, place: str) -> KeySet:

@@ -52,7 +52,7 @@ async def principal(request: Request) -> Principal:
             return known
         return authenticate(services.keys, header, at)
     except Fault:
-        await _refused(request, None, "authenticate", ())
+        await refused(request, None, "authenticate", ())
         raise
 
 
@@ -65,7 +65,7 @@ async def permit(request: Request, asker: Principal, interaction: str, *types: s
     try:
         asker.require(interaction, *types)
     except Fault:
-        await _refused(request, asker, interaction, types)
+        await refused(request, asker, interaction, types)
         raise
 
 
@@ -74,11 +74,12 @@ async def permit_role(request: Request, asker: Principal, operation: str, *roles
     try:
         asker.require_role(*roles)
     except Fault:
-        await _refused(request, asker, operation, ())
+        await refused(request, asker, operation, ())
         raise
 
 
-async def _refused(request: Request, asker: Principal | None, interaction: str, types: tuple[str, ...]) -> None:
+async def refused(request: Request, asker: Principal | None, interaction: str, types: tuple[str, ...]) -> None:
+    """Writes the audit entry of an access that is refused."""
     services = services_of(request)
     try:
         await services.audit.record(

@@ -19,7 +19,7 @@ import zstandard
 from asyncpg import exceptions as asyncpg_errors
 
 from conformance.issue import Issue
-from mappings.ids import shard_of
+from mappings.ids import SHARDS, shard_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -262,10 +262,42 @@ async def finished(
 ) -> dict[tuple[int, int], tuple[str, list[Issue]]]:
     """Of the messages (shard, id) those that are converted, held or refused: status and issues."""
     rows = await conn.fetch(_STATUS, [m[0] for m in messages], [m[1] for m in messages])
-    return {
-        (r["shard"], r["id"]): (r["status"], [Issue(**i) for i in orjson.loads(r["issues"])] if r["issues"] else [])
-        for r in rows
-    }
+    return {(r["shard"], r["id"]): (r["status"], issues_of(r["issues"])) for r in rows}
+
+
+_TOLD = "SELECT i.id, i.status, i.format, i.trigger, i.control_id, i.received_at, i.converted_at, i.reason, i.issues FROM inbox i"
+
+
+async def told(
+    conn: asyncpg.Connection, facility: str, messages: Sequence[tuple[int | None, int]]
+) -> list[asyncpg.Record]:
+    """What a facility may know of its messages (shard, or None when it is not known, and id)."""
+    if any(shard is None for shard, _ in messages):
+        # The key leads with the shard: every shard is looked into.
+        messages = [(shard, number) for _, number in messages for shard in range(SHARDS)]
+    rows: list[asyncpg.Record] = await conn.fetch(
+        f"{_TOLD} JOIN unnest($1::smallint[], $2::bigint[]) AS a(shard, id) USING (shard, id) WHERE i.facility = $3",
+        [shard for shard, _ in messages],
+        [number for _, number in messages],
+        facility,
+    )
+    return rows
+
+
+async def told_of(conn: asyncpg.Connection, facility: str, control_id: str, most: int) -> list[asyncpg.Record]:
+    """The same by control id, newest first."""
+    rows: list[asyncpg.Record] = await conn.fetch(
+        f"{_TOLD} WHERE i.facility = $1 AND i.control_id = $2 ORDER BY i.received_at DESC, i.id DESC LIMIT $3",
+        facility,
+        plain(control_id),
+        most,
+    )
+    return rows
+
+
+def issues_of(stored: str | None) -> list[Issue]:
+    """Issues of a jsonb column as asyncpg gives it."""
+    return [Issue(**i) for i in orjson.loads(stored)] if stored else []
 
 
 def lock(conn: psycopg.Connection[Any], token: str, messages: Sequence[Claimed]) -> None:

@@ -28,9 +28,10 @@ class Intake:
         self._binding = Binding(profile.facility, channel)
         self._channels = Channels([profile.facility])
 
-    def messages(self, raw: bytes) -> tuple[str, list[bytes]]:
-        """The format of a file, recognised by its content, and its messages; a file nobody can take apart is one message."""
-        kind = recognise(raw, self.profile)
+    def messages(self, raw: bytes, kind: str = "") -> tuple[str, list[bytes]]:
+        """The format of a file, recognised by its content unless ``kind`` says it, and its messages; a file nobody can take apart is
+        one message."""
+        kind = kind or recognise(raw, self.profile)
         return kind, list(split(io.BytesIO(raw), kind, self.profile)) or [raw]
 
     def arrival(self, raw: bytes, kind: str, received_at: datetime) -> tuple[Arrival, Issue | None]:

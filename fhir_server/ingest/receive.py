@@ -43,6 +43,8 @@ _MENDABLE = "charset-unknown"
 _REMEMBERED = 4096
 _WAITS = ack.Facts(accept_ack="NE", application_ack="NE")
 """Who cannot be told waits until the database is back."""
+_TOLD = ack.Facts()
+"""Who is told at once that it could not be stored."""
 _KEPT_UNBOUND = 64 * 1024
 _IN_THREAD = 256 * 1024
 _AWAY = Issue("database-away", "error", "", "The message cannot be stored now and was not: send it again later.")
@@ -136,7 +138,7 @@ class Receiver:
         channel = seen.binding.channel.name if seen.binding else ""
         feed = (facility or "unknown", channel or "unknown")
         telemetry.RECEIVED.labels(*feed, "hl7v2").inc()
-        await self._wait_for_turn(seen.binding, peer)
+        await self._wait_for_turn(seen.binding, peer.address)
         try:
             async with self._slot(feed, seen.known):
                 if len(raw) > _IN_THREAD:
@@ -176,7 +178,7 @@ class Receiver:
         key, text = _FRAME_ISSUES[frame.fault]
         candidates = self._opened_by(peer)
         facility = _only(candidates)
-        await self._wait_for_turn(None, peer)
+        await self._wait_for_turn(None, peer.address)
         where, value = oversize.place(frame.data, cut=True) if key == "too-large" else ("", "")
         seen = _Seen(None, None, Issue(key, "fatal", where, text, value or None), ack.Facts())
         arrival = self._arrival(seen, facility, "", frame.size, *_pack(frame.data))
@@ -223,10 +225,10 @@ class Receiver:
             return _Seen(envelope, bound, Issue("too-large", "fatal", where, text, value or None), known)
         return _Seen(envelope, bound, None, known)
 
-    async def _wait_for_turn(self, binding: Binding | None, peer: Peer) -> None:
+    async def _wait_for_turn(self, binding: Binding | None, address: str) -> None:
         """Over the rate of a channel its messages are slowed down; the connection is not read meanwhile, so the sender feels it."""
         if binding is None:
-            name, rate = ("", peer.address), _UNBOUND_PER_SECOND
+            name, rate = ("", address), _UNBOUND_PER_SECOND
         else:
             name, rate = (binding.facility.id, binding.channel.name), binding.channel.messages_per_second
         if rate <= 0:
@@ -285,9 +287,12 @@ class Receiver:
             part=bool(pointers),
         )
 
-    async def store(self, arrival: Arrival) -> Accepted:
-        """Makes durable what came by another way than a connection; waits while the database is away. Raises Refused."""
-        return await self._make_durable(arrival, _WAITS)
+    async def store(self, arrival: Arrival, binding: Binding | None = None, *, patient: bool = True) -> Accepted:
+        """Makes durable what came by another way than a connection, at the rate of its channel. Waits while the database is away, or
+        with ``patient`` False raises DatabaseAway. Raises Refused."""
+        if binding is not None:
+            await self._wait_for_turn(binding, "")
+        return await self._make_durable(arrival, _WAITS if patient else _TOLD)
 
     def hear(self, facility: str, channel: str) -> None:
         """A message of a channel arrived by another way than a connection."""

@@ -17,9 +17,10 @@ from fastapi import FastAPI
 from conformance import systems
 from fhir_server.access import issue_token
 from fhir_server.api import audit as audit_routes
-from fhir_server.api import cds_hooks, decisions, measures, recognition, responses
+from fhir_server.api import cds_hooks, decisions, measures, messages, recognition, responses
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
+from fhir_server.ingest.receive import Receiver
 from fhir_server.keys import Keys
 from fhir_server.recognition import rules as rules_module
 from fhir_server.recognition.ledger import Ledger
@@ -28,7 +29,7 @@ from fhir_server.settings import Settings
 from fhir_server.smart_clients import Client
 from fhir_server.store.body import Codec
 from fhir_server.store.database import open_pool, open_writer
-from mappings.profile import load_profiles
+from mappings.profile import Profile, load_profiles
 
 NOW = datetime(2025, 11, 21, 1, 0, tzinfo=UTC)
 SIGN = "/cds-services/recognition-order-sign"
@@ -47,10 +48,11 @@ def play(
     role: str = "clinician",
     clock: Callable[[], datetime] = lambda: NOW,
     clients: Mapping[str, Client] | None = None,
+    profiles: Mapping[str, Profile] | None = None,
     **settings: Any,
 ) -> None:
     """Plays a scenario against the application; the client has a clinician's token of the county hospital."""
-    rules, profiles = rules_module.load(), load_profiles()
+    rules, known = rules_module.load(), profiles or load_profiles()
 
     async def run() -> None:
         chosen = Settings(data_dir=folder, **settings)
@@ -59,19 +61,23 @@ def play(
         with writer.connection() as conn:
             codec = Codec.load(conn)
         audit, ledger, keys = AuditLog(url), Ledger(pool, folder / "spool"), Keys.load(folder)
-        services = Services(chosen, pool, writer, codec, audit, keys, profiles, rules, ledger, clock)
+        services = Services(chosen, pool, writer, codec, audit, keys, known, rules, ledger, clock)
         app = FastAPI(openapi_url=None)
         app.state.services, app.state.base_url, app.state.clients = services, BASE, Clients(clients or {})
         responses.install(app)
-        for part in (cds_hooks, recognition, decisions, audit_routes, measures):
+        receiver = Receiver(pool, known, clock=clock)
+        app.state.doors = messages.Doors(receiver)
+        for part in (cds_hooks, recognition, decisions, messages, audit_routes, measures):
             app.include_router(part.router)
-        token = issue_token(keys, "D001", role, facility, scopes.split(), ttl=timedelta(hours=1), now=NOW)
+        token = issue_token(keys, "D001", role, facility, scopes.split(), ttl=timedelta(hours=1), now=clock())
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        await receiver.open()
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
                 client.headers["Authorization"] = f"Bearer {token}"
                 await scenario(client, services)
         finally:
+            await receiver.close()
             await audit.close()
             await ledger.close()
             await pool.close()

@@ -1,6 +1,6 @@
 """``make fuzz``: damaged messages through reading, peeking and converting for FUZZ_SECONDS of CPU time (hypothesis; docs/fuzzing.md).
 
-A target is a folder of sound files and a function that may raise Unreadable and nothing else. Add a format with one row of ``TARGETS``.
+A target is a list of sound files and a function that may raise Unreadable and nothing else. Add a format with one row of ``TARGETS``.
 A finding is shrunk by hypothesis, printed with its bytes, and makes the exit code 1.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import xlsxwriter
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -43,9 +45,9 @@ _BITS = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``seeds``: glob below tests/; ``run``: reads one input."""
+    """``seeds``: the sound files; ``run``: reads one input."""
 
-    seeds: str
+    seeds: Callable[[], list[bytes]]
     run: Callable[[bytes, Profile], None]
 
 
@@ -89,9 +91,35 @@ def documents(raw: bytes, profile: Profile) -> None:
         assert conversion.held is not None or not faults, faults[:3]
 
 
+def _files(pattern: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(HERE.parent.glob(pattern))]
+
+
+def _tables() -> list[bytes]:
+    """The golden tables, and each as a workbook, as JSON lines and as XML."""
+    out = _files("mappings/golden/table-*.csv")
+    for raw in _files("mappings/golden/table-*.csv"):
+        rows = [line.split(",") for line in raw.decode("gb18030").splitlines()]
+        named = [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
+        book = io.BytesIO()
+        with xlsxwriter.Workbook(book, {"in_memory": True}) as made:
+            sheet = made.add_worksheet()
+            for number, row in enumerate(rows):
+                sheet.write_row(number, 0, row)
+        out.append(book.getvalue())
+        out.append("\n".join(json.dumps(row, ensure_ascii=False) for row in named).encode())
+        cells = ("".join(f"<{n}>{v}</{n}>" for n, v in row.items() if n) for row in named)
+        out.append(f"<rows>{''.join(f'<row>{c}</row>' for c in cells)}</rows>".encode())
+    return out
+
+
 TARGETS = {
-    "hl7v2": Target("mappings/golden/*.hl7", hl7v2),
-    "documents": Target("mappings/golden/*.[xc][ms][lv]", documents),
+    "hl7v2": Target(lambda: _files("mappings/golden/*.hl7"), hl7v2),
+    "cda": Target(lambda: _files("mappings/golden/c*.xml"), documents),
+    "aecg": Target(lambda: _files("mappings/golden/ecg-aecg*.xml"), documents),
+    "muse": Target(lambda: _files("mappings/golden/ecg-muse*.xml"), documents),
+    "philips": Target(lambda: _files("mappings/golden/ecg-philips*.xml"), documents),
+    "tables": Target(_tables, documents),
 }
 
 
@@ -124,7 +152,7 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 
 def fuzz(target: Target, seconds: float, first_seed: int) -> int:
     """Runs until ``seconds`` of CPU time are used; gives the number of inputs. Raises what a finding raised, after shrinking."""
-    seeds = [path.read_bytes() for path in sorted((HERE.parent).glob(target.seeds))]
+    seeds = target.seeds()
     profiles = dict(load_profiles())
     profiles = {**profiles, **load_profiles(HERE.parent / "mappings" / "golden" / "profiles")}
     every = [profiles["generic"], *(p for name, p in profiles.items() if name != "generic")]
