@@ -161,6 +161,40 @@ def work(
 
 
 @cli.command()
+def images(
+    bound: Annotated[
+        int | None, typer.Option("--socket", hidden=True, help="Listening socket inherited from `serve`.")
+    ] = None,
+    data: DataDir = None,
+    profiles: Profiles = None,
+    attached: Annotated[
+        bool, typer.Option("--attached", hidden=True, help="End when standard input closes (a child of `serve`).")
+    ] = False,
+) -> None:
+    """Receive images (DICOM) and poll picture archives; `serve` starts this itself when dicom_port or a polled archive is set."""
+    import socket  # noqa: PLC0415
+
+    from fhir_server.imaging import run as imaging  # noqa: PLC0415
+    from fhir_server.serve import CannotServe, server_tls  # noqa: PLC0415
+
+    chosen = _settings(data_dir=data, profiles_dir=profiles)
+    try:
+        tls = server_tls(chosen.dicom_certificate, chosen.dicom_key, chosen.dicom_client_ca)
+        if bound is not None:
+            line: socket.socket | None = socket.socket(fileno=bound)
+        elif chosen.dicom_port is not None and not attached:
+            line = socket.create_server((chosen.dicom_host, chosen.dicom_port))
+        else:
+            line = None
+        with _database(chosen, as_it_is=attached) as url:
+            imaging.run(chosen, _profiles(chosen), url, bound=line, tls=tls, attached=attached)
+    except (CannotServe, imaging.CannotReceive) as fault:
+        raise _fail(str(fault)) from None
+    except OSError as fault:
+        raise _fail(f"The DICOM server cannot start: {fault.strerror or fault}.") from None
+
+
+@cli.command()
 def migrate(data: DataDir = None) -> None:
     """Bring the database to this version's schema; safe to run again, forward only."""
     from fhir_server.store.database import current_revision  # noqa: PLC0415

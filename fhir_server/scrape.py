@@ -76,6 +76,8 @@ class Scrape:
                 feeds = await conn.fetch(backlog.FEEDS)
                 workers = await conn.fetch(backlog.WORKERS)
                 sent_on = await conn.fetch(backlog.DELIVERIES)
+                pixels = await conn.fetch(backlog.PIXELS)
+                archives = await conn.fetch(backlog.ARCHIVES)
                 size, server, schema = await conn.fetchrow(backlog.DATABASE)
         except _AWAY:
             telemetry.DATABASE_UP.set(0)
@@ -87,6 +89,8 @@ class Scrape:
         _show(telemetry.LAST_MESSAGE, [((facility, channel), at) for facility, channel, at, _ in feeds])
         _show(telemetry.DELIVERY_MESSAGES, [((f, d, status), number) for f, d, status, number, _ in sent_on])
         _show(telemetry.DELIVERY_AGE, [((f, d), age) for f, d, status, _, age in sent_on if status == "waiting"])
+        _show(telemetry.IMAGE_PIXELS, [((f, a, status), number) for f, a, status, number in pixels])
+        _show(telemetry.ARCHIVE_ASKED, [((f, a), at) for f, a, at, _, _ in archives])
         telemetry.WORKERS.set(backlog.alive(workers))
         telemetry.DATABASE_BYTES.set(size)
         _show(telemetry.BUILD, [((version("tongjian"), platform.python_version(), server, schema), 1)])

@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -27,6 +27,7 @@ from fhir_server.api.edge import Edge
 from fhir_server.api.messages import Doors
 from fhir_server.app import create_app, open_services
 from fhir_server.code_mappings import LiveProfiles
+from fhir_server.imaging.wanted import wanted
 from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.files import FileIntake
 from fhir_server.ingest.receive import Receiver
@@ -96,7 +97,8 @@ def _bind(host: str, port: int, what: str) -> socket.socket:
         ) from fault
 
 
-def _server_tls(certificate: object, key: object, client_ca: object) -> ssl.SSLContext | None:
+def server_tls(certificate: object, key: object, client_ca: object) -> ssl.SSLContext | None:
+    """The context of a server; None without a certificate. Raises CannotServe."""
     if not certificate:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -112,33 +114,41 @@ def _server_tls(certificate: object, key: object, client_ca: object) -> ssl.SSLC
 
 
 class Workers:
-    """The converter processes: started again, ever more slowly, when one dies."""
+    """The converter processes and the image process: started again, ever more slowly, when one dies."""
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(
+        self, settings: Settings, url: str, images: list[str] | None = None, pass_fds: Sequence[int] = ()
+    ) -> None:
+        """images: arguments of the image process, None for none; pass_fds: what it inherits."""
         self._settings = settings
+        self._commands = [["work"]] * settings.workers + ([["images", *images]] if images is not None else [])
+        self._pass_fds = tuple(pass_fds)
         self._environment = dict(os.environ, TONGJIAN_DATABASE_URL=url, TONGJIAN_LOG_LEVEL=settings.log_level)
         self._environment.pop("DATABASE_URL", None)
         # However this process ends, its end of the pipe closes with it, and then the attached workers end.
         self._life = os.pipe()
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         command = [
             sys.executable,
             "-m",
             "fhir_server.cli",
-            "work",
+            *arguments,
             "--attached",
             "--data",
             str(self._settings.data_dir),
         ]
         if self._settings.profiles_dir:
             command += ["--profiles", str(self._settings.profiles_dir)]
-        return subprocess.Popen(command, env=self._environment, stdin=self._life[0])  # noqa: S603 - our own program
+        inherited = self._pass_fds if arguments[0] == "images" else ()
+        return subprocess.Popen(  # noqa: S603 - our own program
+            command, env=self._environment, stdin=self._life[0], pass_fds=inherited
+        )
 
     async def supervise(self) -> None:
         """Runs until cancelled; then every worker finishes its batch and ends."""
-        self._running = [self._start() for _ in range(self._settings.workers)]
+        self._running = [self._start(command) for command in self._commands]
         failures = 0
         try:
             while True:
@@ -147,7 +157,7 @@ class Workers:
                 failures = failures + 1 if dead else 0
                 for n in dead:
                     log.warning("worker_restarted code=%s", self._running[n].returncode)
-                    self._running[n] = self._start()
+                    self._running[n] = self._start(self._commands[n])
         finally:
             await asyncio.to_thread(self._stop)
 
@@ -182,7 +192,7 @@ class _Http(uvicorn.Server):
 
 
 def _http_configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
-    tls = _server_tls(settings.https_certificate, settings.https_key, settings.https_client_ca)
+    tls = server_tls(settings.https_certificate, settings.https_key, settings.https_client_ca)
     if tls is None and settings.host not in OWN_MACHINE:
         log.warning("http_not_encrypted host=%s", settings.host)
     limits = Limits(settings.http_max_connections, settings.http_read_seconds, settings.http_read_seconds)
@@ -209,7 +219,12 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     http_socket = _bind(settings.host, settings.port, "HTTP")
     port = http_socket.getsockname()[1]
     mllp_socket = _bind(settings.mllp_host, settings.mllp_port, "MLLP")
-    tls = _server_tls(settings.mllp_certificate, settings.mllp_key, settings.mllp_client_ca)
+    tls = server_tls(settings.mllp_certificate, settings.mllp_key, settings.mllp_client_ca)
+    dicom_socket = None
+    if settings.dicom_port is not None:
+        dicom_socket = _bind(settings.dicom_host, settings.dicom_port, "DICOM")
+        # Its certificate is looked at now, not by a process that would be started again and again.
+        server_tls(settings.dicom_certificate, settings.dicom_key, settings.dicom_client_ca)
     own_ports = [_bind(settings.mllp_host, p, "MLLP") for p in listeners(profiles)]
     if settings.sandbox_clock:
         log.warning("sandbox_clock at=%s", clock.of(settings)().isoformat())
@@ -245,7 +260,11 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     )
     app.state.intake_fault = lambda: receiver.fault
     app.state.doors = Doors(receiver)
-    workers = asyncio.create_task(Workers(settings, url).supervise())
+    images = None
+    if wanted(settings, profiles):
+        images = ["--socket", str(dicom_socket.fileno())] if dicom_socket is not None else []
+    inherited = [dicom_socket.fileno()] if dicom_socket is not None else []
+    workers = asyncio.create_task(Workers(settings, url, images, inherited).supervise())
     dropping = _drop_folders(settings, profiles, receiver, services.clock)
     following = asyncio.create_task(live.follow(services.pool))
     delivering = await deliver.start(url, live, services.codec, services.clock, settings.delivery_keep_days)
@@ -257,6 +276,9 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         settle()  # a look for garbage through all that is loaded would stop every request for that time
         print(f"FHIR   {settings.fhir_base(port)}", flush=True)  # noqa: T201 - the one line a script waits for
         print(f"MLLP   {settings.mllp_host}:{mllp_socket.getsockname()[1]}", flush=True)  # noqa: T201
+        if dicom_socket is not None:
+            place = f"{settings.dicom_host}:{dicom_socket.getsockname()[1]}"
+            print(f"DICOM  {settings.dicom_ae_title}@{place}", flush=True)  # noqa: T201
         parts = (serving, receiving, workers, delivering.task, *dropping)
         await asyncio.wait((waiting, *parts), return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():

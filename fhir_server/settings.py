@@ -103,6 +103,40 @@ class Settings(BaseSettings):
         300, gt=0, description="A message that began has to be complete within this time."
     )
     mllp_idle_seconds: float = Field(3600, gt=0, description="A silent connection is closed after this time.")
+    dicom_host: str = Field("127.0.0.1", description="Address the DICOM server listens on.")
+    dicom_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the DICOM server (C-STORE, C-ECHO), often 11112. Empty: none; 0: free.",
+    )
+    dicom_ae_title: str = Field(
+        "TONGJIAN", min_length=1, max_length=16, description="Application entity title modalities call."
+    )
+    dicom_certificate: Path | None = Field(
+        None, description="PEM certificate chain; set together with dicom_key for DICOM over TLS."
+    )
+    dicom_key: Path | None = Field(None, description="PEM private key of dicom_certificate.")
+    dicom_client_ca: Path | None = Field(
+        None, description="PEM authorities; when set, modalities must show a certificate they issued."
+    )
+    dicom_max_associations: int = Field(
+        20, ge=1, le=200, description="DICOM associations at once; beyond, a new one is rejected for the time being."
+    )
+    dicom_max_pdu: int = Field(
+        131_072, ge=4096, le=16_777_216, description="Largest protocol data unit a modality may send; it is told so."
+    )
+    dicom_max_object: int = Field(
+        2 * 1024**3, ge=1024, description="Largest DICOM object; an image source of a profile may set less."
+    )
+    dicom_idle_seconds: float = Field(60, gt=0, description="A silent association is ended after this time.")
+    dicom_object_seconds: float = Field(600, gt=0, description="A DICOM object that began has to end within this time.")
+    dicom_study_seconds: float = Field(
+        30, ge=0, description="A study that got no new object for this time goes to the inbox as it is."
+    )
+    dicom_release_seconds: float = Field(
+        5, ge=0, description="The same after the end of the association that brought its last object."
+    )
     drop_dir: Path | None = Field(
         None,
         description="Folder with one folder for each facility, named by its id; files put there are taken in, then moved to "
@@ -189,7 +223,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Settings:
         # A key or an authority without a certificate would leave the port unencrypted in silence.
-        for name in ("https", "mllp"):
+        for name in ("https", "mllp", "dicom"):
             certificate, key, authority = (
                 getattr(self, f"{name}_{part}") for part in ("certificate", "key", "client_ca")
             )
@@ -205,8 +239,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 "sandbox_clock is for a sandbox only: set sandbox too, never on a server with real patients"
             )
-        if not {self.host, self.mllp_host} <= OWN_MACHINE:
-            raise ValueError("sandbox_clock needs host and mllp_host to be addresses of this machine (127.0.0.1)")
+        if not {self.host, self.mllp_host, self.dicom_host} <= OWN_MACHINE:
+            raise ValueError(
+                "sandbox_clock needs host, mllp_host and dicom_host to be addresses of this machine (127.0.0.1)"
+            )
         if clock.instant(self.sandbox_clock) is None and not Path(self.sandbox_clock).is_file():
             raise ValueError("sandbox_clock is neither an RFC 3339 time with zone nor a file that holds one")
         return self

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fhir_server.ingest import backlog
-from fhir_server.ingest.sign_of_life import RETIRED, add
+from fhir_server.ingest.sign_of_life import IMAGES, RETIRED, add
 from mappings.ids import SHARDS
 from mappings.profile import Profile
 
@@ -77,6 +77,26 @@ class Outbound:
 
 
 @dataclass(frozen=True, slots=True)
+class Pixels:
+    """DICOM objects whose pixels have not reached their archive; status: waiting, dead (given up)."""
+
+    facility: str
+    archive: str
+    status: str
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A picture archive that is asked for new studies; reason: why the last round failed, empty when it did not."""
+
+    facility: str
+    archive: str
+    asked_seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All of it.
 
@@ -92,6 +112,8 @@ class Status:
     held: tuple[Held, ...]
     feeds: tuple[Feed, ...]
     outbound: tuple[Outbound, ...]
+    pixels: tuple[Pixels, ...]
+    archives: tuple[Polled, ...]
     workers: tuple[Worker, ...]
     converted: int
     stored: int
@@ -116,10 +138,12 @@ def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_di
         held=tuple(Held(*h) for h in conn.execute(backlog.HELD)),
         feeds=_feeds(queue, heard, profiles),
         outbound=tuple(Outbound(*d) for d in conn.execute(backlog.DELIVERIES)),
+        pixels=tuple(Pixels(*p) for p in conn.execute(backlog.PIXELS)),
+        archives=tuple(Polled(f, a, age, reason) for f, a, _, age, reason in conn.execute(backlog.ARCHIVES)),
         workers=tuple(
             Worker(name, program, running, silent, silent <= backlog.ALIVE_WITHIN)
             for name, program, running, silent, _ in workers
-            if name != RETIRED
+            if name != RETIRED and not name.startswith(IMAGES)
         ),
         converted=_total(totals, "tongjian_messages_converted_total"),
         stored=_total(totals, "tongjian_resources_stored_total"),
@@ -135,7 +159,11 @@ def _feeds(
     profiles: Mapping[str, Profile],
 ) -> tuple[Feed, ...]:
     """Every channel that a profile has, that was heard, or that has messages waiting."""
-    configured = {(p.facility.id, c.name) for p in profiles.values() for c in p.facility.channels}
+    configured = {
+        (p.facility.id, name)
+        for p in profiles.values()
+        for name in (*(c.name for c in p.facility.channels), *(s.name for s in p.facility.image_sources))
+    }
     waiting: dict[tuple[str, str], tuple[int, float]] = {}
     for facility, channel, _, messages, age in queue:
         before = waiting.get((facility, channel), (0, 0.0))
@@ -197,6 +225,12 @@ def show(console: Console, status: Status) -> None:
                 for o in status.outbound
             ],
         )
+    if status.pixels:
+        rows = [(p.facility, p.archive, p.status, str(p.objects)) for p in status.pixels]
+        _table(console, ("images of", "archive", "status", "objects"), rows)
+    if status.archives:
+        polled = [(a.facility, a.archive, _time(a.asked_seconds), a.reason) for a in status.archives]
+        _table(console, ("polled", "archive", "age", "fault"), polled)
     if status.held:
         _table(console, ("held", "reason", "messages"), [(h.facility, h.reason, str(h.messages)) for h in status.held])
 
@@ -210,7 +244,7 @@ def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str
     console.print(table)
 
 
-_NUMBERS = ("age", "waiting", "oldest", "messages")
+_NUMBERS = ("age", "waiting", "oldest", "messages", "objects")
 
 
 def _time(seconds: float | None) -> str:

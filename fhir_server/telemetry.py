@@ -67,6 +67,54 @@ LAG = Histogram(
     buckets=_LAG_BUCKETS,
     registry=None,
 )
+# Counted by the image process, which keeps its totals as a worker does.
+IMAGES = Counter(
+    "tongjian_images_received",
+    "DICOM objects that are durable, by image source and whether they were new or repeated.",
+    ["facility", "channel", "outcome"],
+    registry=None,
+)
+IMAGES_REFUSED = Counter(
+    "tongjian_images_refused",
+    "DICOM objects and callers refused, by image source and reason.",
+    ["facility", "channel", "reason"],
+    registry=None,
+)
+IMAGE_SECONDS = Histogram(
+    "tongjian_image_store_seconds",
+    "Time from a complete DICOM object to its durability.",
+    ["facility", "channel"],
+    buckets=_BUCKETS,
+    registry=None,
+)
+IMAGE_STUDIES = Counter(
+    "tongjian_image_studies",
+    "Studies put into the inbox, by image source or archive.",
+    ["facility", "channel"],
+    registry=None,
+)
+IMAGES_FORWARDED = Counter(
+    "tongjian_images_forwarded",
+    "Attempts to send objects on to an archive, by outcome (stored, away, again, refused).",
+    ["facility", "archive", "outcome"],
+    registry=None,
+)
+IMAGE_CONNECTIONS_CLOSED = Counter(
+    "tongjian_image_connections_closed",
+    "DICOM connections closed in self-defence, by reason (limit, tls, slow, size).",
+    ["reason"],
+    registry=None,
+)
+IMAGE_PIXELS = Gauge(
+    "tongjian_image_pixels_objects",
+    "DICOM objects whose pixels have not reached their archive, by archive and status (waiting, dead: given up).",
+    ["facility", "archive", "status"],
+)
+ARCHIVE_ASKED = Gauge(
+    "tongjian_archive_asked_timestamp_seconds",
+    "When a polled picture archive last answered a whole round, as Unix time.",
+    ["facility", "archive"],
+)
 QUEUE = Gauge(
     "tongjian_queue_messages",
     "Messages accepted and not yet converted, by channel and lane (live, backfill); counted up to 100,000.",
@@ -141,6 +189,14 @@ METRICS: Final[dict[str, Metric]] = {
     "tongjian_messages_held_total": HELD,
     "tongjian_resources_stored_total": STORED,
     "tongjian_lag_seconds": LAG,
+    "tongjian_images_received_total": IMAGES,
+    "tongjian_images_refused_total": IMAGES_REFUSED,
+    "tongjian_image_store_seconds": IMAGE_SECONDS,
+    "tongjian_image_studies_total": IMAGE_STUDIES,
+    "tongjian_images_forwarded_total": IMAGES_FORWARDED,
+    "tongjian_image_connections_closed_total": IMAGE_CONNECTIONS_CLOSED,
+    "tongjian_image_pixels_objects": IMAGE_PIXELS,
+    "tongjian_archive_asked_timestamp_seconds": ARCHIVE_ASKED,
     "tongjian_queue_messages": QUEUE,
     "tongjian_queue_age_seconds": QUEUE_AGE,
     "tongjian_held_messages": ON_HOLD,
@@ -164,8 +220,19 @@ METRICS: Final[dict[str, Metric]] = {
 }
 """Name as exposed at /metrics -> metric; docs/metrics.md lists exactly these (a test compares)."""
 
-WORKER_METRICS: Final[tuple[Metric, ...]] = (CONVERTED, HELD, STORED, LAG)
-"""Counted in the workers; each keeps its totals in its own row of the table ``worker``, and /metrics shows their sum."""
+WORKER_METRICS: Final[tuple[Metric, ...]] = (
+    CONVERTED,
+    HELD,
+    STORED,
+    LAG,
+    IMAGES,
+    IMAGES_REFUSED,
+    IMAGE_SECONDS,
+    IMAGE_STUDIES,
+    IMAGES_FORWARDED,
+    IMAGE_CONNECTIONS_CLOSED,
+)
+"""Counted in the workers and the image process; each keeps its totals in its row of the table ``worker``, /metrics shows their sum."""
 
 
 class JsonLines(logging.Formatter):

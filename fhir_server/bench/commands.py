@@ -34,6 +34,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "ingest.server_peak_mb": ("<= 300", ""),
     "ingest.worker_peak_mb": ("<= 300", ""),
     "convert.messages_per_s_per_core": (">= 500", "1500"),
+    "cstore.objects_per_s": (">= 150", ""),
     "read.server_peak_mb": ("<= 300", ""),
     "audit.seconds": ("<= 60 at 10 M", ""),
     "search.p95_ms": ("<= 10", "5"),
@@ -143,6 +144,20 @@ def convert(
 
     chosen = _settings(None)
     _show("convert", _failing(lambda: part.run(chosen, count=messages)), as_json=as_json)
+
+
+@bench.command()
+def cstore(
+    slices: Annotated[int, typer.Option(min=1, help="Objects of the study.")] = 1000,
+    pixels: Annotated[int, typer.Option(min=1024, help="Bytes of pixels in each.")] = 512 * 512 * 2,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """A CT study by C-STORE, headers committed before each answer; dcmtk's storescp beside it."""
+    from fhir_server.bench import cstore as part  # noqa: PLC0415
+
+    chosen = _settings(data)
+    _show("cstore", _failing(lambda: part.run(chosen, slices=slices, pixels=pixels)), as_json=as_json)
 
 
 @bench.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from fhir_server.ingest.sign_of_life import RETIRED
+from fhir_server.ingest.sign_of_life import IMAGES, RETIRED
 
 MOST: Final = 100_000
 
@@ -61,6 +61,21 @@ GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 """receiving facility, destination, status (waiting, dead), messages, age of the oldest in seconds."""
 
+PIXELS: Final = f"""
+SELECT facility, archive, pixels, count(*) FROM (
+    (SELECT facility, archive, pixels FROM image_object WHERE pixels = 'waiting' LIMIT {MOST})
+    UNION ALL (SELECT facility, archive, pixels FROM image_object WHERE pixels = 'dead' LIMIT {MOST})) o
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""  # noqa: S608 - a number of our own
+"""facility, archive, status (waiting, dead: given up), DICOM objects whose pixels have not reached the archive."""
+
+ARCHIVES: Final = """
+SELECT facility, archive, extract(epoch FROM asked)::double precision,
+       greatest(0, extract(epoch FROM clock_timestamp() - asked))::double precision, coalesce(reason, '')
+FROM archive_poll ORDER BY facility, archive
+"""
+"""facility, polled archive, Unix time of its last whole answer, its age in seconds, why the last round failed (empty: it did not)."""
+
 WORKERS: Final = """
 SELECT name, version, extract(epoch FROM clock_timestamp() - started)::double precision,
        greatest(0, extract(epoch FROM clock_timestamp() - seen))::double precision, counts::text
@@ -79,4 +94,4 @@ SELECT pg_database_size(current_database())::bigint, current_setting('server_ver
 
 def alive(workers: Iterable[Sequence[Any]]) -> int:
     """How many of the rows of WORKERS tell of a worker that lives."""
-    return sum(row[0] != RETIRED and row[3] <= ALIVE_WITHIN for row in workers)
+    return sum(row[0] != RETIRED and not row[0].startswith(IMAGES) and row[3] <= ALIVE_WITHIN for row in workers)

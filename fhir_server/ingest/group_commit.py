@@ -1,4 +1,4 @@
-"""Group commit into the inbox: the messages of many connections share a commit, so that each waits for one fsync at most two long.
+"""Group commit: the messages or images of many connections share a commit, so that each waits for one fsync at most two long.
 
 One task writes, one group after the other: inbox ids grow in the order of commits, and a message is visible before the next one of the
 same connection gets its id. A group takes from the waiting channels in turn, so a flooding channel delays a quiet one by one
@@ -12,12 +12,12 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import asyncpg
 
-from fhir_server.ingest import inbox
-from fhir_server.ingest.inbox import READY_CHANNEL, Accepted, Arrival
+from fhir_server.ingest.inbox import READY_CHANNEL
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +44,44 @@ class Refused(Exception):
     """The database refuses this one message."""
 
 
-_Waiting = tuple[Arrival, "asyncio.Future[Accepted]"]
+class Row(Protocol):
+    """What can be committed in groups."""
+
+    @property
+    def facility(self) -> str:
+        """Facility that sent it."""
+        ...
+
+    @property
+    def channel(self) -> str:
+        """Channel it came by: channels take turns."""
+        ...
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes that are stored; their number limits a group."""
+        ...
 
 
-class GroupCommit:
+R = TypeVar("R", bound=Row)
+A = TypeVar("A")
+
+
+class GroupCommit(Generic[R, A]):
     """``accept`` for many callers at once. ``run`` has to be running."""
 
-    def __init__(self, pool: asyncpg.Pool, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        store: Callable[[asyncpg.Connection, Sequence[R]], Awaitable[Sequence[A]]],
+        *,
+        timeout: float = 10.0,
+    ) -> None:
+        """store: makes rows durable, all or none, and gives one answer for each (``inbox.accept``)."""
         self._pool = pool
+        self._insert = store
         self._timeout = timeout
-        self._channels: dict[tuple[str, str], deque[_Waiting]] = {}
+        self._channels: dict[tuple[str, str], deque[tuple[R, asyncio.Future[A]]]] = {}
         self._work = asyncio.Event()
         self._fresh = asyncio.Event()
         self._fault = ""
@@ -66,11 +94,11 @@ class GroupCommit:
         """Type of what kept the last messages from being stored; empty when they were, or when nobody sent any for a while."""
         return self._fault if time.monotonic() - self._failed_at < _FAULT_COUNTS else ""
 
-    async def accept(self, arrival: Arrival) -> Accepted:
+    async def accept(self, arrival: R) -> A:
         """Returns once the message is durable. Raises DatabaseAway or Refused."""
         if not self._running:
             raise DatabaseAway
-        future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._channels.setdefault((arrival.facility, arrival.channel), deque()).append((arrival, future))
         self._work.set()
         return await future
@@ -95,8 +123,8 @@ class GroupCommit:
         while group := self._next_group():
             await self._write(group)
 
-    def _next_group(self) -> list[_Waiting]:
-        group: list[_Waiting] = []
+    def _next_group(self) -> list[tuple[R, asyncio.Future[A]]]:
+        group: list[tuple[R, asyncio.Future[A]]] = []
         size = 0
         while self._channels and len(group) < _MOST and size < _MOST_BYTES:
             for name in list(self._channels):
@@ -112,7 +140,7 @@ class GroupCommit:
                     break
         return group
 
-    async def _write(self, group: list[_Waiting]) -> None:
+    async def _write(self, group: list[tuple[R, asyncio.Future[A]]]) -> None:
         try:
             accepted = await self._store([arrival for arrival, _ in group])
         except _ROW_FAULTS as fault:
@@ -142,12 +170,12 @@ class GroupCommit:
             for _, future in group:
                 _settle(future, DatabaseAway())
 
-    async def _store(self, arrivals: list[Arrival]) -> list[Accepted]:
+    async def _store(self, arrivals: list[R]) -> Sequence[A]:
         # The connection is kept: readers that use up the pool must not delay an acknowledgement.
         async with asyncio.timeout(self._timeout):
             if self._conn is None:
                 self._conn = await self._pool.acquire()
-            return await inbox.accept(self._conn, arrivals)
+            return await self._insert(self._conn, arrivals)
 
     async def _let_go(self, *, broken: bool = False) -> None:
         conn, self._conn = self._conn, None
@@ -169,7 +197,7 @@ class GroupCommit:
             await asyncio.sleep(_WAKE_EVERY)
 
 
-def _settle(future: asyncio.Future[Accepted], fault: Exception) -> None:
+def _settle(future: asyncio.Future[A], fault: Exception) -> None:
     if not future.done():
         future.set_exception(fault)
 

@@ -89,7 +89,7 @@ class Receiver:
             telemetry.RECEIVED.labels(facility, channel, "hl7v2")
         self._max_bytes = max_bytes
         self._clock = clock
-        self._commit = GroupCommit(pool, timeout=store_within)
+        self._commit = GroupCommit(pool, inbox.accept, timeout=store_within)
         self._applications = ApplicationAcks(pool, clock)
         self._feeds = Feeds(pool)
         self._candidates: dict[tuple[int, str, tuple[str, ...]], tuple[Binding, ...]] = {}

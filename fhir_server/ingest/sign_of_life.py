@@ -18,6 +18,8 @@ from fhir_server import telemetry
 EVERY: Final = 5.0
 """Seconds between two signs of life."""
 RETIRED: Final = "retired"
+IMAGES: Final = "images/"
+"""Begins the name of the image process, which is no worker."""
 _GONE_AFTER: Final = "1 hour"
 
 Counts = dict[str, float]

@@ -6,7 +6,22 @@ values are typed columns, tokens and references one indexed array of 64-bit hash
 
 from __future__ import annotations
 
-from fhir_server.store import access_tables, evidence_tables, identity_tables, message_tables, resource_tables
+from fhir_server.store import (
+    access_tables,
+    evidence_tables,
+    identity_tables,
+    imaging_tables,
+    message_tables,
+    resource_tables,
+)
 from fhir_server.store.columns import metadata
 
-__all__ = ["access_tables", "evidence_tables", "identity_tables", "message_tables", "metadata", "resource_tables"]
+__all__ = [
+    "access_tables",
+    "evidence_tables",
+    "identity_tables",
+    "imaging_tables",
+    "message_tables",
+    "metadata",
+    "resource_tables",
+]
