@@ -29,6 +29,7 @@ COMMANDS = [
     "watch",
     "user",
     "keys",
+    "images",
 ]
 
 ORU = (
