@@ -39,6 +39,7 @@ from fhir_server.search import params
 from fhir_server.services import Services
 from fhir_server.settings import Settings
 from fhir_server.smart_clients import App, Client
+from fhir_server.store import posted_parameters
 from fhir_server.store.body import Codec
 from fhir_server.store.database import borrowed, open_pool, open_writer
 from mappings.profile import Profile
@@ -60,6 +61,7 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
     writer = open_writer(url, settings.write_connections)
     with writer.connection() as conn:
         codec = Codec.load(conn)
+        posted_parameters.learn(conn)
     log = AuditLog(url)
     ledger = Ledger(pool, settings.data_dir / "ledger-spool")
     return Services(

@@ -23,6 +23,7 @@ from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import MAX_COUNT, Query
 from fhir_server.search.statement import Context
 from fhir_server.services import Services
+from fhir_server.store import posted_parameters
 
 T = TypeVar("T")
 HISTORY_COUNT: Final = 50
@@ -97,6 +98,8 @@ async def in_transaction(services: Services, context: Context, asker: Principal,
                 writer = Writer(conn, codec, context, asker.facility, lambda t: asker.may("search-type", t), door)
                 result = act(writer)
                 told = writer.finish()
+            if any(c.resource_type == "SearchParameter" for c in writer.changes):
+                posted_parameters.learn(conn)
             if told:
                 wake(conn)
             return result

@@ -6,7 +6,7 @@ Reads run on asyncpg in the event loop, writes on psycopg in threads. Every acce
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -37,7 +37,7 @@ from fhir_server.api.visible import seen_by
 from fhir_server.api.writes import Written, require_valid
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include
-from fhir_server.search.definitions import parameters
+from fhir_server.search.definitions import parameters, posted_codes
 from fhir_server.store import reader
 
 router = APIRouter()
@@ -47,16 +47,20 @@ router = APIRouter()
 async def capabilities(request: Request) -> Response:
     """The CapabilityStatement of what is served (http://hl7.org/fhir/R4/http.html#capabilities). Needs no token."""
     require_json_answer(request)
-    return fhir(request, _statement(base_of(request)))
+    return fhir(request, _statement(base_of(request), posted_codes()))
 
 
-@cache
-def _statement(base: str) -> bytes:
+@lru_cache(maxsize=2)
+def _statement(base: str, _: frozenset[tuple[str, str]]) -> bytes:
     served = {
         name: [("_id", "token", ""), ("_lastUpdated", "date", ""), *_search_parameters(name)] for name in RESOURCE_TYPES
     }
     includes = {
-        name: [f"{name}:{code}" for code, p in parameters(name).items() if p.kind == "reference" and p.indexed]
+        name: [
+            f"{name}:{code}"
+            for code, p in parameters(name).items()
+            if p.kind == "reference" and p.indexed and not p.own
+        ]
         for name in RESOURCE_TYPES
     }
     smart = configuration(base)

@@ -29,7 +29,7 @@ from fhir_server.search import include, params, run
 from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import Query, parse
 from fhir_server.search.statement import Context
-from fhir_server.store import reader, repository, rows
+from fhir_server.store import posted_parameters, reader, repository, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 
@@ -146,6 +146,8 @@ class Writer:
         )
         if change is not None:
             self.changes.append(change)
+            if kind == "SearchParameter":
+                posted_parameters.retire(self.conn, logical)
         return Written(204, change)
 
     def conditional_delete(self, kind: str, query: str) -> Written:
@@ -157,6 +159,8 @@ class Writer:
         if not create and self._hidden(resource["resourceType"], resource["id"]):
             raise Fault(Category.FORBIDDEN, "The token does not allow to change this resource.")
         self._require_patient(resource)
+        if resource["resourceType"] == "SearchParameter":
+            posted_parameters.check(self.conn, resource if not create else {**resource, "id": ""})
         change = repository.put(
             self.conn,
             self.codec,
@@ -167,6 +171,8 @@ class Writer:
         )
         if change.kind != "unchanged":
             self.changes.append(change)
+            if change.resource_type == "SearchParameter":
+                posted_parameters.register(self.conn, {**resource, "id": change.id})
         return Written(201 if change.kind == "created" else 200, change)
 
     def match(self, kind: str, query: str) -> str | None:

@@ -103,6 +103,7 @@ class Parameter:
     column    ``date`` (start_at, end_at), ``issued`` (issued_at), or empty: tokens and search_value
     joined    composite of elements that stand once in the resource: both hold; its parts as parameters of their own
     elements  composite of elements that repeat
+    own       of a posted parameter (search/posted): search_value.param of its values, which stand nowhere else
     """
 
     code: str
@@ -113,6 +114,7 @@ class Parameter:
     column: str
     joined: tuple[Parameter, ...] = ()
     elements: tuple[Element, ...] = ()
+    own: int = 0
 
     @property
     def indexed(self) -> bool:
@@ -160,14 +162,41 @@ def compartments() -> dict[str, dict[str, tuple[str, ...]]]:
     return {name: {t: tuple(c) for t, c in row.items()} for name, row in _file()["compartments"].items()}
 
 
-@cache
+class _Posted:
+    """The posted parameters of this process, replaced as a whole: resource type -> (parameter, whether it answers searches)."""
+
+    now: Mapping[str, tuple[tuple[Parameter, bool], ...]] = {}
+
+
+def take_over(found: Mapping[str, tuple[tuple[Parameter, bool], ...]]) -> None:
+    """The posted parameters of this process from now on."""
+    _Posted.now = found
+
+
+def posted(type: str) -> tuple[tuple[Parameter, bool], ...]:
+    """The posted parameters of a resource type, and whether each answers searches already."""
+    return _Posted.now.get(type, ())
+
+
+def posted_codes() -> frozenset[tuple[str, str]]:
+    """(resource type, code) of the posted parameters that answer searches."""
+    return frozenset((name, p.code) for name, rows in _Posted.now.items() for p, ready in rows if ready)
+
+
 def parameters(type: str) -> dict[str, Parameter]:
+    """Code -> parameter that searches of a type take: the official ones, and the posted ones whose index is complete."""
+    added = posted(type)
+    return official(type) | {p.code: p for p, ready in added if ready} if added else official(type)
+
+
+@cache
+def official(type: str) -> dict[str, Parameter]:
     """Code -> parameter of a served resource type, those of all resources included; ``_id`` and ``_lastUpdated`` are not (columns)."""
     if type not in RESOURCE_TYPES:
         return {}
     found = [d for d in _file()["parameters"] if {type, "Resource", "DomainResource"} & set(d["base"])]
     found = [d for d in found if d["code"] != "_lastUpdated"]
-    parts = {d["url"]: [p for e in _union(d["expression"]) if (p := parse(type, e))] for d in found}
+    parts = {d["url"]: [p for e in union(d["expression"]) if (p := parse(type, e))] for d in found}
     texts = sorted({(d["type"], text) for d in found if d["type"] in INDEXED_KINDS for text, _, _ in parts[d["url"]]})
     number = {key: n for n, key in enumerate(texts, 1)}
     # The presence map is one signed 64-bit integer.
@@ -243,7 +272,7 @@ def _part(
     """(kind, paths) of one component. The kind is that of its definition, or, where two official definitions are mixed up
     (DocumentReference-relationship) or name no datatype (Group-characteristic-value), that of the parameter with the same path."""
     # ``DateTime`` is how one official definition spells dateTime.
-    wanted = [f"{base}.{e.replace('DateTime', 'dateTime')}" for e in _union(component["expression"])]
+    wanted = [f"{base}.{e.replace('DateTime', 'dateTime')}" for e in union(component["expression"])]
     known = [(k, t) for k, t in number if any(t == w or t.startswith(f"{w}.as(") for w in wanted)]
     stated = _kinds()[component["definition"]]
     kind = stated if any(k == stated for k, _ in known) else next((k for k, _ in known), stated)
@@ -252,13 +281,13 @@ def _part(
 
 
 def _path(type: str, kind: str, text: str, steps: tuple[Step, ...], number: int) -> Path:
-    many, types, systems = _end(type, steps)
+    many, types, systems = end_of(type, steps)
     # The kind is part of the seed: Person.name as string and as token must not meet.
     seed = xxhash.xxh64_intdigest(f"{kind} {text}".encode())
     return Path(text, steps, number, -seed if kind == "reference" else seed, many, types, systems)
 
 
-def _end(type: str, steps: tuple[Step, ...]) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
+def end_of(type: str, steps: tuple[Step, ...]) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
     """(something on the way repeats, datatypes at the end, bound code systems) of a parsed path."""
     at, many = type, False
     types: tuple[str, ...] = ()
@@ -289,7 +318,7 @@ def inner(path: str, type: str) -> str:
     return path if type in ("BackboneElement", "Element") else type
 
 
-def _union(expression: str) -> list[str]:
+def union(expression: str) -> list[str]:
     """Parts of a union at the top level."""
     parts, depth, start = [], 0, 0
     for i, c in enumerate(expression):

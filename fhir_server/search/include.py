@@ -137,5 +137,5 @@ def references_to(type: str) -> list[str]:
         f"{source}:{code}"
         for source in RESOURCE_TYPES
         for code, p in parameters(source).items()
-        if p.kind == "reference" and p.indexed and type in p.targets
+        if p.kind == "reference" and p.indexed and not p.own and type in p.targets
     ]

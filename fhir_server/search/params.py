@@ -19,13 +19,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import compress
 from typing import Any, Final, NamedTuple, Protocol
 
 from conformance.capability import PATIENT_LINKS
 from fhir_server.search import composites, dates, leaves
-from fhir_server.search.definitions import Parameter, Path, Step, elements, inner, parameters
+from fhir_server.search.definitions import Parameter, Path, Step, elements, inner, official
 from fhir_server.search.leaves import Leaf, SearchValue, Sink, hash_of
 from fhir_server.search.quantities import in_flat_row, stored
 
@@ -91,9 +91,10 @@ def extract(resource: Mapping[str, Any], members: Sequence[bytes] = ()) -> Index
     """
     sink = Sink(INSTALLATION.zone, INSTALLATION.base)
     kind = resource["resourceType"]
-    table, whole = _compiled(kind)
+    more = _Posted.now.get(kind, ())
+    table, whole = _compiled(kind, more)
     if members:
-        _remembered(resource, members, kind, sink)
+        _remembered(resource, members, more, sink)
     else:
         for key, value in resource.items():
             if key in table:
@@ -114,10 +115,16 @@ def extract(resource: Mapping[str, Any], members: Sequence[bytes] = ()) -> Index
     )
 
 
-def _remembered(resource: Mapping[str, Any], members: Sequence[bytes], kind: str, sink: Sink) -> None:
+def _remembered(
+    resource: Mapping[str, Any],
+    members: Sequence[bytes],
+    more: _More,
+    sink: Sink,
+) -> None:
     """Fills the sink from what each element gave when it was met before: that depends on the bytes of the element alone."""
-    table, known = _compiled(kind)[0], _KNOWN.setdefault(kind, {})
-    indexed = _indexed(kind, tuple(resource))
+    kind = resource["resourceType"]
+    table, known = _compiled(kind, more)[0], _KNOWN.setdefault((kind, more), {})
+    indexed = _indexed(kind, more, tuple(resource))
     found = list(compress(members, indexed))
     bits, tokens, common = sink.bits, sink.tokens, sink.common
     for n, met in enumerate(map(known.get, found)):
@@ -143,9 +150,9 @@ def _look(resource: Mapping[str, Any], key: str, table: Mapping[str, tuple[Leaf,
 
 
 @lru_cache(maxsize=1024)
-def _indexed(kind: str, names: tuple[str, ...]) -> tuple[bool, ...]:
+def _indexed(kind: str, more: _More, names: tuple[str, ...]) -> tuple[bool, ...]:
     """Which of the elements of a resource searches look at."""
-    table = _compiled(kind)[0]
+    table = _compiled(kind, more)[0]
     return tuple(name in table for name in names)
 
 
@@ -186,21 +193,35 @@ def _keep(known: dict[bytes, _Given], member: bytes, given: _Given) -> None:
         known[member] = given
 
 
-_KNOWN: Final[dict[str, dict[bytes, _Given]]] = {}
-"""What elements gave, by resource type and the bytes of the element."""
+_More = tuple[tuple[str, Leaf], ...]
+
+
+class _Posted:
+    """The extractors of posted parameters, replaced as a whole: resource type -> (top-level JSON name, extractor)."""
+
+    now: Mapping[str, _More] = {}
+
+
+def add(more: Mapping[str, _More]) -> None:
+    """From now on these extractors stand beside those of the official parameters (search/posted)."""
+    _Posted.now = more
+
+
+_KNOWN: Final[dict[tuple[str, _More], dict[bytes, _Given]]] = {}
+"""What elements gave, by resource type with its posted parameters, and the bytes of the element."""
 _MOST: Final = 8192
 """Elements remembered for each type; when there are more, all are forgotten and learned again."""
 _LONGEST: Final = 512
 
 
-@cache
-def _compiled(type: str) -> tuple[dict[str, tuple[Leaf, ...]], tuple[Leaf, ...]]:
+@lru_cache(maxsize=256)
+def _compiled(type: str, more: _More) -> tuple[dict[str, tuple[Leaf, ...]], tuple[Leaf, ...]]:
     """(top-level JSON name -> extractors of its value, extractors of the whole resource)."""
     table: dict[str, list[Leaf]] = {}
     whole: list[Leaf] = []
     seen: set[int] = set()
     joint: set[int] = set()
-    for parameter in parameters(type).values():
+    for parameter in official(type).values():
         for element in parameter.elements:
             if element.path.seed not in joint:
                 joint.add(element.path.seed)
@@ -220,6 +241,8 @@ def _compiled(type: str) -> tuple[dict[str, tuple[Leaf, ...]], tuple[Leaf, ...]]
                 continue
             for key, leaf in walk(type, path.steps, _Index(type, parameter, path)):
                 table.setdefault(key, []).append(leaf)
+    for made in more:
+        table.setdefault(made[0], []).append(made[1])
     if type == "Patient":
         whole.append(_own_id)
     if type in ("Observation", "ServiceRequest"):

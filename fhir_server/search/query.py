@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
-from fhir_server.search.definitions import Parameter, about, parameters
+from fhir_server.search.definitions import Parameter, about, parameters, posted
 
 DEFAULT_COUNT: Final = 50
 MAX_COUNT: Final = 1000
@@ -174,6 +174,8 @@ def read_filter(type: str, name: str, value: str) -> Filter | str:
     if code in _REFUSED:
         return f"Search parameter {code} is not supported; it was ignored."
     kind, parameter = _known(type, code)
+    if any(p.code == code and not ready for p, ready in posted(type)):
+        return f"Search parameter {code} of {type} is being indexed and cannot be used yet; it was ignored."
     if not kind:
         return f"{type} has no search parameter {code}; it was ignored."
     if parameter is not None and not parameter.indexed:
@@ -182,6 +184,8 @@ def read_filter(type: str, name: str, value: str) -> Filter | str:
         return f"Search parameter {code} has no value; it was ignored."
     if modifier and modifier not in MODIFIERS[kind]:
         raise Fault(Category.INVALID, f"Modifier :{modifier} is not supported for {code} ({kind}).", where=name)
+    if parameter is not None and parameter.own and modifier == "text":
+        raise Fault(Category.INVALID, f"Modifier :text is not supported for {code}.", where=name)
     if modifier == "below" and kind == "uri" and parameter is not None and parameter.paths[0][0].text.count(".meta."):
         raise Fault(Category.INVALID, f"Modifier :below is not supported for {code}.", where=name)
     values = tuple(split(value, ",")) if modifier != "missing" else (value,)
@@ -227,6 +231,8 @@ def _reference(type: str, code: str, name: str) -> Parameter:
     parameter = parameters(type).get(code)
     if parameter is None or parameter.kind != "reference" or not parameter.indexed:
         raise Fault(Category.INVALID, f"{type} has no reference parameter {code}.", where=name)
+    if parameter.own:
+        raise Fault(Category.INVALID, f"{code} of {type} was added here: it cannot be chained.", where=name)
     return parameter
 
 
@@ -329,7 +335,7 @@ def _include(query: Query, name: str, value: str) -> str:
         Include(s, p, target, reverse, bool(modifier))
         for s in sources
         for p in parameters(s).values()
-        if p.kind == "reference" and p.indexed and code in ("*", p.code)
+        if p.kind == "reference" and p.indexed and not p.own and code in ("*", p.code)
         if not (reverse and value == "*") or query.type in p.targets
     ]
     if not found:

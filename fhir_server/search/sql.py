@@ -16,7 +16,7 @@ from typing import Final
 
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
-from fhir_server.search import dates
+from fhir_server.search import dates, posted_sql
 from fhir_server.search.chain_sql import Link, pointed_at_by, pointing_to
 from fhir_server.search.composites import JOINT
 from fhir_server.search.date_sql import during, instant_condition, span_condition
@@ -103,6 +103,10 @@ class _Condition:
         if f.kind == "care":
             return [during((self._date(f.values[0])[1][0], self._date(f.values[1])[1][1]), self.out)]
         assert f.parameter is not None  # parse() lets nothing else through
+        if f.parameter.own and posted_sql.as_text(f):
+            values = () if f.modifier == "missing" else f.values
+            forms = {t for v in values for p, only in f.parameter.paths for t in self._forms(f.parameter, p, only, v)}
+            return [posted_sql.condition(f, f.parameter, forms, RESOURCE_TYPES[self.type], self.out)]
         if f.modifier == "missing":
             return self._missing(f.parameter)
         if f.kind == "composite":

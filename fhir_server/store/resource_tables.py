@@ -177,6 +177,27 @@ search_value = Table(
     comment="ordered and string values of the rarer parameters",
 )
 
+posted_parameter = Table(
+    "posted_parameter",
+    metadata,
+    Column("number", SmallInteger, primary_key=True, autoincrement=False, comment="search_value.param of its values"),
+    Column("id", Id, nullable=False, comment="logical id of the SearchParameter"),
+    Column("definition", Text, nullable=False, comment="the SearchParameter as JSON"),
+    Column("state", Text, nullable=False, comment="new | building | ready | gone"),
+    Column("generation", Integer, nullable=False, comment="search_generation.number its state came with"),
+    Column("rtype", SmallInteger, nullable=False, server_default=text("0"), comment="type that is being indexed"),
+    Column("seq", BigInteger, nullable=False, server_default=text("0"), comment="resource.seq up to which it is"),
+    Column("done", BigInteger, nullable=False, server_default=text("0"), comment="resources looked at"),
+    comment="SearchParameters that were posted, and how far the index of each is (store/reindex)",
+)
+
+search_generation = Table(
+    "search_generation",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    comment="one row: grows with every change of posted_parameter, which each writer looks at first (search_generation())",
+)
+
 business_key = Table(
     "business_key",
     metadata,

@@ -11,7 +11,7 @@ from typing import Any, Final
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
 from fhir_server.search import params
-from fhir_server.store import access_rows, kinds, rows
+from fhir_server.store import access_rows, kinds, posted_parameters, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version
@@ -57,6 +57,7 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
 
     Everything that asks or moves comes first; then bodies are compressed while the server takes in the rows before (COPY).
     """
+    posted_parameters.learn(cursor)
     past: list[tuple[Key, Version]] = []
     current: list[tuple[Key, Version]] = []
     for key, versions in batch.versions.items():
