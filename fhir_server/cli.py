@@ -21,6 +21,7 @@ from fhir_server.deliveries_cli import deliveries
 from fhir_server.feed_cli import check
 from fhir_server.keys_cli import keys
 from fhir_server.map_cli import worklist
+from fhir_server.poll_cli import poll
 from fhir_server.rules_cli import rules
 from fhir_server.settings import Settings, SettingsError
 from fhir_server.user_cli import user
@@ -48,6 +49,7 @@ audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and ch
 cli.add_typer(audit_log, name="audit-log")
 cli.add_typer(user, name="user")
 cli.add_typer(keys, name="keys")
+cli.command()(poll)
 cli.command()(audit)
 cli.command()(measures)
 cli.add_typer(review, name="review")

@@ -78,6 +78,7 @@ class Scrape:
                 sent_on = await conn.fetch(backlog.DELIVERIES)
                 pixels = await conn.fetch(backlog.PIXELS)
                 archives = await conn.fetch(backlog.ARCHIVES)
+                polled = await conn.fetch(backlog.POLLS)
                 size, server, schema = await conn.fetchrow(backlog.DATABASE)
         except _AWAY:
             telemetry.DATABASE_UP.set(0)
@@ -91,6 +92,10 @@ class Scrape:
         _show(telemetry.DELIVERY_AGE, [((f, d), age) for f, d, status, _, age in sent_on if status == "waiting"])
         _show(telemetry.IMAGE_PIXELS, [((f, a, status), number) for f, a, status, number in pixels])
         _show(telemetry.ARCHIVE_ASKED, [((f, a), at) for f, a, at, _, _ in archives])
+        _show(telemetry.POLL_LOOKED, [((f, p), at) for f, p, at, *_ in polled if at is not None])
+        _show(telemetry.POLL_FAULTY, [((p[0], p[1]), int(backlog.faulty(p))) for p in polled])
+        _show(telemetry.POLL_MESSAGES, [((p[0], p[1]), p[8]) for p in polled])
+        _show(telemetry.POLL_UNMARKED, [((p[0], p[1]), p[9]) for p in polled])
         telemetry.WORKERS.set(backlog.alive(workers))
         telemetry.DATABASE_BYTES.set(size)
         _show(telemetry.BUILD, [((version("tongjian"), platform.python_version(), server, schema), 1)])

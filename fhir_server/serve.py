@@ -28,6 +28,7 @@ from fhir_server.api.messages import Doors
 from fhir_server.app import create_app, open_services
 from fhir_server.code_mappings import LiveProfiles
 from fhir_server.imaging.wanted import wanted
+from fhir_server.ingest import databases
 from fhir_server.ingest.channels import listeners
 from fhir_server.ingest.files import FileIntake
 from fhir_server.ingest.receive import Receiver
@@ -117,11 +118,18 @@ class Workers:
     """The converter processes and the image process: started again, ever more slowly, when one dies."""
 
     def __init__(
-        self, settings: Settings, url: str, images: list[str] | None = None, pass_fds: Sequence[int] = ()
+        self,
+        settings: Settings,
+        url: str,
+        images: list[str] | None = None,
+        pass_fds: Sequence[int] = (),
+        *,
+        polls: bool = False,
     ) -> None:
-        """images: arguments of the image process, None for none; pass_fds: what it inherits."""
+        """images: arguments of the image process, None for none; pass_fds: what it inherits; polls: with a poller of databases."""
         self._settings = settings
         self._commands = [["work"]] * settings.workers + ([["images", *images]] if images is not None else [])
+        self._commands += [["poll"]] if polls else []
         self._pass_fds = tuple(pass_fds)
         self._environment = dict(os.environ, TONGJIAN_DATABASE_URL=url, TONGJIAN_LOG_LEVEL=settings.log_level)
         self._environment.pop("DATABASE_URL", None)
@@ -228,6 +236,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     own_ports = [_bind(settings.mllp_host, p, "MLLP") for p in listeners(profiles)]
     if settings.sandbox_clock:
         log.warning("sandbox_clock at=%s", clock.of(settings)().isoformat())
+    polled = _polls(settings, profiles)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -264,7 +273,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     if wanted(settings, profiles):
         images = ["--socket", str(dicom_socket.fileno())] if dicom_socket is not None else []
     inherited = [dicom_socket.fileno()] if dicom_socket is not None else []
-    workers = asyncio.create_task(Workers(settings, url, images, inherited).supervise())
+    workers = asyncio.create_task(Workers(settings, url, images, inherited, polls=polled).supervise())
     dropping = _drop_folders(settings, profiles, receiver, services.clock)
     following = asyncio.create_task(live.follow(services.pool))
     indexing = asyncio.create_task(reindexing.follow(services))
@@ -299,6 +308,20 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         for pool in (intake, services.pool, services.keyed):
             await _close(pool)
         await asyncio.to_thread(services.writer.close)
+
+
+def _polls(settings: Settings, profiles: Mapping[str, Profile]) -> bool:
+    """Whether databases are polled. Raises CannotServe for a file of connections that cannot be used, or lacks one."""
+    if settings.databases_file is None:
+        return False
+    try:
+        known = databases.load(settings.databases_file)
+    except databases.DatabasesError as fault:
+        raise CannotServe(str(fault)) from None
+    wanted_ones = {(name, poll.database) for name, profile in profiles.items() for poll in profile.facility.polls}
+    if missing := sorted(f"{database} ({facility})" for facility, database in wanted_ones if database not in known):
+        raise CannotServe(f"{settings.databases_file} lacks the databases {', '.join(missing)} that profiles poll.")
+    return bool(wanted_ones)
 
 
 def _drop_folders(

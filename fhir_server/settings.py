@@ -145,6 +145,11 @@ class Settings(BaseSettings):
     drop_seconds: float = Field(
         2.0, gt=0, description="A file in drop_dir is complete when it did not change for this time."
     )
+    databases_file: Path | None = Field(
+        None,
+        description="TOML file with the connections of polled databases (polls of the profiles); nobody else may read it. "
+        "Empty: none is polled.",
+    )
     workers: int = Field(2, ge=0, le=64, description="Converter processes that `tongjian serve` starts.")
     claim_batch: int = Field(80, ge=1, le=500, description="Messages one worker converts in one transaction.")
     lease_seconds: float = Field(

@@ -97,6 +97,23 @@ class Polled:
 
 
 @dataclass(frozen=True, slots=True)
+class Poll:
+    """A polled database of a facility. looked_seconds: since it was last looked through (None: never); silent_seconds: since its poller
+    gave a sign of life; fault: why nothing is read now (empty: it is), for fault_seconds; unmarked: rows without a watermark."""
+
+    facility: str
+    poll: str
+    looked_seconds: float | None
+    silent_seconds: float
+    alive: bool
+    fault: str
+    fault_seconds: float | None
+    rows: int
+    messages: int
+    unmarked: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All of it.
 
@@ -114,6 +131,7 @@ class Status:
     outbound: tuple[Outbound, ...]
     pixels: tuple[Pixels, ...]
     archives: tuple[Polled, ...]
+    polls: tuple[Poll, ...]
     workers: tuple[Worker, ...]
     converted: int
     stored: int
@@ -140,6 +158,10 @@ def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_di
         outbound=tuple(Outbound(*d) for d in conn.execute(backlog.DELIVERIES)),
         pixels=tuple(Pixels(*p) for p in conn.execute(backlog.PIXELS)),
         archives=tuple(Polled(f, a, age, reason) for f, a, _, age, reason in conn.execute(backlog.ARCHIVES)),
+        polls=tuple(
+            Poll(p[0], p[1], p[3], p[4], p[4] <= backlog.POLLER_ALIVE_WITHIN, *p[5:])
+            for p in conn.execute(backlog.POLLS).fetchall()
+        ),
         workers=tuple(
             Worker(name, program, running, silent, silent <= backlog.ALIVE_WITHIN)
             for name, program, running, silent, _ in workers
@@ -231,8 +253,25 @@ def show(console: Console, status: Status) -> None:
     if status.archives:
         polled = [(a.facility, a.archive, _time(a.asked_seconds), a.reason) for a in status.archives]
         _table(console, ("polled", "archive", "age", "fault"), polled)
+    if status.polls:
+        _table(
+            console,
+            ("polled", "poll", "age", "rows", "messages", "state"),
+            [
+                (p.facility, p.poll, _time(p.looked_seconds) or "never", str(p.rows), str(p.messages), _state(p))
+                for p in status.polls
+            ],
+        )
     if status.held:
         _table(console, ("held", "reason", "messages"), [(h.facility, h.reason, str(h.messages)) for h in status.held])
+
+
+def _state(poll: Poll) -> str:
+    if not poll.alive:
+        return f"no poller for {_time(poll.silent_seconds)}"
+    if poll.fault:
+        return f"{poll.fault} (for {_time(poll.fault_seconds)})"
+    return f"{poll.unmarked} rows without watermark are not read" if poll.unmarked else "reads"
 
 
 def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -245,6 +284,7 @@ def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str
 
 
 _NUMBERS = ("age", "waiting", "oldest", "messages", "objects")
+_NUMBERS = ("age", "rows", "waiting", "oldest", "messages")
 
 
 def _time(seconds: float | None) -> str:

@@ -162,6 +162,24 @@ DELIVERY_AGE = Gauge(
     "Age of the oldest result waiting to be sent on, by receiving facility and destination.",
     ["facility", "destination"],
 )
+POLL_LOOKED = Gauge(
+    "tongjian_poll_looked_timestamp_seconds",
+    "When a polled database was last looked through to the end, as Unix time; absent while it never was.",
+    ["facility", "channel"],
+)
+POLL_FAULTY = Gauge(
+    "tongjian_poll_faulty",
+    "1 while a polled database cannot be read, or its poller gave no sign of life for 2 minutes, else 0.",
+    ["facility", "channel"],
+)
+POLL_MESSAGES = Gauge(
+    "tongjian_poll_messages", "Messages stored from a polled database, ever.", ["facility", "channel"]
+)
+POLL_UNMARKED = Gauge(
+    "tongjian_poll_unmarked_rows",
+    "Rows of a polled database without a watermark, which are never read.",
+    ["facility", "channel"],
+)
 CONNECTIONS = Gauge("tongjian_connections", "Network connections open now, by server (http, mllp).", ["server"])
 CONNECTIONS_CLOSED = Counter(
     "tongjian_connections_closed",
@@ -209,6 +227,10 @@ METRICS: Final[dict[str, Metric]] = {
     "tongjian_deliveries_total": DELIVERIES,
     "tongjian_delivery_messages": DELIVERY_MESSAGES,
     "tongjian_delivery_age_seconds": DELIVERY_AGE,
+    "tongjian_poll_looked_timestamp_seconds": POLL_LOOKED,
+    "tongjian_poll_faulty": POLL_FAULTY,
+    "tongjian_poll_messages": POLL_MESSAGES,
+    "tongjian_poll_unmarked_rows": POLL_UNMARKED,
     "tongjian_connections": CONNECTIONS,
     "tongjian_connections_closed_total": CONNECTIONS_CLOSED,
     "tongjian_pool_connections": POOL,

@@ -147,6 +147,59 @@ class Table(_Part):
     element: str = ""
 
 
+class Watermark(_Part):
+    """A column that grows whenever a row is written: what was not there yet has a greater value, or one a little smaller than the last.
+
+    kind     time: date or timestamp (without a zone it is the facility's time); number; text: a time written as text in ``format``
+             (``yyyyMMddHHmmss``), which has to sort as the times do
+    overlap  how far behind the greatest value rows may still appear (late commits): seconds, or numbers. Has to be longer than the
+             longest transaction of the vendor's program
+    since    the first value wanted, as the column writes it (``2026-01-01``); empty: everything
+    """
+
+    column: str = Field(min_length=1)
+    kind: Literal["time", "number", "text"] = "time"
+    format: str = ""
+    overlap: float = Field(default=1800, ge=0)
+    since: str = ""
+
+
+class SyncFlag(_Part):
+    """A column that says whether a row was fetched (同步标志): rows with ``unread`` are fetched, then it is set to ``read``."""
+
+    column: str = Field(min_length=1)
+    unread: int | str | None
+    read: int | str
+
+
+class Poll(_Part):
+    """A table or view of the facility's database that is asked for new reports (中间库); one of ``watermark`` and ``flag``.
+
+    name      of the channel
+    database  its connection: a table of the databases file (setting ``databases_file``); no address stands here
+    source    the table or view, ``lis.v_report``
+    table     the contract in ``tables`` that says what its columns are
+    report    columns that tell one report from another: its rows become one message, always all of them
+    key       columns that tell one row from another; needed to set a flag
+    seconds   between two looks; chunk: rows of one look at most
+    latin1    texts are bytes of the facility's ``charset`` that the database takes for Latin-1
+    backfill  carries old results in bulk: the slow lane, which notifies nobody
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    database: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    source: str = Field(min_length=1)
+    table: str
+    report: list[str] = Field(min_length=1)
+    key: list[str] = Field(default_factory=list)
+    watermark: Watermark | None = None
+    flag: SyncFlag | None = None
+    seconds: float = Field(default=10.0, ge=0.1, le=86400)
+    chunk: int = Field(default=5000, ge=1, le=50_000)
+    latin1: bool = False
+    backfill: bool = False
+
+
 class Pacs(_Part):
     """A picture archive of the facility.
 
@@ -233,6 +286,8 @@ class Facility(_Part):
     """Where something is really found: the standard's place -> this sender's (``PID-19: ZPI-2``, ``OBX-3.1: OBX-3.4``)."""
     tables: list[Table] = Field(default_factory=list)
     """Tables the facility exports (CSV, TSV, XLSX, JSON, XML), by header contract."""
+    polls: list[Poll] = Field(default_factory=list)
+    """Tables and views of its database that are asked for new reports (docs/connect-database.md)."""
     date_formats: list[str] = Field(default_factory=list)
     """Dates written another way than HL7 or ISO: ``dd/MM/yyyy HH:mm:ss``, tried in order before the others."""
     sub_ids: Literal["observations", "components"] = "observations"

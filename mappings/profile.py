@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from conformance import systems
 from mappings import catalogue as catalogue_module
-from mappings import code_table, codes, destinations, image_sources, paths, profile_yaml, times, triggers, units
+from mappings import code_table, codes, destinations, image_sources, paths, polls, profile_yaml, times, triggers, units
 from mappings.catalogue import Catalogue
 from mappings.codes import CodeTable, Found, LocalOrder, LocalTest, clean_name
 from mappings.csv_rows import Problem
@@ -185,8 +185,9 @@ def _profile(folder: Path, document: Document, catalogue: Catalogue, problems: l
 
     facility = destinations.checked(facility, folder, wrong)
     facility = image_sources.checked(facility, folder, wrong)
+    polls.check(facility, wrong)
     # Where results are sent to decides no mapping.
-    digest = hashlib.sha256(facility.model_dump_json(exclude={"destinations", "image_sources"}).encode())
+    digest = hashlib.sha256(facility.model_dump_json(exclude={"destinations", "image_sources", "polls"}).encode())
     digest.update(catalogue.digest.encode())
     digest.update(units.TABLE.read_bytes().replace(b"\r\n", b"\n"))
 

@@ -27,6 +27,7 @@ COMMANDS = [
     "review",
     "measures",
     "watch",
+    "poll",
     "user",
     "keys",
     "images",

@@ -1,7 +1,7 @@
 """Rows -> Source by a header contract of the facility's profile (``tables``): which columns there must be, and what each one is.
 
 A file is cut into one message for each report (patient, order and report number), whose bytes are its rows as JSON; so one wrong report
-holds nobody else's, and the same rows again change nothing.
+holds nobody else's, and the same rows again change nothing. What a database is polled for has this form too.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _contract(rows: list[Row], facility: Facility) -> Table:
 
 def read(raw: bytes, facility: Facility) -> Message:
     """One message that ``split`` made, or a whole file of one report. Raises Unreadable like ``adapters.table.rows.read_rows``."""
-    rows, table = _message(raw, facility)
+    rows, table, read_at = _message(raw, facility)
     draft = Draft()
     issues: list[Issue] = []
     unread: list[Unread] = []
@@ -110,6 +110,8 @@ def read(raw: bytes, facility: Facility) -> Message:
         if line is not None:
             _fill(line, name, first, places, fixed)
     _fill(msh, "MSH", first, places, fixed)
+    if read_at and 7 not in msh.fields:
+        msh.put(7, read_at)
     _agree(rows, table, issues)
     before: tuple[str, ...] | None = None
     for number, row in enumerate(rows, 1):
@@ -126,12 +128,15 @@ def read(raw: bytes, facility: Facility) -> Message:
     return Message("table", draft.records(), "utf-8", issues, unread)
 
 
-def _message(raw: bytes, facility: Facility) -> tuple[list[Row], Table]:
+def _message(raw: bytes, facility: Facility) -> tuple[list[Row], Table, str]:
+    """Rows, their contract, and when they were read from a database (empty for a file)."""
     if raw.startswith(b'{"table"'):
         try:
             found = json.loads(raw)
             table = next(t for t in facility.tables if t.name == found["table"])
-            return [printable({str(k): str(v) for k, v in row.items()}) for row in found["rows"]], table
+            rows = [printable({str(k): str(v) for k, v in row.items()}) for row in found["rows"]]
+            damaged = ", ".join(map(str, found.get("undecodable", ())))
+            read_at = str(found.get("read_at", ""))
         except (ValueError, KeyError, AttributeError, RecursionError):
             raise Unreadable(
                 Issue("bad-table", "error", "", "These are no rows of a table; send the file again.")
@@ -139,10 +144,16 @@ def _message(raw: bytes, facility: Facility) -> tuple[list[Row], Table]:
         except StopIteration:
             words = "The profile has no table of this name any more: add it and replay."
             raise Unreadable(Issue("unknown-format", "error", "", words)) from None
+        if damaged:
+            words = (
+                f"The text of these columns is in no character set we know: {damaged}. Set the charset of the profile."
+            )
+            raise Unreadable(Issue("charset-unknown", "error", "", words))
+        return rows, table, read_at
     rows = read_rows(raw, facility.charset, [t.element for t in facility.tables if t.element])
     if not rows:
         raise Unreadable(Issue("bad-table", "error", "", "The table has a header and no rows."))
-    return rows, _contract(rows, facility)
+    return rows, _contract(rows, facility), ""
 
 
 def _agree(rows: list[Row], table: Table, issues: list[Issue]) -> None:

@@ -75,6 +75,18 @@ SELECT facility, archive, extract(epoch FROM asked)::double precision,
 FROM archive_poll ORDER BY facility, archive
 """
 """facility, polled archive, Unix time of its last whole answer, its age in seconds, why the last round failed (empty: it did not)."""
+POLLS: Final = """
+SELECT facility, name, extract(epoch FROM looked)::double precision,
+       greatest(0, extract(epoch FROM clock_timestamp() - looked))::double precision,
+       greatest(0, extract(epoch FROM clock_timestamp() - seen))::double precision,
+       coalesce(fault, ''), greatest(0, extract(epoch FROM clock_timestamp() - fault_since))::double precision,
+       rows, messages, coalesce(unmarked, 0)
+FROM poll ORDER BY facility, name
+"""
+"""facility, poll, Unix time and age of the last good look, seconds since the last sign of life, fault and for how long (None: none),
+rows read and messages stored ever, rows without a watermark."""
+POLLER_ALIVE_WITHIN: Final = 120.0
+"""A poller that gave a sign of life in so many seconds lives; it waits up to a minute between two attempts."""
 
 WORKERS: Final = """
 SELECT name, version, extract(epoch FROM clock_timestamp() - started)::double precision,
@@ -95,3 +107,8 @@ SELECT pg_database_size(current_database())::bigint, current_setting('server_ver
 def alive(workers: Iterable[Sequence[Any]]) -> int:
     """How many of the rows of WORKERS tell of a worker that lives."""
     return sum(row[0] != RETIRED and not row[0].startswith(IMAGES) and row[3] <= ALIVE_WITHIN for row in workers)
+
+
+def faulty(row: Sequence[Any]) -> bool:
+    """Whether a row of POLLS tells of a poll that reads nothing now."""
+    return bool(row[5]) or row[4] > POLLER_ALIVE_WITHIN

@@ -11,6 +11,7 @@ from fhir_server.store import (
     evidence_tables,
     identity_tables,
     imaging_tables,
+    intake_tables,
     message_tables,
     resource_tables,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "evidence_tables",
     "identity_tables",
     "imaging_tables",
+    "intake_tables",
     "message_tables",
     "metadata",
     "resource_tables",
