@@ -131,6 +131,32 @@ def bodies(cursor: Cursor, keys: Collection[Key]) -> dict[Key, Stored]:
     return {row[:3]: (row[3], bytes(row[4]), (row[2], *row[5:])) for row in cursor.fetchall()}
 
 
+def of_patients(
+    cursor: Cursor, homes: Collection[tuple[int, str]], rtypes: Sequence[int], tokens: Sequence[int] | None
+) -> list[tuple[Key, str, Stored]]:
+    """Key, patient and body of the current resources of types ``rtypes`` of patients (shard, id), in force and not deleted; with
+    ``tokens`` those that have one of these hashes."""
+    if not homes or tokens == []:
+        return []
+    cursor.execute(
+        """
+        SELECT r.*
+        FROM unnest(%s::smallint[], %s::text[]) AS k(shard, patient)
+        CROSS JOIN LATERAL (
+            SELECT shard, rtype, id, patient, dict, body, "order" FROM resource r
+            WHERE r.shard = k.shard AND r.patient = k.patient AND r.rtype = ANY(%s::smallint[])
+                AND NOT r.deleted AND r.withdrawn IS NULL AND (%s::bigint[] IS NULL OR r.tokens && %s::bigint[]) OFFSET 0) r
+        """,
+        (
+            numbers([home[0] for home in homes]),
+            texts([home[1] for home in homes]),
+            numbers(rtypes),
+            *[None if tokens is None else numbers(tokens)] * 2,
+        ),
+    )
+    return [(row[:3], row[3], (row[4], bytes(row[5]), (row[2], row[3], row[6]))) for row in cursor.fetchall()]
+
+
 def kept_contents(cursor: Cursor, keys: Collection[Key]) -> dict[Key, set[bytes]]:
     """The content digests history holds of each of ``keys``."""
     out: dict[Key, set[bytes]] = {key: set() for key in keys}
