@@ -5,6 +5,7 @@ A profile names its file, line and key when it is wrong. It may inherit (``base:
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -221,8 +222,8 @@ class Pacs(_Part):
     poll_seconds: float = Field(default=60, ge=1, le=86400)
     overlap_hours: float = Field(default=24, ge=0, le=24 * 31)
     """A study is looked for again until so long after its own date: what reaches the archive late is not missed."""
-    since: str = Field(default="", pattern=r"^(\d{4}-\d{2}-\d{2})?$")
-    """Day of the oldest studies wanted when the archive is asked for the first time; empty: that day."""
+    since: date | None = None
+    """Day of the oldest studies wanted when the archive is asked for the first time; by default that day."""
     ca: str = ""
     certificate: str = ""
     key: str = ""

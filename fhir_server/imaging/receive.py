@@ -114,7 +114,7 @@ class ImageReceiver:
             log.error("dicom_pixels_not_kept facility=%s fault=%s", source.facility, type(fault).__name__)
             return self._refused(source, "no-space", dicom_scp.OUT_OF_RESOURCES)
         if isinstance(row, int):
-            return self._refused(source, "mismatch", row)
+            return self._refused(source, "mismatch" if row == dicom_scp.MISMATCH else "not-dicom", row)
         try:
             fresh = self._on_loop(row)
         except (DatabaseAway, TimeoutError, CancelledError):

@@ -27,7 +27,9 @@ from adapters.transports import dicom_scp
 from fhir_server import clock, telemetry
 from fhir_server.imaging import forward
 from fhir_server.imaging.archive import Archive
+from fhir_server.imaging.ask import asking
 from fhir_server.imaging.forward import Forwarder
+from fhir_server.imaging.poll import Poller
 from fhir_server.imaging.receive import ImageReceiver
 from fhir_server.imaging.sources import Sources
 from fhir_server.imaging.studies import Packer
@@ -117,6 +119,7 @@ async def _run(
         )
     parts = [Packer(pool, profiles, now).run(), receiver.ended_tasks()]
     parts += [forwarder.run() for forwarder in _forwarders(pool, profiles, outgoing)]
+    parts += [poller.run() for poller in _pollers(pool, profiles, settings)]
     tasks = [asyncio.create_task(part) for part in parts]
     waiting = asyncio.create_task(_until(stop))
     life.start()
@@ -161,6 +164,22 @@ def _forwarders(pool: asyncpg.Pool, profiles: Mapping[str, Profile], outgoing: P
         for profile in profiles.values()
         for pacs in profile.facility.pacs
         if pacs.dicomweb
+    ]
+
+
+def _pollers(pool: asyncpg.Pool, profiles: Mapping[str, Profile], settings: Settings) -> list[Poller]:
+    return [
+        Poller(
+            pool,
+            profile,
+            pacs,
+            asking(Archive(pacs), settings.dicom_ae_title),
+            quiet=settings.dicom_study_seconds,
+            clock=clock.of(settings),
+        )
+        for profile in profiles.values()
+        for pacs in profile.facility.pacs
+        if pacs.poll
     ]
 
 
