@@ -4,8 +4,8 @@ from alembic import op
 
 from fhir_server.store.imaging_tables import archive_poll, archive_study, image_object, image_study
 
-revision = "0015"
-down_revision = "0014"
+revision = "0017"
+down_revision = "0016"
 
 
 def upgrade() -> None:
