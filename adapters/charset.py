@@ -111,7 +111,7 @@ def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
 
     raw       the bytes as received
     declared  MSH-18 as text; repetitions separated by ``~``, the first is the default set; empty when none is declared
-    fallback  the facility's own setting, tried last; empty for none
+    fallback  the facility's own setting, tried last, and believed against what is declared; empty for none
     Raises Unreadable (``charset-unknown``) when no candidate reads the bytes.
     """
     marked = wide_codec(raw)
@@ -125,7 +125,7 @@ def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
         own = "utf-8"
     if marked and (text := text_of(raw, marked)) is not None:
         if wanted and marked not in wanted and _UNICODE not in wanted:
-            issues.append(_mismatch(names, marked, "the byte order says so"))
+            issues.append(_mismatch(names, marked, own, "the byte order says so"))
         return Decoded(text, marked, tuple(issues))
     if raw.isascii() and b"\x1b" not in raw:
         codec = next((c for c in (*wanted, own) if c and not c.startswith(_WIDE) and c != _UNICODE), "utf-8")
@@ -146,7 +146,7 @@ def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
         if text is None or _is_noise(raw):
             continue
         if wanted:
-            issues.append(_mismatch(names, codec, "the bytes do not fit the declared set"))
+            issues.append(_mismatch(names, codec, own, "the bytes do not fit the declared set"))
         elif codec not in (own, "utf-8") and not issues:
             note = f"MSH-18 declares no character set; read as {codec}."
             issues.append(Issue("charset-detected", "information", "MSH[1]-18", note))
@@ -167,9 +167,16 @@ def _declared_codecs(names: list[str], issues: list[Issue]) -> list[str]:
     return found
 
 
-def _mismatch(names: list[str], codec: str, why: str) -> Issue:
-    text = f"The declared character set was not used: {why}; read as {codec}. Correct MSH-18 at the sender."
-    return Issue("charset-mismatch", "warning", "MSH[1]-18", text, "~".join(names))
+def _mismatch(names: list[str], codec: str, own: str | None, why: str) -> Issue:
+    """Holds the message, unless the facility's profile says that this is its set whatever it declares."""
+    if codec == own:
+        text = f"The declared character set was not used: {why}; read as {codec}, as the profile says."
+        return Issue("charset-mismatch", "information", "MSH[1]-18", text, "~".join(names))
+    text = (
+        f"The declared character set is not the one used: {why}, they read as {codec}. Correct MSH-18 at the sender, "
+        f"or write charset: {codec} into the facility's profile and replay."
+    )
+    return Issue("charset-mismatch", "error", "MSH[1]-18", text, "~".join(names))
 
 
 def _contradicted(raw: bytes, codec: str) -> str | None:

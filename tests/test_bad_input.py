@@ -110,7 +110,7 @@ def test_private_codes_labelled_ln_stay_local_and_are_named(generic: Profile) ->
 def test_bytes_of_another_character_set_than_declared_are_told_with_it(generic: Profile) -> None:
     declared = _message(*_REPORT).replace(b"|2.5.1", b"|2.5.1||||||ASCII")
     issue, _ = _told(declared, generic, "charset-mismatch")
-    assert (issue["where"], issue["value"]) == ("MSH[1]-18", "ASCII")
+    assert (issue["where"], issue["value"], issue["severity"]) == ("MSH[1]-18", "ASCII", "error")
     broken = declared.replace("白".encode(), b"\xff\xfe\xff\x80\xff")
     issue, code = _told(broken, generic, "charset-unknown")
     assert (issue["where"], issue["value"], code) == ("MSH[1]-18", "ASCII", NOTHING)

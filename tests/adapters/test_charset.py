@@ -121,11 +121,16 @@ def test_latin1_is_used_when_declared() -> None:
         ("UNICODE UTF-16", "utf-8", "utf-8"),
     ],
 )
-def test_a_declared_set_that_does_not_fit_is_replaced_with_a_warning(declared: str, sent: str, read: str) -> None:
+def test_a_declared_set_that_does_not_fit_holds_the_message_unless_the_profile_says_so(
+    declared: str, sent: str, read: str
+) -> None:
     text = "姓名 张三 诊断 高血压 单位 克每升"
     found = decode(text.encode(sent), declared)
     assert (found.text, found.codec) == (text, read)
-    assert [(i.key, i.severity, i.value) for i in found.issues] == [("charset-mismatch", "warning", declared)]
+    assert [(i.key, i.severity, i.value) for i in found.issues] == [("charset-mismatch", "error", declared)]
+    stated = decode(text.encode(sent), declared, sent)
+    assert (stated.text, stated.codec) == (text, read)
+    assert [(i.key, i.severity, i.value) for i in stated.issues] == [("charset-mismatch", "information", declared)]
 
 
 def test_an_unknown_name_is_said_and_the_bytes_are_looked_at() -> None:
