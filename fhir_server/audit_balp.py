@@ -41,7 +41,8 @@ _PATTERNS: Final[dict[str, str]] = {
     "search-type": "Query",
     "search-system": "Query",
 }
-_RESTFUL: Final = frozenset({*_PATTERNS, "history-instance", "history-type", "history-system", "transaction", "batch"})
+RESTFUL: Final = frozenset({*_PATTERNS, "history-instance", "history-type", "history-system", "transaction", "batch"})
+"""Interactions that http://hl7.org/fhir/restful-interaction names; all others are operations."""
 
 
 def to_fhir(chain: str, number: int, at: datetime, entry: str, *, server: str = "tongjian") -> list[dict[str, Any]]:
@@ -63,7 +64,7 @@ def to_fhir(chain: str, number: int, at: datetime, entry: str, *, server: str = 
 def _event(id: str, at: datetime, stored: dict[str, Any], patient: str, server: str) -> dict[str, Any]:
     interaction: str = stored["interaction"]
     pattern = _PATTERNS.get(interaction, "")
-    restful = interaction in _RESTFUL
+    restful = interaction in RESTFUL
     event: dict[str, Any] = {"resourceType": "AuditEvent", "id": id}
     entities = _entities(stored, patient, pattern)
     if pattern and stored["outcome"] == "0" and stored["address"] and (pattern == "Query" or stored["resource"]):
@@ -115,6 +116,7 @@ def _agents(stored: dict[str, Any], pattern: str, server: str) -> list[dict[str,
                 "type": _concept(user),
                 "role": [{"coding": [{"system": f"{systems.BASE}/CodeSystem/role", "code": stored["role"]}]}],
                 "who": who,
+                "altId": subject,
                 "requestor": True,
             }
         )

@@ -30,7 +30,12 @@ Outcome = Literal["0", "4", "8", "12"]
 
 ANCHOR_EVERY: Final = timedelta(minutes=10)
 _HEADS: Final = 100
+SHORTEST_KEPT: Final = timedelta(days=183)
+"""6 months (Cybersecurity Law article 21)."""
+_BEGAN: Final = "%Y%m%dT%H%M%S"
 _TIMEOUT: Final = 5.0
+_WAITED: Final = timedelta(minutes=1)
+"""More than a request waits for its entry: what comes after an anchor may say a time this much earlier."""
 _PAGE: Final = 5000
 _ROWS_A_GROUP: Final = 500
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_:.\-]{0,79}")
@@ -80,12 +85,14 @@ def names_of(query: str) -> str:
     return "&".join(name if _NAME.fullmatch(name) else "?" for name in names[:50])
 
 
-def _canonical(entry: dict[str, Any]) -> str:
+def canonical(entry: dict[str, Any]) -> str:
+    """An entry as it is hashed and stored."""
     text = json.dumps(entry, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return text.encode("utf-8", "replace").decode()  # a lone surrogate from a client must not stop the writer
 
 
-def _hashed(number: int, at: datetime, entry: str) -> bytes:
+def hashed(number: int, at: datetime, entry: str) -> bytes:
+    """What the hash of a row covers."""
     # The columns beside the entry are covered too.
     return f"{number}\x1f{at.astimezone(UTC).isoformat(timespec='microseconds')}\x1f{entry}".encode()
 
@@ -144,7 +151,7 @@ class AuditLog:
         """
         if self._closing:
             raise Fault(Category.UNAVAILABLE, "The server is stopping. Try again later.")
-        entry = _canonical(
+        entry = canonical(
             {
                 "action": action,
                 "address": address,
@@ -208,14 +215,14 @@ class AuditLog:
             self._chain = f"{newest.astimezone(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex}"
             self._number, self._previous, self._anchored = 0, chain.genesis(self._chain), None
         if self._anchored is None or newest - self._anchored >= ANCHOR_EVERY:
-            rows.append((newest, _canonical({"anchor": await self._heads(self._connection)})))
+            rows.append((newest, canonical({"anchor": await heads(self._connection, self._chain)})))
             self._anchored = newest
         rows.extend((w.at, w.entry) for w in group)
         number, previous = self._number, self._previous
         numbers, hashes = [], []
         for at, entry in rows:
             number += 1
-            previous = chain.next_hash(previous, _hashed(number, at, entry))
+            previous = chain.next_hash(previous, hashed(number, at, entry))
             numbers.append(number)
             hashes.append(previous)
         await self._connection.execute(
@@ -223,21 +230,25 @@ class AuditLog:
         )
         self._number, self._previous = number, previous
 
-    async def _heads(self, connection: asyncpg.Connection) -> list[list[Any]]:
-        rows = await connection.fetch(_SELECT_HEADS, _HEADS, self._chain)
-        return [[r["chain"], r["number"], r["hash"].hex()] for r in rows]
-
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
 
 
+async def heads(connection: asyncpg.Connection, without: str) -> list[list[Any]]:
+    """Chain, number and hash (hex) of the last row of each of the newest chains but one."""
+    rows = await connection.fetch(_SELECT_HEADS, _HEADS, without)
+    return [[r["chain"], r["number"], r["hash"].hex()] for r in rows]
+
+
 async def verify(connection: asyncpg.Connection) -> list[Break]:
-    """Reads the whole log in pages and names every place where it was changed, where rows are missing, and where the end of a chain
-    was cut off after another chain had anchored it. An empty list means the log is whole."""
+    """Reads the whole log in pages and names every place where it was changed, where rows are missing that no removal states
+    (fhir_server.audit_retention), and where the end of a chain was cut off after another chain had anchored it. An empty list means
+    the log is whole."""
     breaks: list[Break] = []
-    anchors: dict[tuple[str, int], str] = {}
+    anchors: dict[tuple[str, int], tuple[str, datetime]] = {}
+    removed = await _removals(connection)
     current, number, previous = "", 0, b""
     while True:
         rows = await connection.fetch(
@@ -250,13 +261,17 @@ async def verify(connection: asyncpg.Connection) -> list[Break]:
         for row in rows:
             if row["chain"] != current:
                 current, number, previous = row["chain"], 0, chain.genesis(row["chain"])
+                stated = removed.get(current, {}).get(row["number"] - 1)
+                if stated is not None:
+                    number, previous = row["number"] - 1, bytes.fromhex(stated[0])
             if row["number"] != number + 1:
                 breaks.append(Break(current, number + 1, "missing"))
-            elif chain.verify(previous, [(_hashed(row["number"], row["at"], row["entry"]), row["hash"])]) is not None:
+            elif chain.verify(previous, [(hashed(row["number"], row["at"], row["entry"]), row["hash"])]) is not None:
                 breaks.append(Break(current, row["number"], "changed"))
             number, previous = row["number"], row["hash"]
             for name, at_number, digest in anchors_in(row["entry"]):
-                anchors[name, at_number] = digest
+                anchors[name, at_number] = digest, row["at"]
+            breaks.extend(_too_early(row["at"], removals_in(row["entry"])))
         if len(rows) < _PAGE:
             break
     held = await connection.fetch(
@@ -266,11 +281,49 @@ async def verify(connection: asyncpg.Connection) -> list[Break]:
         [at_number for _, at_number in anchors],
     )
     for row in held:
+        digest, anchored = anchors[row["chain"], row["number"]]
         if row["hash"] is None:
-            breaks.append(Break(row["chain"], row["number"], "cut"))
-        elif row["hash"].hex() != anchors[row["chain"], row["number"]]:
+            # Removed with others: the anchor must not be younger than what was stated to be older than a day.
+            cuts = removed.get(row["chain"], {})
+            if not any(row["number"] <= cut for cut in cuts) or cuts.get(row["number"], (digest,))[0] != digest:
+                breaks.append(Break(row["chain"], row["number"], "cut"))
+            elif any(cut > row["number"] and before + _WAITED <= anchored for cut, (_, before) in cuts.items()):
+                breaks.append(Break(row["chain"], row["number"], "removed too early"))
+        elif row["hash"].hex() != digest:
             breaks.append(Break(row["chain"], row["number"], "changed"))
     return sorted(set(breaks), key=lambda b: (b.chain, b.number, b.reason))
+
+
+def _too_early(at: datetime, removals: list[tuple[str, int, str, str]]) -> list[Break]:
+    """Removals stated at a time that the rules forbid: of what was too young then, or of a chain that began later than what was
+    removed is said to be."""
+    out = []
+    for name, number, _, before in removals:
+        until = datetime.fromisoformat(before)
+        try:
+            began = datetime.strptime(name[:15], _BEGAN).replace(tzinfo=UTC)
+        except ValueError:
+            began = at  # no chain of ours has such a name
+        if at - until < SHORTEST_KEPT or began > until:
+            out.append(Break(name, number, "removed too early"))
+    return out
+
+
+async def _removals(connection: asyncpg.Connection) -> dict[str, dict[int, tuple[str, datetime]]]:
+    """Chain -> number of the last row removed -> its hash (hex), and the day before which rows were removed."""
+    out: dict[str, dict[int, tuple[str, datetime]]] = {}
+    rows = await connection.fetch("SELECT entry FROM audit_entry WHERE entry LIKE '%\"removed\":[%'")
+    for row in rows:
+        for name, number, digest, before in removals_in(row["entry"]):
+            out.setdefault(name, {})[number] = digest, datetime.fromisoformat(before)
+    return out
+
+
+def removals_in(entry: str) -> list[tuple[str, int, str, str]]:
+    """(chain, number and hash in hex of the last row removed, time before which) that a removal states; empty for other entries."""
+    if '"removed":[' not in entry:
+        return []
+    return [(name, number, digest, before) for name, number, digest, before in json.loads(entry).get("removed", ())]
 
 
 def anchors_in(entry: str) -> list[tuple[str, int, str]]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from fhir_server import clock
 from fhir_server import settings as settings_module
 from fhir_server.audit_cli import audit, measures, review
+from fhir_server.audit_log_cli import audit_log
 from fhir_server.bench.commands import bench
 from fhir_server.deliveries_cli import deliveries
 from fhir_server.feed_cli import check
@@ -45,7 +46,6 @@ cli.add_typer(deliveries, name="deliveries")
 cli.add_typer(rules, name="rules")
 cli.add_typer(worklist, name="map")
 cli.command("check")(check)
-audit_log = typer.Typer(no_args_is_help=True, help="The record of who saw and changed what.")
 cli.add_typer(audit_log, name="audit-log")
 cli.add_typer(user, name="user")
 cli.add_typer(keys, name="keys")
@@ -405,26 +405,6 @@ def status(
         typer.echo(state.as_json(found))
     else:
         state.show(Console(), found)
-
-
-@audit_log.command("verify")
-def verify_audit_log(data: DataDir = None) -> None:
-    """Check the hash chains of the audit log and of the recognition ledger. Exit code 1: an entry was changed or is missing."""
-    import asyncpg  # noqa: PLC0415
-
-    from fhir_server.evidence import verify  # noqa: PLC0415
-    from fhir_server.serve import CannotServe, database  # noqa: PLC0415
-
-    try:
-        with database(_settings(data_dir=data), as_it_is=True) as url:
-            breaks = asyncio.run(verify(url))
-    except (CannotServe, OSError, asyncpg.PostgresError) as fault:
-        raise _fail(f"The logs cannot be read: {fault}") from None
-    for found in breaks:
-        typer.echo(f"{found.log} chain {found.chain} entry {found.number}: {found.reason}")
-    if breaks:
-        raise _fail(f"{len(breaks)} places do not hold.")
-    typer.echo("Every entry is as it was written.")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from uvicorn.loops.auto import auto_loop_factory
 
 from adapters.transports import mllp
-from fhir_server import clock, reindexing, telemetry, tracing
+from fhir_server import audit_retention, clock, reindexing, telemetry, tracing
 from fhir_server.api.connection import Limits, limited
 from fhir_server.api.edge import Edge
 from fhir_server.api.messages import Doors
@@ -277,6 +277,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     dropping = _drop_folders(settings, profiles, receiver, services.clock)
     following = asyncio.create_task(live.follow(services.pool))
     indexing = asyncio.create_task(reindexing.follow(services))
+    keeping = asyncio.create_task(audit_retention.keep(url, settings.audit_keep_days, services.clock))
     delivering = await deliver.start(url, live, services.codec, services.clock, settings.delivery_keep_days)
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     receiving = asyncio.create_task(receiver.ended())
@@ -298,9 +299,9 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         await server.stop()
         http.should_exit = True
         await asyncio.wait([serving])
-        for task in (*dropping, workers, following, receiving, waiting, reopening, indexing):
+        for task in (*dropping, workers, following, keeping, receiving, waiting, reopening, indexing):
             task.cancel()
-        await asyncio.wait([*dropping, workers, following, reopening, indexing])
+        await asyncio.wait([*dropping, workers, following, keeping, reopening, indexing])
         await delivering.stop(STOP_WITHIN)
         await receiver.close()
         await services.audit.close()

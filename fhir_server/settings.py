@@ -160,6 +160,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Messages of the delivery queue are kept this long after delivery; who got which report stays known. 0: for ever.",
     )
+    audit_keep_days: int = Field(
+        1096, ge=183, description="Entries of the audit log are kept this long: 6 months at least, 3 years by default."
+    )
     read_connections: int = Field(10, ge=1, description="Database connections of the API for reading.")
     write_connections: int = Field(4, ge=1, description="Database connections of the API for writing.")
     statement_timeout_ms: int = Field(

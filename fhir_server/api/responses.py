@@ -20,6 +20,7 @@ from starlette.routing import Match
 
 from conformance import fhirjson
 from conformance.issue import Issue
+from fhir_server.api import refusals
 from fhir_server.errors import Category, Fault
 
 log = logging.getLogger(__name__)
@@ -158,6 +159,7 @@ async def on_fault(request: Request, error: Exception) -> Response:
     fault = fault_of(error)
     if fault.category is Category.INTERNAL:
         log.error("a request failed", exc_info=error)
+    await refusals.record(request, fault)
     return _answer(request, fault)
 
 

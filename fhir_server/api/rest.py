@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from conformance import capability, fhirjson
 from conformance.capability import RESOURCE_TYPES
 from conformance.operations.served import operations as operations_of
-from fhir_server.api import export, interaction, json_patch, operations, searches, subset, transaction
+from fhir_server.api import audit_events, export, interaction, json_patch, operations, searches, subset, transaction
 from fhir_server.api.authorization import configuration
 from fhir_server.api.bundle import bundle, history_entry
 from fhir_server.api.content import (
@@ -117,6 +117,11 @@ async def transact(request: Request, asker: Asker) -> Response:
     done = [s for s in results if not isinstance(s, Fault)]
     touched = [Touched(name, patient) for s in done for name, patient in s.touched]
     await audited(request, asker, "E", kind, touched, types={s.type for s in steps if not isinstance(s, Fault)})
+    refused = {
+        s.type for s, r in zip(steps, results, strict=True) if isinstance(r, Fault) and isinstance(s, transaction.Step)
+    }
+    if refused:
+        await audited(request, asker, "E", kind, (), types=refused, outcome="4")
     return fhir(request, transaction.answer(kind, results, wanted, base))
 
 
@@ -199,6 +204,10 @@ async def read(request: Request, asker: Asker, kind: str, logical: str) -> Respo
     require_served(kind)
     summary, elements = subset.asked(query_pairs(query_of(request)))
     await permit(request, asker, "read", kind)
+    if kind == "AuditEvent" and audit_events.is_reader(asker):
+        logged = await audit_events.read(request, asker, logical)
+        if logged is not None:
+            return logged
     services = await seen_by(services_of(request), asker, context_of(request), "r")
     stored = await reader.read(services.keyed or services.pool, services.codec, kind, logical)
     if stored is not None and not stored.deleted:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.access import Principal
-from fhir_server.api import interaction
+from fhir_server.api import audit_events, interaction
 from fhir_server.api.bundle import searchset
 from fhir_server.api.content import form_pairs, preferences, query_of, query_pairs, require_json_answer
 from fhir_server.api.interaction import Touched, audited, base_of, context_of
@@ -73,6 +73,9 @@ async def _one(request: Request, asker: Principal, kind: str, pairs: Pairs) -> R
     require_json_answer(request)
     require_served(kind)
     await permit(request, asker, "search-type", kind)
+    if audit_events.wants_log(asker, kind, pairs):
+        return await audit_events.search(request, asker, pairs)
+    pairs = [pair for pair in pairs if pair[0] != audit_events.STORED] if kind == "AuditEvent" else pairs
     query = parse(kind, pairs, strict=preferences(request.headers).strict)
     return await _answer(request, asker, "search-type", [query], pairs)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, cast
+from typing import Annotated, Final, cast
 
 from fastapi import Depends, Request
 
@@ -17,7 +17,7 @@ from fhir_server.services import Services
 
 log = logging.getLogger(__name__)
 
-_ACTIONS: dict[str, Action] = {
+ACTIONS: dict[str, Action] = {
     "create": "C",
     "read": "R",
     "vread": "R",
@@ -29,6 +29,11 @@ _ACTIONS: dict[str, Action] = {
     "delete": "D",
 }
 """Interaction -> AuditEvent.action; searches and operations are E (execute)."""
+
+ASKER: Final = "tongjian.asker"
+"""Key of the request's scope: who asks."""
+RECORDED: Final = "tongjian.recorded"
+"""Key of the request's scope: its refusal is in the log already."""
 
 
 def services_of(request: Request) -> Services:
@@ -48,12 +53,13 @@ async def principal(request: Request) -> Principal:
         # A sandbox clock dates results and orders; a token lives in real time.
         at = clock.now() if services.settings.sandbox_clock else services.clock()
         header = request.headers.get("authorization")
-        if services.issuers and (known := await services.issuers.principal(header, at)) is not None:
-            return known
-        return authenticate(services.keys, header, at)
+        known = await services.issuers.principal(header, at) if services.issuers else None
+        asker = known or authenticate(services.keys, header, at)
     except Fault:
         await refused(request, None, "authenticate", ())
         raise
+    request.scope[ASKER] = asker
+    return asker
 
 
 Asker = Annotated[Principal, Depends(principal)]
@@ -81,10 +87,11 @@ async def permit_role(request: Request, asker: Principal, operation: str, *roles
 async def refused(request: Request, asker: Principal | None, interaction: str, types: tuple[str, ...]) -> None:
     """Writes the audit entry of an access that is refused."""
     services = services_of(request)
+    request.scope[RECORDED] = True
     try:
         await services.audit.record(
             asker,
-            _ACTIONS.get(interaction, "E"),
+            ACTIONS.get(interaction, "E"),
             interaction,
             types,
             query=query_of(request),
