@@ -4,8 +4,8 @@ from alembic import op
 
 from fhir_server.store.resource_tables import posted_parameter, search_generation
 
-revision = "0017"
-down_revision = "0016"
+revision = "0015"
+down_revision = "0014"
 
 # A transaction does not see its own changes: they may be rolled back.
 # The lock says that a transaction writes by the parameters of that number; who indexes what is stored waits for the older ones.
