@@ -18,7 +18,8 @@ _CONCLUSIONS = frozenset(
         "检查结论", "检查提示", "诊断意见", "诊断结论", "诊断提示", "影像诊断", "超声提示", "印象", "结论", "主观提示", "检查诊断",
         "病理诊断", "超声诊断", "超声印象", "心电图诊断", "内镜诊断", "镜检诊断", "放射诊断", "影像学诊断", "诊断结果",
         "检验结论", "诊断",
-        "impression", "conclusion", "diagnosis", "final diagnosis", "imp", "19005-8", "22637-3", "de04.50.130", "de04.50.132",
+        "impression", "conclusion", "diagnosis", "final diagnosis", "imp", "19005-8", "22637-3", "121072", "121073", "121076",
+        "121077", "de04.50.130", "de04.50.132",
     }
 )  # fmt: skip
 """Names and codes of the result that is the doctor's conclusion, not the finding."""
@@ -31,7 +32,7 @@ _FINDINGS = frozenset(
         "检查方法", "检查技术", "检查项目", "送检材料",
         "标本", "补充报告", "建议", "备注",
         "findings", "finding", "gross", "gross description", "microscopic", "microscopic description", "history", "clinical history",
-        "technique", "comparison", "gdt", "59776-5", "18782-3", "22634-0", "22635-7",
+        "technique", "comparison", "gdt", "59776-5", "18782-3", "22634-0", "22635-7", "121070", "121071",
     }
 )  # fmt: skip
 """Names and codes of the parts of a report that are no conclusion."""

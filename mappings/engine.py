@@ -154,6 +154,8 @@ def _map_group(patient: Patient, reports: Reports, x: Context, found: Plan, prov
             _map_order(order, x, found, ordinal, requests)
     if patient.documents:
         requests += [{"reference": f"DiagnosticReport/{logical}"} for logical in reports]
+        if x.study is not None:
+            requests.append(x.study)
         for document in patient.documents:
             read_more(document.record, "document", provenance, x, found)
             if found.maps("document", "DocumentReference"):

@@ -12,9 +12,9 @@ from typing import Final
 
 from adapters import segments
 from adapters.contract import Envelope, Unreadable
-from adapters.dicom import dataset, package
+from adapters.dicom import dataset, package, report, waveform
 from adapters.dicom.dataset import Item
-from adapters.dicom.order import write_patient
+from adapters.dicom.order import moment, write_patient
 from adapters.dicom.structure import is_part10, take_apart
 from adapters.dicom.study import WANTED, Study, write_study
 from adapters.segments import Draft, Message
@@ -23,7 +23,12 @@ from mappings.facility import Facility
 
 Write = Callable[[Item, bytes, Draft, list[Issue]], None]
 """Reads one object without pixels: the object, its bytes, where its segments go, and the problems found."""
-CONTENT: Final[dict[str, Write]] = {}
+CONTENT: Final[dict[str, Write]] = {
+    **dict.fromkeys(report.STRUCTURED, report.write_report),
+    **dict.fromkeys(report.ENCAPSULATED, report.write_encapsulated),
+    **dict.fromkeys(waveform.ECG, waveform.write_ecg),
+    report.KEY_OBJECTS: report.write_key_objects,
+}
 """SOP class UID -> how objects of the class are read beside the study they belong to."""
 
 
@@ -70,9 +75,18 @@ def _message(
     draft = _header(study, raw, facility)
     if study.images:
         write_study(study, draft, whole=raw.startswith(package.MAGIC))
-    for kind, item, one in contents:
-        CONTENT[kind](item, one, draft, issues)
+    drafts = report.replaced(item for _, item, _ in contents)
+    for kind, item, one in sorted(contents, key=_place):
+        if item.text("SOPInstanceUID") not in drafts:
+            CONTENT[kind](item, one, draft, issues)
     return Message("dicom", draft.records(), codec, issues, [])
+
+
+def _place(content: tuple[str, Item, bytes]) -> tuple[bool, str, str]:
+    """Older reports first; documents of their own last: what follows a TXA belongs to it."""
+    kind, item, _ = content
+    stated = moment(item, "ContentDate", "ContentTime")
+    return kind == report.KEY_OBJECTS or kind in waveform.ECG, stated, item.text("SOPInstanceUID")
 
 
 def _header(study: Study, raw: bytes, facility: Facility) -> Draft:

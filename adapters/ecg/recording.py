@@ -32,7 +32,7 @@ MEASURES = {
     "t-axis": ("8638-9", "T wave axis", "deg"),
 }
 """Global measurement -> LOINC code, name, unit."""
-_STUDY = ("11524-6", "常规十二导联心电图", "LN")
+STUDY = ("11524-6", "常规十二导联心电图", "LN")
 _STATEMENT = ("18844-1", "心电图诊断", "LN")
 
 
@@ -99,10 +99,17 @@ def message(found: Recording, raw: bytes, tree: Tree) -> Message:
     pid.put(5, trimmed(found.family, found.given))
     pid.put(7, found.birth)
     pid.put(8, found.sex)
+    write(found, raw, draft, ("application", "xml"))
+    return Message(found.kind, draft.records(), tree.charset, [*tree.issues, *found.issues], found.unread)
+
+
+def write(found: Recording, raw: bytes, draft: Draft, media: tuple[str, str]) -> None:
+    """The report of a recording: OBR, OBX, and TXA with the file itself, whose media type is ``media``."""
+    digest = hashlib.sha256(raw).hexdigest()[:32]
     obr = draft.add("OBR", found.kind)
     obr.put(2, found.order)
     obr.put(3, found.number)
-    obr.put(4, _STUDY)
+    obr.put(4, STUDY)
     obr.put(7, found.taken)
     obr.put(8, found.until if found.until != found.taken else "")
     obr.put(22, found.reported)
@@ -136,7 +143,7 @@ def message(found: Recording, raw: bytes, tree: Tree) -> Message:
         obx.put(5, (lead.origin, "uV", lead.period, lead.factor, lead.samples))
         _common(obx.fields, found)
     txa = draft.add("TXA", found.kind)
-    txa.put(2, _STUDY)
+    txa.put(2, STUDY)
     txa.put(6, found.reported or found.taken)
     txa.put(12, found.number or found.order or (digest,))
     txa.put(17, "LA" if found.status in ("F", "C") else "")
@@ -144,9 +151,8 @@ def message(found: Recording, raw: bytes, tree: Tree) -> Message:
     draft.add("OBX", found.kind).fields |= {
         2: (("ED",),),
         3: (("ECG", "ECG"),),
-        5: (("", "application", "xml", "Base64", data),),
+        5: (("", *media, "Base64", data),),
     }
-    return Message(found.kind, draft.records(), tree.charset, [*tree.issues, *found.issues], found.unread)
 
 
 def _common(fields: dict[int, tuple[Field, ...]], found: Recording) -> None:
