@@ -92,6 +92,27 @@ def parse(
     return Tree(parsed, decoded.codec, issues)
 
 
+def strict(raw: bytes, *, max_bytes: int = MAX_BYTES, max_elements: int = MAX_ELEMENTS) -> Element:
+    """The root of a document that is read as it is: nothing repaired, names with their namespace (``{urn:hl7-org:v3}section``).
+
+    Raises Unreadable like ``parse``.
+    """
+    if len(raw) > max_bytes:
+        raise _refuse("too-large", f"The document is larger than {max_bytes} bytes.")
+    declared = _ENCODING.search(raw[:400])
+    text = decode(raw, declared[1].decode() if declared else "").text.strip("\ufeff\r\n\t ")
+    head = _DECLARATION.match(text)
+    text = text[head.end() :] if head else text
+    prolog = _PROLOG.match(text)
+    if text.startswith(("<!DOCTYPE", "<!ENTITY"), prolog.end() if prolog else 0):
+        raise _refuse("xml-forbidden", "The document has a DOCTYPE or entities; send it without.")
+    found = _tree(text)
+    if isinstance(found, str):
+        raise _refuse("xml-not-well-formed", f"The document is not well-formed XML ({found}); mend the sender.")
+    _check(found, max_elements)
+    return found
+
+
 def _without_doctype(text: str, issues: list[Issue]) -> str:
     """The text without the one DOCTYPE that is harmless (the name of GE's own DTD); any other refuses the document."""
     prolog = _PROLOG.match(text)
@@ -165,7 +186,19 @@ def _mended(text: str, issues: list[Issue]) -> str:
 
 
 def _plain_names(root: Element, most: int) -> None:
-    """Takes the namespaces off, and refuses what is too deep, too large, or would include other documents."""
+    """Takes the namespaces off, after ``_check``."""
+    _check(root, most)
+    for element in root.iter():
+        if element.tag.startswith("{"):
+            element.tag = element.tag.rpartition("}")[2]
+        for name in [n for n in element.attrib if n.startswith("{")]:
+            plain = name.rpartition("}")[2]
+            if plain not in element.attrib:
+                element.set(plain, element.attrib[name])
+
+
+def _check(root: Element, most: int) -> None:
+    """Refuses what is too deep, too large, or would include other documents."""
     number = 0
     depth = 0
     for event, element in etree.iterwalk(root, events=("start", "end")):
@@ -182,12 +215,6 @@ def _plain_names(root: Element, most: int) -> None:
             raise _refuse("xml-forbidden", "The document has a DOCTYPE or entities; send it without.")
         if tag.startswith(_XINCLUDE):
             raise _refuse("xml-forbidden", "The document includes another one (XInclude); send it whole.")
-        if tag.startswith("{"):
-            element.tag = tag.rpartition("}")[2]
-        for name in [n for n in element.attrib if n.startswith("{")]:
-            plain = name.rpartition("}")[2]
-            if plain not in element.attrib:
-                element.set(plain, element.attrib[name])
 
 
 def words(element: Element | None) -> str:

@@ -24,6 +24,7 @@ from fhir_server.api import (
     recognition,
     responses,
     rest,
+    soap,
 )
 from fhir_server.api.direct import Direct
 from fhir_server.api.security import Asker
@@ -102,6 +103,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     app.include_router(recognition.router)
     app.include_router(decisions.router)
     app.include_router(messages.router)
+    app.include_router(soap.router)
     app.include_router(audit.router)
     app.include_router(measures.router)
 

@@ -6,9 +6,9 @@ A profile names its file, line and key when it is wrong. It may inherit (``base:
 from __future__ import annotations
 
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ObservationStatus = Literal[
     "registered", "preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error", "unknown"
@@ -201,6 +201,32 @@ class Poll(_Part):
     backfill: bool = False
 
 
+class WebService(_Part):
+    """A web service that takes one string, as the vendor of the facility calls it already (SOAP, ``/soap/<facility id>``).
+
+    operation   its name; namespace: the target namespace of its WSDL, one for all of a facility; empty: ours
+    parameters  names of its string parameters, in order; payload: the one that holds the message or document
+    result      name of the string it answers; empty: ``<operation>Result``
+    accepted, refused  what it answers: ``{id}`` inbox id, ``{status}``, ``{text}`` why it is held
+    """
+
+    operation: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")
+    namespace: str = Field(default="", pattern=r"^[A-Za-z0-9:/._?=#%-]*$")
+    parameters: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]]
+    payload: str
+    result: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_.-]{0,63})?$")
+    accepted: str = (
+        "<Response><ResultCode>0</ResultCode><ResultContent>成功</ResultContent><MessageId>{id}</MessageId></Response>"
+    )
+    refused: str = "<Response><ResultCode>-1</ResultCode><ResultContent>{text}</ResultContent><MessageId>{id}</MessageId></Response>"
+
+    @model_validator(mode="after")
+    def _names_its_payload(self) -> WebService:
+        if self.payload not in self.parameters or len(set(self.parameters)) != len(self.parameters):
+            raise ValueError("payload has to be one of parameters, and each may stand there once")
+        return self
+
+
 class Pacs(_Part):
     """A picture archive of the facility.
 
@@ -289,6 +315,8 @@ class Facility(_Part):
     """Tables the facility exports (CSV, TSV, XLSX, JSON, XML), by header contract."""
     polls: list[Poll] = Field(default_factory=list)
     """Tables and views of its database that are asked for new reports (docs/connect-database.md)."""
+    web_services: list[WebService] = Field(default_factory=list)
+    """SOAP web services of one string that its vendor calls (docs/connect-soap.md); none: ``HIPMessageServer``."""
     date_formats: list[str] = Field(default_factory=list)
     """Dates written another way than HL7 or ISO: ``dd/MM/yyyy HH:mm:ss``, tried in order before the others."""
     sub_ids: Literal["observations", "components"] = "observations"
@@ -297,3 +325,11 @@ class Facility(_Part):
     """``daily``: order and specimen numbers (OBR-3, SPM-2) start again every day, as analysers do; the day is then part of them."""
     quality_control_patients: list[str] = Field(default_factory=list)
     """Regular expressions on the PID-3 value that mark a quality-control run."""
+
+    @model_validator(mode="after")
+    def _one_description(self) -> Facility:
+        # One WSDL describes them all.
+        names = [s.operation for s in self.web_services]
+        if len({s.namespace for s in self.web_services}) > 1 or len(set(names)) != len(names):
+            raise ValueError("web_services of a facility have one namespace, and operations of different names")
+        return self

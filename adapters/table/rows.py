@@ -124,16 +124,54 @@ def _plain(value: Any) -> str:
 
 def _elements(raw: bytes, charset: str, elements: Sequence[str]) -> list[Row]:
     root = xmltree.parse(raw, charset).root
+    wanted = list(root.iter(*elements)) if elements else []
+    holders = {holder for element in wanted for holder in element.iterancestors()}
+    around: dict[xmltree.Element, Row] = {}
     rows = []
-    for element in root.iter(*elements) if elements else ():
-        row = {name: value.strip() for name, value in element.attrib.items() if not name.startswith("{")}
-        for child in element.iter():
-            if child is not element and not len(child) and child.text:
-                row.setdefault(child.tag, xmltree.words(child))
+    for element in wanted:
+        row: Row = {}
+        _leaves(element, row)
+        for holder in element.iterancestors():
+            if holder not in around:
+                around[holder] = _beside(holder, holders, elements)
+            for name, value in around[holder].items():
+                row.setdefault(name, value)
         rows.append(row)
     if not rows:
         raise _refuse("unknown-format", f"No table of the profile has rows in an XML document of type {root.tag}.")
     return rows
+
+
+def _leaves(element: xmltree.Element, row: Row) -> None:
+    """Attributes and innermost elements. A name that stands there already is told apart by the element around it: ``Doctor/Name``;
+    an attribute of an inner element is ``Doctor/@id``."""
+    for inner in element.iter():
+        for name, value in inner.attrib.items():
+            if not name.startswith("{"):
+                row.setdefault(name if inner is element else f"{inner.tag}/@{name}", value.strip())
+        if inner is not element and not len(inner) and inner.text:
+            value = xmltree.words(inner)
+            if row.setdefault(inner.tag, value) != value:
+                row.setdefault(f"{inner.getparent().tag}/{inner.tag}", value)
+
+
+def _beside(holder: xmltree.Element, holders: set[xmltree.Element], elements: Sequence[str]) -> Row:
+    """What an element around rows says of all of them: its attributes, and the inner elements beside the rows. Elements of one name
+    that stand there more than once are not about all of them, and are left out."""
+    row = {name: value.strip() for name, value in holder.attrib.items() if not name.startswith("{")}
+    tags = [child.tag for child in holder]
+    for child in holder:
+        if child in holders or child.tag in elements or tags.count(child.tag) > 1:
+            continue
+        if not len(child) and child.text:
+            row.setdefault(child.tag, xmltree.words(child))
+        else:
+            within: Row = {}
+            _leaves(child, within)
+            for name, value in within.items():
+                if row.setdefault(name, value) != value:
+                    row.setdefault(f"{child.tag}/{name}", value)
+    return row
 
 
 # --- XLSX --------------------------------------------------------------------------------------------------------------------

@@ -32,18 +32,24 @@ _TYPES: Final = ("Observation", "DiagnosticReport")
 async def decide(request: Request, asker: Asker) -> Response:
     """A decision on a reminder: 201 with the decision (and the citation of an adoption), 200 when the same request was made before;
     400, 404 and 409 as docs/recognition.md says, 503 when it cannot be kept."""
-    await permit(request, asker, "search-type", *_TYPES)
-    services = services_of(request)
     body = await read_json(request)
     if "key" not in body and (header := request.headers.get("idempotency-key")):
         body["key"] = header
-    said = read_statement(body, services.rules, services.clock())
-    recorded = await decisions.record(services, said, caller_of(asker, SERVICE, said.user), names_of(services))
-    await _seen(request, asker, "C", SERVICE, [recorded.decision["patient"]])
-    content = {"decision": recorded.decision, "citation": recorded.citation}
-    response = answer(content, 201 if recorded.new else 200)
-    response.headers["Location"] = f"{_root(request)}/recognition/decisions/{recorded.decision['id']}"
+    found = await recorded(request, asker, body)
+    content = {"decision": found.decision, "citation": found.citation}
+    response = answer(content, 201 if found.new else 200)
+    response.headers["Location"] = f"{_root(request)}/recognition/decisions/{found.decision['id']}"
     return response
+
+
+async def recorded(request: Request, asker: Principal, body: Mapping[str, Any]) -> decisions.Recorded:
+    """The decision that a body states, written or found. Raises Fault as ``decide`` answers."""
+    await permit(request, asker, "search-type", *_TYPES)
+    services = services_of(request)
+    said = read_statement(body, services.rules, services.clock())
+    found = await decisions.record(services, said, caller_of(asker, SERVICE, said.user), names_of(services))
+    await _seen(request, asker, "C", SERVICE, [found.decision["patient"]])
+    return found
 
 
 @router.get("/decisions")

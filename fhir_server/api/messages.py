@@ -132,12 +132,17 @@ async def submit(request: Request, asker: MessageAsker) -> Response:
 @router.get("")
 async def search(request: Request, asker: MessageAsker, control_id: str = "") -> Response:
     """The facility's messages with this control id (MSH-10, number of a document), newest first, at most 100."""
+    return answer({"messages": await by_control_id(request, asker, control_id)})
+
+
+async def by_control_id(request: Request, asker: Principal, control_id: str) -> list[dict[str, Any]]:
+    """What became of the messages of the asker's facility with a control id. Raises Fault INVALID, FORBIDDEN."""
     await permit_role(request, asker, "message-status", *_ROLES)
     if not control_id or "\x00" in control_id:
         raise Fault(Category.INVALID, "Ask for control_id.", where="control_id")
     async with borrowed(services_of(request).pool) as connection:
         rows = await inbox.told_of(connection, _facility(asker), control_id, _MOST_LISTED)
-    return answer({"messages": [described(row) for row in rows]})
+    return [described(row) for row in rows]
 
 
 @router.get("/{id}")

@@ -34,8 +34,13 @@ _MOST_ORDERS: Final = 100
 @router.post("/check")
 async def check(request: Request, asker: Asker) -> Response:
     """Decisions for orders: 200 with ``answers`` (empty, with ``failure``, when there is none), 400 for a request that is not one."""
+    return cds_hooks.answer(await checked(request, asker, await cds_hooks.read_json(request)))
+
+
+async def checked(request: Request, asker: Principal, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``/check`` answers to a body. Raises Fault FORBIDDEN, INVALID."""
     await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
-    return await _asked(request, asker, read_question(await cds_hooks.read_json(request), asker.facility))
+    return await _asked(request, asker, read_question(body, asker.facility))
 
 
 @router.post("/visit")
@@ -43,10 +48,12 @@ async def visit(request: Request, asker: Asker) -> Response:
     """What could be recognized if it were ordered now: ``answers`` as ``/check`` gives them; ``id`` is that of the whole list."""
     await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
     body = await cds_hooks.read_json(request)
-    return await _asked(request, asker, Question(VISIT, *_who(body), requests=[], visit=True, **_beside(body)))
+    return cds_hooks.answer(
+        await _asked(request, asker, Question(VISIT, *_who(body), requests=[], visit=True, **_beside(body)))
+    )
 
 
-async def _asked(request: Request, asker: Principal, question: Question) -> Response:
+async def _asked(request: Request, asker: Principal, question: Question) -> dict[str, Any]:
     services = services_of(request)
     found = await ask(services, asker, question, address_of(request))
     names, base = names_of(services), request.app.state.base_url
@@ -59,7 +66,7 @@ async def _asked(request: Request, asker: Principal, question: Question) -> Resp
     }
     if question.visit:
         content["id"] = visit_card(question, found) if found.answers else None
-    return cds_hooks.answer(content)
+    return content
 
 
 @router.post("/feedback")

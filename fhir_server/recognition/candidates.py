@@ -106,6 +106,15 @@ async def identify(connection: asyncpg.Connection, patient: str, facility: str) 
     return Who(row["shard"], row["id"], row["facility"])
 
 
+async def numbered(connection: asyncpg.Connection, number: str, facility: str) -> Who | str:
+    """The facility's own Patient that carries a number, whatever system it is of. Returns a word like ``identify``."""
+    rows = await connection.fetch(_BY_IDENTIFIER, _PATIENT, hash_of(_identifier_seed(), number))
+    own = [r for r in rows if r["facility"] == facility]
+    if len(own) != 1:
+        return "ambiguous-patient" if own else "unknown-patient"
+    return Who(own[0]["shard"], own[0]["id"], own[0]["facility"])
+
+
 async def find(connection: asyncpg.Connection, who: Who, items: Sequence[str], at: datetime) -> Found:
     """Results of the Patient's person for catalogue items, visible at ``at`` (aware)."""
     rows = await connection.fetch(_FOR_PATIENT, who.shard, who.patient, list(items), at)

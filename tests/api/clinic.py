@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from conformance import systems
 from fhir_server.access import issue_token
 from fhir_server.api import audit as audit_routes
-from fhir_server.api import cds_hooks, decisions, measures, messages, recognition, responses
+from fhir_server.api import cds_hooks, decisions, measures, messages, recognition, responses, soap
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
 from fhir_server.ingest.receive import Receiver
@@ -67,7 +67,7 @@ def play(
         responses.install(app)
         receiver = Receiver(pool, known, clock=clock)
         app.state.doors = messages.Doors(receiver)
-        for part in (cds_hooks, recognition, decisions, messages, audit_routes, measures):
+        for part in (cds_hooks, recognition, decisions, messages, soap, audit_routes, measures):
             app.include_router(part.router)
         token = issue_token(keys, "D001", role, facility, scopes.split(), ttl=timedelta(hours=1), now=clock())
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

@@ -243,3 +243,23 @@ def test_a_wrong_place_in_a_contract_is_named_by_file_and_line(tmp_path: Path) -
     )
     with pytest.raises(ProfileError, match="OBX5"):
         load_profiles(tmp_path)
+
+
+NESTED = """<Request><Header><Sender id="HIS">H</Sender></Header>
+<Report><Patient><PatientID>P1</PatientID><Name>王一</Name></Patient><Doctor><Name>李四</Name></Doctor><ReportNo>R1</ReportNo>
+<Items><Item><ItemCode>WBC</ItemCode><Result>6.30</Result></Item><Item><ItemCode>HGB</ItemCode><Result>130</Result></Item></Items></Report>
+<Report><Patient><PatientID>P2</PatientID></Patient><ReportNo>R2</ReportNo><Items/></Report>
+<Report><ReportNo>R3</ReportNo><Items><Item><ItemCode>PLT</ItemCode><Result>200</Result></Item></Items></Report></Request>"""
+
+
+def test_rows_of_xml_know_what_stands_around_them_and_nothing_of_their_neighbours() -> None:
+    rows = read_rows(NESTED.encode(), "", ["Item"])
+    about = {"PatientID": "P1", "Name": "王一", "ReportNo": "R1"}
+    assert [{n: r.get(n) for n in ("ItemCode", "Result", *about)} for r in rows] == [
+        {"ItemCode": "WBC", "Result": "6.30", **about},
+        {"ItemCode": "HGB", "Result": "130", **about},
+        # The third report says no patient: neither the first nor the second is his.
+        {"ItemCode": "PLT", "Result": "200", "PatientID": None, "Name": None, "ReportNo": "R3"},
+    ]
+    assert rows[0]["Sender/@id"] == "HIS"
+    assert rows[0]["Doctor/Name"] == "李四"
