@@ -143,6 +143,7 @@ REASONS = {
     "bad-date": "A date that identity or a decision rests on does not exist (birth date, time of a result).",
     "unknown-trigger": "MSH-9 names a message type or trigger event that stands in no HL7 table.",
     "no-control-id": "MSH-10 is empty.",
+    "charset-mismatch": "The bytes are not in the character set that MSH-18 declares.",
     "future-date": "Something that happened lies more than a day after the message was received.",
     "birth-date-conflict": "The birth date is not the one in the resident ID number.",
     "continued-message": "A part of a message (DSC, MSH-14) whose other part did not follow.",
