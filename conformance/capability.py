@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from conformance import subscription_topics as backport
+
 FHIR_VERSION: Final = "4.0.1"
 
 # Append only: the number is stored with every row (resource.rtype). Never renumber, never reuse.
@@ -204,11 +206,13 @@ def capability_statement(
         "publisher": "Tongjian",
         "description": "Mutual recognition of test and examination results in a county medical consortium.",
         "kind": "instance",
+        **({"instantiates": [backport.SERVER]} if "Subscription" in search_params else {}),
         "software": {"name": "Tongjian", "version": version},
         "implementation": {"description": "Tongjian", "url": base_url},
         "fhirVersion": FHIR_VERSION,
         "format": ["application/fhir+json", "json"],
         "patchFormat": ["application/json-patch+json"],
+        **({"implementationGuide": [backport.IMPLEMENTATION_GUIDE]} if "Subscription" in search_params else {}),
         "rest": [rest],
     }
 
@@ -234,6 +238,9 @@ def _resource(
         "conditionalDelete": "single",
         "referencePolicy": ["literal", "logical", "local"],
     }
+    if type == "Subscription":
+        out["extension"] = [{"url": backport.TOPIC_OF_SERVER, "valueCanonical": url} for url in backport.TOPICS]
+        out["supportedProfile"] = [backport.PROFILE]
     if includes:
         out["searchInclude"] = list(includes)
     if revincludes:

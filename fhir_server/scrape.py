@@ -79,6 +79,7 @@ class Scrape:
                 pixels = await conn.fetch(backlog.PIXELS)
                 archives = await conn.fetch(backlog.ARCHIVES)
                 polled = await conn.fetch(backlog.POLLS)
+                subscriptions = await conn.fetch(backlog.SUBSCRIPTIONS)
                 size, server, schema = await conn.fetchrow(backlog.DATABASE)
         except _AWAY:
             telemetry.DATABASE_UP.set(0)
@@ -96,6 +97,8 @@ class Scrape:
         _show(telemetry.POLL_FAULTY, [((p[0], p[1]), int(backlog.faulty(p))) for p in polled])
         _show(telemetry.POLL_MESSAGES, [((p[0], p[1]), p[8]) for p in polled])
         _show(telemetry.POLL_UNMARKED, [((p[0], p[1]), p[9]) for p in polled])
+        _show(telemetry.SUBSCRIPTIONS, [((status,), number) for status, number, _ in subscriptions])
+        telemetry.SUBSCRIPTION_EVENTS.set(sum(waiting for _, _, waiting in subscriptions))
         telemetry.WORKERS.set(backlog.alive(workers))
         telemetry.DATABASE_BYTES.set(size)
         _show(telemetry.BUILD, [((version("tongjian"), platform.python_version(), server, schema), 1)])

@@ -35,6 +35,7 @@ from fhir_server.ingest.receive import Receiver
 from fhir_server.ingest.worker import settle
 from fhir_server.keys import AccessError
 from fhir_server.publish import deliver
+from fhir_server.publish.notify import Subscribing
 from fhir_server.recognition import reopen
 from fhir_server.scrape import Scrape
 from fhir_server.settings import OWN_MACHINE, Settings
@@ -278,7 +279,10 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
     following = asyncio.create_task(live.follow(services.pool))
     indexing = asyncio.create_task(reindexing.follow(services))
     keeping = asyncio.create_task(audit_retention.keep(url, settings.audit_keep_days, services.clock))
-    delivering = await deliver.start(url, live, services.codec, services.clock, settings.delivery_keep_days)
+    subscribing = Subscribing(settings, settings.fhir_base(port), services.audit, clients, services.writer)
+    delivering = await deliver.start(
+        url, live, services.codec, services.clock, settings.delivery_keep_days, subscribing
+    )
     serving = asyncio.create_task(http.serve(sockets=[http_socket]))
     receiving = asyncio.create_task(receiver.ended())
     waiting = asyncio.create_task(stop.wait())

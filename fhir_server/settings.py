@@ -6,9 +6,11 @@ the working directory, or the one that ``TONGJIAN_CONFIG`` names.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, AliasChoices, Field, ValidationError, model_validator
@@ -25,6 +27,29 @@ def _zone(name: str) -> str:
     except (KeyError, ValueError, OSError) as fault:
         raise ValueError(f"'{name}' is not a time zone name such as Asia/Shanghai") from fault
     return name
+
+
+def _addresses(text: str) -> str:
+    for entry in text.split():
+        parts = urlsplit(entry)
+        if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.username is not None:
+            raise ValueError(f"'{entry}' is not the beginning of an address such as https://his.example.org/fhir/")
+        if "*" in parts.hostname.removeprefix("*.") or parts.hostname.removeprefix("*.").count(".") < (
+            "*" in parts.hostname
+        ):
+            raise ValueError(
+                f"'{entry}': a star stands for the first part of a name of at least three (*.apps.example.org)"
+            )
+    return text
+
+
+def _networks(text: str) -> str:
+    for entry in text.split():
+        try:
+            ipaddress.ip_network(entry)
+        except ValueError:
+            raise ValueError(f"'{entry}' is not a network such as 10.20.0.0/16") from None
+    return text
 
 
 class SettingsError(Exception):
@@ -162,6 +187,22 @@ class Settings(BaseSettings):
     )
     audit_keep_days: int = Field(
         1096, ge=183, description="Entries of the audit log are kept this long: 6 months at least, 3 years by default."
+    )
+    subscription_endpoints: Annotated[str, AfterValidator(_addresses)] = Field(
+        "",
+        description="Where notifications of Subscriptions may be sent: beginnings of addresses, blanks between them "
+        "(https://his.example.org/fhir/ https://*.apps.example.org http://10.20.4.7:8080). Empty: nowhere.",
+    )
+    subscription_networks: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        description="Networks that a name in subscription_endpoints may lead to although they are not public (10.20.0.0/16 fd00::/8). "
+        "An address that is listed as such needs none.",
+    )
+    subscription_ca: Path | None = Field(
+        None, description="PEM authorities that vouch for https endpoints of Subscriptions. Empty: those of the system."
+    )
+    subscription_attempts: int = Field(
+        10, ge=1, description="Failed attempts in a row after which a Subscription goes into error; its events wait."
     )
     read_connections: int = Field(10, ge=1, description="Database connections of the API for reading.")
     write_connections: int = Field(4, ge=1, description="Database connections of the API for writing.")

@@ -180,6 +180,13 @@ POLL_UNMARKED = Gauge(
     "Rows of a polled database without a watermark, which are never read.",
     ["facility", "channel"],
 )
+NOTIFICATIONS = Counter(
+    "tongjian_notifications", "Attempts to notify a subscriber, by outcome (delivered, failed).", ["outcome"]
+)
+SUBSCRIPTIONS = Gauge(
+    "tongjian_subscriptions", "Subscriptions now, by status (requested, active, error, off).", ["status"]
+)
+SUBSCRIPTION_EVENTS = Gauge("tongjian_subscription_events", "Events of subscriptions that wait to be delivered.")
 CONNECTIONS = Gauge("tongjian_connections", "Network connections open now, by server (http, mllp).", ["server"])
 CONNECTIONS_CLOSED = Counter(
     "tongjian_connections_closed",
@@ -231,6 +238,9 @@ METRICS: Final[dict[str, Metric]] = {
     "tongjian_poll_faulty": POLL_FAULTY,
     "tongjian_poll_messages": POLL_MESSAGES,
     "tongjian_poll_unmarked_rows": POLL_UNMARKED,
+    "tongjian_notifications_total": NOTIFICATIONS,
+    "tongjian_subscriptions": SUBSCRIPTIONS,
+    "tongjian_subscription_events": SUBSCRIPTION_EVENTS,
     "tongjian_connections": CONNECTIONS,
     "tongjian_connections_closed_total": CONNECTIONS_CLOSED,
     "tongjian_pool_connections": POOL,

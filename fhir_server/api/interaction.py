@@ -14,10 +14,12 @@ from fastapi import Request
 from fhir_server.access import Principal
 from fhir_server.api.content import query_of, query_pairs
 from fhir_server.api.security import address_of, services_of
-from fhir_server.api.visible import require_searchable, scope_of, seen_by
+from fhir_server.api.visible import require_searchable, seen_by
 from fhir_server.api.writes import ATTEMPTS, Door, Writer, wake
 from fhir_server.audit_event import Action, Outcome
 from fhir_server.errors import Category, Fault
+from fhir_server.publish.endpoints import Endpoints
+from fhir_server.scope.asker import scope_of
 from fhir_server.search import dates, run, types
 from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import MAX_COUNT, Query
@@ -90,7 +92,13 @@ async def in_transaction(services: Services, context: Context, asker: Principal,
 
     # Only searches and reads of a batch see bodies of others; an auditor's token writes nothing.
     codec = (await seen_by(services, asker, context, "r")).codec
-    door = Door(asker, scope_of(services, asker, context, "s"), scope_of(services, asker, context, "r"))
+    settings = services.settings
+    door = Door(
+        asker,
+        scope_of(settings, asker, context, "s"),
+        scope_of(settings, asker, context, "r"),
+        Endpoints.of(settings),
+    )
 
     def transaction() -> T:
         with services.writer.connection() as conn:

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from conformance import capability, fhirjson
 from conformance.capability import RESOURCE_TYPES
 from conformance.operations.served import operations as operations_of
-from fhir_server.api import audit_events, export, interaction, json_patch, operations, searches, subset, transaction
+from fhir_server.api import audit_events, export, interaction, json_patch, operations, searches, subscriptions, subset, transaction
 from fhir_server.api.authorization import configuration
 from fhir_server.api.bundle import bundle, history_entry
 from fhir_server.api.content import (
@@ -133,6 +133,7 @@ async def history_system(request: Request, asker: Asker) -> Response:
 
 # Before the routes of instances, whose ids would match their names.
 router.include_router(export.router)
+router.include_router(subscriptions.router)
 router.include_router(operations.router)
 router.include_router(searches.router)
 for _address in ("", "/"):

@@ -6,50 +6,21 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl
 
 import asyncpg
 
-from fhir_server.access import Principal, sensitive_grants
-from fhir_server.errors import Category, Fault
+from fhir_server.access import Principal
+from fhir_server.scope.asker import scope_of
 from fhir_server.scope.pseudonym import PseudonymousCodec, require_no_identity
-from fhir_server.scope.rows import Relation, Scope, ScopedConnection, since
-from fhir_server.search.query import Filter, Query, parse
+from fhir_server.scope.rows import Scope, ScopedConnection
+from fhir_server.search.query import Query
 from fhir_server.search.statement import Context
 from fhir_server.services import Services
 from fhir_server.store.database import borrowed
-from mappings import sensitive
 
 _OPENED: Final = """
 SELECT s.patient FROM opened o JOIN source_patient p ON p.shard = o.shard AND p.patient = o.patient
 JOIN source_patient s ON s.person = p.person WHERE o.kind = 'case' AND o.subject = $1 AND o.until > $2"""
-
-
-def scope_of(services: Services, asker: Principal, context: Context, letter: str) -> Scope:
-    """The scope of an asker for reads (``r``) or searches (``s``). Raises Fault FORBIDDEN for a SMART scope that cannot be enforced."""
-    hidden = sensitive.ALL
-    for name in sensitive_grants(asker.scopes):
-        hidden &= ~sensitive.bit_of(name)
-    relation = None
-    if asker.role == "clinician" and services.settings.access_by_treatment:
-        after = since(context.now, services.settings.treatment_days)
-        relation = Relation(
-            asker.facility, asker.subject, after, context.now, services.settings.consent_model == "opt-out"
-        )
-    narrowed = {name: [_filters(name, q) for q in queries] for name, queries in asker.narrowed(letter).items()}
-    return Scope(context, relation, hidden, narrowed, asker.patient)
-
-
-def _filters(type: str, query: str) -> list[Filter]:
-    try:
-        parsed = parse(type, parse_qsl(query, keep_blank_values=True, strict_parsing=True), strict=True)
-    except (Fault, ValueError):
-        parsed = None
-    if parsed is None or not parsed.filters or parsed.includes or parsed.sort:
-        raise Fault(
-            Category.FORBIDDEN, f"The scope of the token narrows {type} by a search that is not understood here."
-        )
-    return parsed.filters
 
 
 class ScopedPool:
@@ -70,7 +41,7 @@ class ScopedPool:
 
 async def seen_by(services: Services, asker: Principal, context: Context, letter: str) -> Services:
     """The services with the pool and the bodies of this asker: whatever reads through them sees what he may see."""
-    scope = scope_of(services, asker, context, letter)
+    scope = scope_of(services.settings, asker, context, letter)
     codec = services.codec
     if asker.role == "auditor":
         rows = await services.pool.fetch(_OPENED, asker.subject, context.now)

@@ -22,7 +22,9 @@ from fhir_server.api.content import query_pairs
 from fhir_server.api.responses import Invalid
 from fhir_server.errors import Category, Fault
 from fhir_server.identity import registry
-from fhir_server.publish import outbox
+from fhir_server.publish import outbox, subscription_rows
+from fhir_server.publish.endpoints import Endpoints
+from fhir_server.publish.subscription import Wanted, accept
 from fhir_server.scope.pseudonym import require_no_identity
 from fhir_server.scope.rows import Scope
 from fhir_server.search import include, params, run
@@ -47,11 +49,12 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Who writes, and what he may see: by searches (``s``) and by reads (``r``)."""
+    """Who writes, what he may see, by searches (``s``) and by reads (``r``), and where notifications may be sent for him."""
 
     asker: Principal
     searches: Scope
     reads: Scope
+    endpoints: Endpoints
 
 
 @dataclass(slots=True)
@@ -148,6 +151,8 @@ class Writer:
             self.changes.append(change)
             if kind == "SearchParameter":
                 posted_parameters.retire(self.conn, logical)
+            if kind == "Subscription":
+                subscription_rows.remove(self.conn, logical)
         return Written(204, change)
 
     def conditional_delete(self, kind: str, query: str) -> Written:
@@ -161,6 +166,10 @@ class Writer:
         self._require_patient(resource)
         if resource["resourceType"] == "SearchParameter":
             posted_parameters.check(self.conn, resource if not create else {**resource, "id": ""})
+        wanted = None
+        if resource["resourceType"] == "Subscription":
+            before = None if create else subscription_rows.before(self.conn, self.codec, resource["id"])
+            resource, wanted = accept(resource, before, self.door.asker, self.door.endpoints, self.context)
         change = repository.put(
             self.conn,
             self.codec,
@@ -173,7 +182,15 @@ class Writer:
             self.changes.append(change)
             if change.resource_type == "SearchParameter":
                 posted_parameters.register(self.conn, {**resource, "id": change.id})
+            if change.resource_type == "Subscription":
+                self._subscribe(change, wanted)
         return Written(201 if change.kind == "created" else 200, change)
+
+    def _subscribe(self, change: Change, wanted: Wanted | None) -> None:
+        if wanted is None:
+            subscription_rows.remove(self.conn, change.id)
+        else:
+            subscription_rows.save(self.conn, change.id, change.version, wanted, self.door.asker, self.context.now)
 
     def match(self, kind: str, query: str) -> str | None:
         """Logical id of the one resource that matches a condition, None when none does. Raises Fault MULTIPLE, INVALID.
@@ -292,9 +309,9 @@ class Writer:
             if c.resource_type == "Patient"
         }
         links = registry.resolve(self.conn, list(patients.values()), [], self.context.now)
-        told = outbox.rows(self.changes, links)
+        told = outbox.rows(self.changes, links, outbox.asked_for(self.conn))
         outbox.write(self.conn, told, self.context.now)
-        return bool(told)
+        return bool(told) or any(c.resource_type == "Subscription" for c in self.changes)
 
 
 def wake(conn: psycopg.Connection[Any]) -> None:

@@ -52,6 +52,9 @@ FROM feed ORDER BY facility, channel
 """
 """facility, channel, Unix time of its last message, its age in seconds."""
 
+SUBSCRIPTIONS: Final = "SELECT status, count(*), sum(events - sent)::bigint FROM subscription GROUP BY status"
+"""Subscriptions by status, and their events not delivered."""
+
 DELIVERIES: Final = """
 SELECT facility, destination, status, count(*),
        greatest(0, extract(epoch FROM clock_timestamp() - min(created)))::double precision

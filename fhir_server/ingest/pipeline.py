@@ -157,7 +157,8 @@ class Pipeline:
             _note_unmapped(conn, _unmapped(stored), at)
             merges = [m for c in stored for m in _merges(c)]
             links = registry.resolve(conn, _patients(changes), merges, at)
-            told = outbox.rows(changes, () if any(c.message.lane == BACKFILL for c in stored) else links)
+            asked = outbox.asked_for(conn)
+            told = outbox.rows(changes, () if any(c.message.lane == BACKFILL for c in stored) else links, asked)
             outbox.write(conn, told, at)
             inbox.finish(conn, outcomes, at)
             for c in batch:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import ssl
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -19,10 +18,13 @@ import asyncpg
 from fhir_server import telemetry
 from fhir_server.publish import outbox, queue
 from fhir_server.publish.courier import AWAY, Courier, Outcome, courier
+from fhir_server.publish.matching import Matcher
+from fhir_server.publish.notify import Notifier, Subscribing
+from fhir_server.publish.pause import first, pause_before
 from fhir_server.publish.publisher import BATCH, Publisher
 from fhir_server.store.body import Codec, UnknownDictionary
 from fhir_server.store.database import open_pool
-from mappings.facility import Destination, Retry
+from mappings.facility import Destination
 from mappings.profile import Profile
 
 log = logging.getLogger(__name__)
@@ -56,11 +58,17 @@ class Delivering:
 
 
 async def start(
-    url: str, profiles: Mapping[str, Profile], codec: Codec, clock: Callable[[], datetime], keep_days: int = 0
+    url: str,
+    profiles: Mapping[str, Profile],
+    codec: Codec,
+    clock: Callable[[], datetime],
+    keep_days: int = 0,
+    subscribing: Subscribing | None = None,
 ) -> Delivering:
-    """Starts delivering, with database connections of its own. ``keep_days``: as in Settings.delivery_keep_days."""
+    """Starts delivering, with database connections of its own. ``keep_days``: as in Settings.delivery_keep_days; ``subscribing``: to
+    notify subscribers too."""
     pool = await open_pool(url, CONNECTIONS, application_name="tongjian-deliver")
-    return Delivering(Deliveries(pool, profiles, codec, clock, keep_days), pool)
+    return Delivering(Deliveries(pool, profiles, codec, clock, keep_days, subscribing), pool)
 
 
 class Deliveries:
@@ -73,12 +81,15 @@ class Deliveries:
         codec: Codec,
         clock: Callable[[], datetime],
         keep_days: int = 0,
+        subscribing: Subscribing | None = None,
     ) -> None:
         self._pool = pool
         self._keep_days = keep_days
         self._forgot: datetime | None = None
         self._clock = clock
-        self._publisher = Publisher(profiles, codec, clock)
+        matcher = Matcher(subscribing.settings, subscribing.base, codec) if subscribing else None
+        self._publisher = Publisher(profiles, codec, clock, matcher)
+        self._notifier = Notifier(pool, codec, clock, subscribing) if subscribing else None
         self._places = [(p.id, d) for p in profiles.values() for d in p.facility.destinations]
         self._stop = asyncio.Event()
         self._over = asyncio.Event()
@@ -112,6 +123,8 @@ class Deliveries:
             # The lock goes with its connection: from then on another server may deliver, and this one must not.
             conn.add_termination_listener(self._lost)
             sending = [asyncio.create_task(self._serve(facility, place)) for facility, place in self._places]
+            if self._notifier:
+                sending.append(asyncio.create_task(self._notifier.run(self._over)))
             try:
                 await self._publish(conn)
             finally:
@@ -138,6 +151,8 @@ class Deliveries:
     def _rouse(self) -> None:
         for event in self._wake.values():
             event.set()
+        if self._notifier:
+            self._notifier.news.set()
 
     async def _publish(self, conn: asyncpg.Connection) -> None:
         while not self._stop.is_set():
@@ -146,14 +161,16 @@ class Deliveries:
             self._rouse()
             if closed < BATCH:
                 await self._forget(conn)
-                await _first(self._news, _POLL)
+                await first(self._news, _POLL)
 
     async def _forget(self, conn: asyncpg.Connection) -> None:
         """Once an hour: bytes of deliveries older than the setting keeps."""
         now = self._clock()
         if not self._keep_days or (self._forgot is not None and now - self._forgot < _FORGET_EVERY):
             return
-        if await queue.forget(conn, now - timedelta(days=self._keep_days)) == 0:
+        before = now - timedelta(days=self._keep_days)
+        await conn.execute("DELETE FROM subscription_event WHERE at < $1", before)
+        if await queue.forget(conn, before) == 0:
             self._forgot = now
 
     # --- one destination ---------------------------------------------------------------------------------------------------
@@ -177,7 +194,7 @@ class Deliveries:
                     log.warning("deliveries_wait facility=%s fault=%s", facility, type(fault).__name__)
                     pause = _PAUSE
                 # New messages are no reason to try a receiver that is away again.
-                await _first(self._over if missed else wake, pause)
+                await first(self._over if missed else wake, pause)
         finally:
             await carrier.close()
 
@@ -229,18 +246,4 @@ class Deliveries:
         return _POLL * 5 if at is None else min(max((at - self._clock()).total_seconds(), 0.01), _POLL * 5)
 
     async def _sleep(self, seconds: float) -> None:
-        await _first(self._stop, seconds)
-
-
-def pause_before(retry: Retry, attempts: int) -> float:
-    """Seconds before the next attempt after so many: doubled each time, the upper half by chance, so that not all come at once."""
-    whole = min(retry.first_seconds * 2.0 ** min(attempts - 1, 30), retry.longest_seconds)
-    return whole * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not cryptography
-
-
-async def _first(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
+        await first(self._stop, seconds)

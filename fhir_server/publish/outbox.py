@@ -4,18 +4,21 @@ result-new        a report (or a result without one) that is there now, or went 
 result-corrected  one whose new version corrects an earlier one
 result-voided     one that is withdrawn: entered in error, cancelled, or sent for the wrong patient
 patient-merged    a Patient whose facility merged it with another, or took the merge back
+answer-reopened   a DetectedIssue whose answer no longer stands: the mark or quality assessment behind it was taken back
+resource-changed  a resource of a type that somebody subscribed to by a query, created or changed
 
 The backfill lane tells nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import psycopg
 
+from conformance.capability import TYPE_NAMES
 from fhir_server.identity.person import Link
 from fhir_server.store.change import Change
 
@@ -28,8 +31,19 @@ Row = tuple[int, str, str, str | None, str]
 """shard, topic, facility, patient, resource"""
 
 
-def rows(changes: Iterable[Change], links: Iterable[Link]) -> list[Row]:
-    """What to tell of one batch (pure). Results are told of by report; by themselves only where their report did not change."""
+_ASKED_FOR = """
+SELECT DISTINCT unnest(types) FROM subscription WHERE topic = '' AND status IN ('requested', 'active', 'error')"""
+
+
+def asked_for(conn: psycopg.Connection[Any]) -> frozenset[str]:
+    """Resource types that somebody subscribed to by a query."""
+    return frozenset(TYPE_NAMES[row[0]] for row in conn.execute(_ASKED_FOR))
+
+
+def rows(changes: Iterable[Change], links: Iterable[Link], asked: Collection[str] = ()) -> list[Row]:
+    """What to tell of one batch (pure). Results are told of by report; by themselves only where their report did not change.
+    ``asked``: types of which every change is told."""
+    changes = list(changes)
     told: dict[tuple[int | None, str | None], list[Change]] = {}
     for change in changes:
         if (
@@ -47,7 +61,11 @@ def rows(changes: Iterable[Change], links: Iterable[Link]) -> list[Row]:
         for link in links
         if link.basis in ("merge", "unmerge")
     ]
-    return out
+    return out + [
+        (c.shard, "resource-changed", c.origin.facility, c.patient, c.versioned)
+        for c in changes
+        if c.resource_type in asked and c.kind in ("created", "updated") and not c.origin.backfill
+    ]
 
 
 def _topic(change: Change) -> str:

@@ -1,4 +1,5 @@
-"""From the outbox to the delivery queue: one transaction reads open rows, makes the messages, queues them and closes the rows.
+"""From the outbox to the delivery queue and to the events of subscriptions: one transaction reads open rows, makes the messages,
+queues them and closes the rows.
 
 Exactly once: a crash leaves the rows open and nothing queued. The message is made here and kept, so every attempt sends the same bytes.
 """
@@ -20,6 +21,7 @@ from conformance import fhirjson
 from fhir_server.publish import queue
 from fhir_server.publish.audience import Known, facilities
 from fhir_server.publish.gather import Gathered, gather
+from fhir_server.publish.matching import Matcher
 from fhir_server.publish.queue import Parcel
 from fhir_server.store.body import Codec
 from mappings.facility import Destination
@@ -32,7 +34,8 @@ log = logging.getLogger(__name__)
 BATCH = 50
 """Outbox rows in one transaction."""
 _MANY = 5000
-"""The same while no profile has a destination: rows are only closed, so that a first destination is not sent a history."""
+"""The same while no profile has a destination and nobody subscribes: rows are only closed, so that a first destination is not sent a
+history."""
 NO_DESTINATION = "no-destination: a facility that used the report, and its profile says no way to tell it"
 _BUGS = (
     asyncpg.DataError,
@@ -58,17 +61,27 @@ WHERE o.shard = k.shard AND o.id = k.id
 class Publisher:
     """Empties the outbox into the queue."""
 
-    def __init__(self, profiles: Mapping[str, Profile], codec: Codec, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        profiles: Mapping[str, Profile],
+        codec: Codec,
+        clock: Callable[[], datetime],
+        matcher: Matcher | None = None,
+    ) -> None:
         self._profiles = profiles
         self._codec = codec
         self._clock = clock
+        self._matcher = matcher
         self._reachable = any(p.facility.destinations for p in profiles.values())
 
     async def publish(self, conn: asyncpg.Connection) -> int:
         """One batch; how many outbox rows were closed."""
         async with conn.transaction():
-            rows = await conn.fetch(_OPEN, BATCH if self._reachable else _MANY)
+            matcher = self._matcher if self._matcher and await self._matcher.anybody(conn) else None
+            rows = await conn.fetch(_OPEN, BATCH if self._reachable or matcher else _MANY)
             at = self._clock()
+            if matcher:
+                await matcher.match(conn, rows, at)
             parcels = [
                 p for row in rows if row["topic"].startswith("result-") for p in await self._parcels(conn, row, at)
             ]

@@ -88,6 +88,7 @@ class Scope:
     hidden    bits of the sensitive classes (mappings.sensitive) the asker has no grant for
     narrowed  type -> alternatives, each the filters of one SMART scope with a query; a row must meet one of them
     patient   logical id of the one patient of a ``patient/`` token: nothing about others; directories stay
+    subject   who asks: with a relation or a patient he sees his own Subscriptions alone
     """
 
     context: Context
@@ -95,6 +96,7 @@ class Scope:
     hidden: int = 0
     narrowed: Mapping[str, Sequence[Sequence[Filter]]] = field(default_factory=dict)
     patient: str = ""
+    subject: str = ""
 
     @property
     def open(self) -> bool:
@@ -122,7 +124,8 @@ class Scope:
         if self.patient:
             about, directories = out.arg(self.patient, "text"), out.arg(_DIRECTORIES, "smallint[]")
             found.append(
-                f"({alias}.patient = {about} OR {alias}.patient IS NULL AND {alias}.rtype = ANY({directories}))"
+                f"({alias}.patient = {about} OR {alias}.patient IS NULL AND {alias}.rtype = ANY({directories})"
+                f" OR {self._own(alias, out)})"
             )
         if self.hidden:
             found.append(
@@ -136,8 +139,14 @@ class Scope:
                 meets = f"EXISTS (SELECT FROM resource r WHERE {place} AND ({meets}))"
             found.append(f"({alias}.rtype <> {out.arg(RESOURCE_TYPES[name], 'smallint')} OR {meets})")
         if self.relation:
-            found.append(self.relation.condition(alias, out))
+            found.append(f"({self.relation.condition(alias, out)} OR {self._own(alias, out)})")
         return found
+
+    def _own(self, alias: str, out: Statement) -> str:
+        """SQL: the row is a Subscription of the asker."""
+        rtype, subject = out.arg(RESOURCE_TYPES["Subscription"], "smallint"), out.arg(self.subject, "text")
+        own = f"SELECT u.id FROM subscription u WHERE u.subject = {subject}"  # noqa: S608 -- placeholders only
+        return f"{alias}.rtype = {rtype} AND {alias}.id IN ({own})"
 
 
 def facility_names(facility: str) -> list[str]:

@@ -54,7 +54,12 @@ outbox = Table(
     metadata,
     Column("shard", SmallInteger, primary_key=True),
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("topic", Text, nullable=False, comment="result-new | result-corrected | result-voided | patient-merged"),
+    Column(
+        "topic",
+        Text,
+        nullable=False,
+        comment="result-new | result-corrected | result-voided | patient-merged | answer-reopened | resource-changed",
+    ),
     Column("facility", Text, nullable=False),
     Column("patient", Id),
     Column("resource", Text, nullable=False, comment="<type>/<id>/_history/<version>"),

@@ -14,6 +14,7 @@ from fhir_server.store import (
     intake_tables,
     message_tables,
     resource_tables,
+    subscription_tables,
 )
 from fhir_server.store.columns import metadata
 
@@ -26,4 +27,5 @@ __all__ = [
     "message_tables",
     "metadata",
     "resource_tables",
+    "subscription_tables",
 ]

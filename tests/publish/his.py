@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -165,7 +166,7 @@ class County:
                 PatientState(c.shard, c.id, facility, c.resource) for c in changes if c.resource_type == "Patient"
             ]
             links = registry.resolve(conn, patients, [], at)
-            outbox.write(conn, outbox.rows(changes, () if backfill else links), at)
+            outbox.write(conn, outbox.rows(changes, () if backfill else links, outbox.asked_for(conn)), at)
         return changes
 
     @contextlib.asynccontextmanager
@@ -184,6 +185,13 @@ class County:
             await asyncio.gather(task, return_exceptions=True)
             await pool.close()
             assert done
+
+    def until_published(self) -> None:
+        """Waits until the outbox is empty."""
+        until = time.monotonic() + 30
+        while self.sql("SELECT count(*) FROM outbox WHERE published IS NULL") != [(0,)]:
+            assert time.monotonic() < until
+            time.sleep(0.03)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as conn:
