@@ -81,12 +81,12 @@ async def facilities(
         told = {r[0] for r in await conn.fetch(_TOLD, found.reference)}
     # Its own doctors' use is told to the reporting facility only where it takes results from us.
     used -= {sender.id} - reachable
-    known = await _known(conn, codec, found, shard, patient, reachable | used)
+    known = await known_of(conn, codec, found, shard, patient, reachable | used)
     told |= named(found, sender, profiles) | {facility for facility, own in known.items() if own.orders} - {sender.id}
     return {facility: known.get(facility, Known()) for facility in sorted(told & reachable | used)}
 
 
-async def _known(
+async def known_of(
     conn: asyncpg.Connection, codec: Codec, found: Gathered, shard: int, patient: str | None, among: Iterable[str]
 ) -> dict[str, Known]:
     """Patients of other facilities that are the same person, with the orders that have the report's placer number."""

@@ -14,6 +14,7 @@ import orjson
 import psycopg
 
 from fhir_server.errors import Fault
+from fhir_server.publish import reopened
 from fhir_server.recognition.as_fhir import Told, resources
 from fhir_server.store import repository
 from fhir_server.store.body import Codec
@@ -26,7 +27,7 @@ _TAKE: Final = """
 WITH taken AS (
   DELETE FROM ledger_news WHERE (chain, number) IN (
     SELECT chain, number FROM ledger_news ORDER BY chain, number LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING chain, number)
-SELECT l.kind, l.at, l.facility, l.entry FROM ledger l JOIN taken t ON t.chain = l.chain AND t.number = l.number
+SELECT l.kind, l.at, l.facility, l.entry, l.chain, l.number FROM ledger l JOIN taken t ON t.chain = l.chain AND t.number = l.number
 ORDER BY l.at, l.chain, l.number"""
 
 # What a row of another version's shape, or a text no FHIR string may hold, comes to.
@@ -39,10 +40,13 @@ def publish(conn: psycopg.Connection[Any], codec: Codec, sensitive: Collection[s
     """Stores the resources of up to ``batch`` rows in one transaction; how many rows were taken. Raises psycopg's errors."""
     with conn.transaction():
         taken = conn.execute(_TAKE, (batch,)).fetchall()
-        for kind, at, facility, text in taken:
+        for kind, at, facility, text, chain, number in taken:
+            told = Told(kind, at, facility, orjson.loads(text))
             try:
                 with conn.transaction():
-                    for resource in resources(Told(kind, at, facility, orjson.loads(text)), sensitive):
+                    if kind == "reopened":
+                        reopened.record(conn, codec, told, chain, number)
+                    for resource in resources(told, sensitive):
                         repository.put(conn, codec, resource, origin=Origin(facility, None, None, at))
             except _UNFIT as fault:
                 # The ledger row stands; only its reading copy is missing, and the other rows must not wait for it.

@@ -18,8 +18,8 @@ import asyncpg
 from adapters.hl7v2 import writer
 from adapters.hl7v2.delimiters import Separators
 from conformance import fhirjson
-from fhir_server.publish import queue
-from fhir_server.publish.audience import Known, facilities
+from fhir_server.publish import queue, reopened
+from fhir_server.publish.audience import Known, facilities, known_of
 from fhir_server.publish.gather import Gathered, gather
 from fhir_server.publish.matching import Matcher
 from fhir_server.publish.queue import Parcel
@@ -85,6 +85,7 @@ class Publisher:
             parcels = [
                 p for row in rows if row["topic"].startswith("result-") for p in await self._parcels(conn, row, at)
             ]
+            parcels += [p for row in rows if reopened.is_queued(row) for p in await self._reopened(conn, row, at)]
             if parcels:
                 await queue.add(conn, parcels, at)
             if rows:
@@ -117,6 +118,31 @@ class Publisher:
                 out += [self._made(row, found, sender, receiver, place, known, at) for place in places]
         return out
 
+    async def _reopened(self, conn: asyncpg.Connection, row: asyncpg.Record, at: datetime) -> list[Parcel]:
+        """The notice that an answer no longer stands, for the facility that was shown it."""
+        receiver = self._profiles.get(row["facility"])
+        if receiver is None:
+            return []
+        reference = row["resource"].split("/", 3)[3]
+        try:
+            async with conn.transaction():
+                told = await reopened.notice(conn, self._codec, row["resource"])
+                if told is None:
+                    return []
+                subject = told.found.main.get("subject", {}).get("reference", "")
+                patient = subject.removeprefix("Patient/") or None
+                known = await known_of(conn, self._codec, told.found, row["shard"], patient, {receiver.id})
+        except _BUGS as bug:
+            log.error("publish_failed outbox=%d", row["id"], exc_info=bug)
+            return [_parcel(row, receiver.id, "", reference, None, _place(bug))]
+        if not receiver.facility.destinations:
+            return [_parcel(row, receiver.id, "", reference, None, NO_DESTINATION)]
+        sender = next((self._profiles[p] for p in told.performers if p in self._profiles), receiver)
+        return [
+            self._made(row, told.found, sender, receiver, place, known.get(receiver.id, Known()), at, told)
+            for place in receiver.facility.destinations
+        ]
+
     def _made(
         self,
         row: asyncpg.Record,
@@ -126,10 +152,11 @@ class Publisher:
         destination: Destination,
         known: Known,
         at: datetime,
+        told: reopened.Notice | None = None,
     ) -> Parcel:
         number = control_id(row["shard"], row["id"], receiver.id, destination.name)
         try:
-            message, reason = made(found, sender, receiver, destination, known, number, row["topic"], at), None
+            message, reason = made(found, sender, receiver, destination, known, number, row["topic"], at, told), None
         except _BUGS as bug:
             log.error("message_not_made outbox=%d facility=%s", row["id"], receiver.id, exc_info=bug)
             message, reason = None, _place(bug)
@@ -145,16 +172,24 @@ def made(
     number: str,
     topic: str,
     at: datetime,
+    told: reopened.Notice | None = None,
 ) -> bytes:
-    """The bytes for one destination: ORU^R01 in the receiver's dialect, the Bundle, or the notice of ``topic`` as plain JSON."""
+    """The bytes for one destination: ORU^R01 in the receiver's dialect, the Bundle, or the notice of ``topic`` as plain JSON.
+    ``told``: the report goes with the notice that an answer no longer stands."""
     if destination.content == "fhir":
-        return fhirjson.dumps({**found.bundle(), "identifier": {"system": "urn:tongjian:delivery", "value": number}})
+        bundle = found.bundle()
+        if told is not None:
+            bundle["entry"].append(
+                {"fullUrl": f"urn:tongjian:{found.reference}#reopened", "resource": reopened.issue(told)}
+            )
+        return fhirjson.dumps({**bundle, "identifier": {"system": "urn:tongjian:delivery", "value": number}})
     letter = Letter(
         receiver, sender, number, at, destination.application, destination.facility, writer.CHARSETS[destination.charset],
         known.patients, known.orders, known.visit,
     )  # fmt: skip
     if destination.content == "json":
-        return fhirjson.dumps(notice(found.bundle(), letter, topic))
+        more = {} if told is None else {"reopened": told.values}
+        return fhirjson.dumps(notice(found.bundle(), letter, topic) | more)
     return writer.oru(found.bundle(), letter, Separators(*destination.separators), destination.charset)
 
 

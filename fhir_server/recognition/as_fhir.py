@@ -2,6 +2,7 @@
 
 reminder   DetectedIssue (http://hl7.org/fhir/R4/detectedissue.html): what is ordered was tested already, with the earlier results
 reminder, no-answer, visit   GuidanceResponse (http://hl7.org/fhir/R4/guidanceresponse.html): the answer and what it rests on
+reopened   nothing of its own: the DetectedIssue becomes ``amended`` (publish.reopened)
 decision   Provenance (http://hl7.org/fhir/R4/provenance.html): who adopted, declined or revoked, why, on which results
 
 Rows about sensitive items give nothing: those are read with a grant through /recognition. Ids are derived from card and decision.
@@ -54,6 +55,11 @@ def id_of(kind: str, facility: str, patient: str | None, key: str) -> str:
     """Logical id of a resource made from the ledger: ``key`` is the card, or the id of the decision."""
     shard = home_shard("Patient", patient) if patient else home_shard(kind, key)
     return logical_id(shard, facility, kind, "ledger", key)
+
+
+def issue_of(row: Told) -> str:
+    """Logical id of the DetectedIssue of the answer that a row is about."""
+    return id_of("DetectedIssue", row.facility, _patient(row.entry), row.entry["card"])
 
 
 def _named(decision: Mapping[str, Any]) -> set[str]:

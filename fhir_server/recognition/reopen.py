@@ -56,18 +56,25 @@ async def reopen(pool: asyncpg.Pool, ledger: Ledger, rules: Rules, at: datetime)
 
 
 def _row(given: Mapping[str, Any], rules: Rules, at: datetime) -> Row | None:
-    decision = orjson.loads(given["entry"])["decision"]
+    answer = orjson.loads(given["entry"])
+    decision = answer["decision"]
     region = rules.standing_of(given["facility"]).region
     lost = marks.reopened(rules.register, shown(decision, given["at"], region, rules), at)
     if not lost:
         return None
     entry = {
         "card": given["card"],
+        "patient": answer.get("patient"),
+        "orderable": given["orderable"],
         "user": given["doctor"],
         "department": given["department"],
         "items": [{"item": r.shown.item, "laboratory": r.shown.laboratory, "reason": r.reason} for r in lost],
         "reports": sorted(
-            {m["result"]["report"] for m in decision["members"] if m["result"] and m["result"]["report"]}
+            {
+                m["result"]["report"] or m["result"]["observation"].partition("/_history")[0]
+                for m in decision["members"]
+                if m["result"] and m["item"] in {r.shown.item for r in lost}
+            }
         ),
         "rules": rules.version,
     }

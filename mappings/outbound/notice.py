@@ -17,11 +17,17 @@ from mappings.outbound.value import digits, range_text
 
 VOID: Final = frozenset({"entered-in-error", "cancelled"})
 """Statuses of what must not be used for care any more."""
-_KINDS: Final = {"result-new": "new", "result-corrected": "corrected", "result-voided": "voided"}
+_KINDS: Final = {
+    "result-new": "new",
+    "result-corrected": "corrected",
+    "result-voided": "voided",
+    "answer-reopened": "reopened",
+}
 
 
 def notice(bundle: Mapping[str, Any], letter: Letter, topic: str) -> dict[str, Any]:
-    """One notice. ``topic``: of the outbox row, ``result-new``, ``result-corrected`` or ``result-voided``. Absent keys: not known."""
+    """One notice. ``topic``: of the outbox row, ``result-new``, ``result-corrected``, ``result-voided`` or ``answer-reopened``. Absent
+    keys: not known."""
     resources = by_reference(bundle)
     dialect = Dialect(letter.receiver, letter.sender)
     reports = [r for r in resources.values() if r["resourceType"] == "DiagnosticReport"]
