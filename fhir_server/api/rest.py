@@ -15,7 +15,17 @@ from fastapi import APIRouter, Request, Response
 from conformance import capability, fhirjson
 from conformance.capability import RESOURCE_TYPES
 from conformance.operations.served import operations as operations_of
-from fhir_server.api import audit_events, export, interaction, json_patch, operations, searches, subscriptions, subset, transaction
+from fhir_server.api import (
+    audit_events,
+    export,
+    interaction,
+    json_patch,
+    operations,
+    searches,
+    subscriptions,
+    subset,
+    transaction,
+)
 from fhir_server.api.authorization import configuration
 from fhir_server.api.bundle import bundle, history_entry
 from fhir_server.api.content import (

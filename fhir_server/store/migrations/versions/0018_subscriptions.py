@@ -4,8 +4,8 @@ from alembic import op
 
 from fhir_server.store.subscription_tables import subscription, subscription_event
 
-revision = "0014"
-down_revision = "0013"
+revision = "0018"
+down_revision = "0017"
 
 
 def upgrade() -> None:
