@@ -22,6 +22,7 @@ from fhir_server.api import (
     openapi,
     opened,
     recognition,
+    relay,
     responses,
     rest,
     soap,
@@ -104,6 +105,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     app.include_router(decisions.router)
     app.include_router(messages.router)
     app.include_router(soap.router)
+    app.include_router(relay.router)
     app.include_router(audit.router)
     app.include_router(measures.router)
 

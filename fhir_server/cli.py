@@ -23,6 +23,7 @@ from fhir_server.feed_cli import check
 from fhir_server.keys_cli import keys
 from fhir_server.map_cli import worklist
 from fhir_server.poll_cli import poll
+from fhir_server.relay_cli import relay
 from fhir_server.rules_cli import rules
 from fhir_server.settings import Settings, SettingsError
 from fhir_server.user_cli import user
@@ -50,6 +51,7 @@ cli.add_typer(audit_log, name="audit-log")
 cli.add_typer(user, name="user")
 cli.add_typer(keys, name="keys")
 cli.command()(poll)
+cli.add_typer(relay, name="relay")
 cli.command()(audit)
 cli.command()(measures)
 cli.add_typer(review, name="review")

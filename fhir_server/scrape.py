@@ -78,6 +78,7 @@ class Scrape:
                 sent_on = await conn.fetch(backlog.DELIVERIES)
                 pixels = await conn.fetch(backlog.PIXELS)
                 archives = await conn.fetch(backlog.ARCHIVES)
+                relays = await conn.fetch(backlog.RELAYS)
                 polled = await conn.fetch(backlog.POLLS)
                 subscriptions = await conn.fetch(backlog.SUBSCRIPTIONS)
                 size, server, schema = await conn.fetchrow(backlog.DATABASE)
@@ -93,6 +94,12 @@ class Scrape:
         _show(telemetry.DELIVERY_AGE, [((f, d), age) for f, d, status, _, age in sent_on if status == "waiting"])
         _show(telemetry.IMAGE_PIXELS, [((f, a, status), number) for f, a, status, number in pixels])
         _show(telemetry.ARCHIVE_ASKED, [((f, a), at) for f, a, at, _, _ in archives])
+        _show(telemetry.RELAY_SEEN, [((r[0], r[1]), r[3]) for r in relays])
+        _show(
+            telemetry.RELAY_WAITING,
+            [((r[0], r[1], s), n) for r in relays for s, n in (("waiting", r[6]), ("dead", r[7]))],
+        )
+        _show(telemetry.RELAY_OFFSET, [((r[0], r[1]), r[5] / 1000) for r in relays if r[5] is not None])
         _show(telemetry.POLL_LOOKED, [((f, p), at) for f, p, at, *_ in polled if at is not None])
         _show(telemetry.POLL_FAULTY, [((p[0], p[1]), int(backlog.faulty(p))) for p in polled])
         _show(telemetry.POLL_MESSAGES, [((p[0], p[1]), p[8]) for p in polled])

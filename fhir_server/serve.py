@@ -37,6 +37,7 @@ from fhir_server.keys import AccessError
 from fhir_server.publish import deliver
 from fhir_server.publish.notify import Subscribing
 from fhir_server.recognition import reopen
+from fhir_server.relay.batch import PATH as RELAY_PATH
 from fhir_server.scrape import Scrape
 from fhir_server.settings import OWN_MACHINE, Settings
 from fhir_server.smart_clients import load_apps, load_clients
@@ -206,7 +207,12 @@ def _http_configuration(settings: Settings, app: FastAPI) -> uvicorn.Config:
         log.warning("http_not_encrypted host=%s", settings.host)
     limits = Limits(settings.http_max_connections, settings.http_read_seconds, settings.http_read_seconds)
     return uvicorn.Config(
-        Edge(app, max_body=settings.max_request, body_seconds=settings.http_read_seconds),
+        Edge(
+            app,
+            max_body=settings.max_request,
+            body_seconds=settings.http_read_seconds,
+            slow={RELAY_PATH: settings.relay_read_seconds},
+        ),
         http=limited(limits),
         ws="none",
         log_config=None,

@@ -170,6 +170,42 @@ class Settings(BaseSettings):
     drop_seconds: float = Field(
         2.0, gt=0, description="A file in drop_dir is complete when it did not change for this time."
     )
+    relay_server: str = Field(
+        "", description="`tongjian relay`: address of the county's server, https://host:port, without a path."
+    )
+    relay_secret_file: Path | None = Field(
+        None, description="`tongjian relay`: file with its bearer token, or with the secret of relay_client."
+    )
+    relay_client: str = Field(
+        "", description="`tongjian relay`: id of the system client whose secret it shows; empty: a bearer token."
+    )
+    relay_ca: Path | None = Field(
+        None,
+        description="`tongjian relay`: PEM authorities that the server is verified with; empty: those of the system.",
+    )
+    relay_name: str = Field(
+        "", description="`tongjian relay`: its name in the status of the server; empty: the name of the machine."
+    )
+    relay_drop_dir: Path | None = Field(
+        None, description="`tongjian relay`: folder whose files it takes, then moves to done or failed. Empty: none."
+    )
+    relay_max_bytes: int = Field(
+        10 * 1024**3, ge=1024**2, description="`tongjian relay`: size of its queue; then senders are refused."
+    )
+    relay_keep_free_bytes: int = Field(
+        500 * 1024**2, ge=0, description="`tongjian relay`: free space of its disk below which senders are refused."
+    )
+    relay_batch_bytes: int = Field(
+        1024**2, ge=16 * 1024, description="`tongjian relay`: bytes of a batch at most, unless one message is larger."
+    )
+    relay_answer_seconds: float = Field(
+        60,
+        gt=0,
+        description="`tongjian relay`: time the server has to answer a batch, and the line to take a part of it.",
+    )
+    relay_read_seconds: float = Field(
+        600, gt=0, description="A batch of a relay on a bad line has to arrive within this time."
+    )
     databases_file: Path | None = Field(
         None,
         description="TOML file with the connections of polled databases (polls of the profiles); nobody else may read it. "

@@ -114,6 +114,20 @@ class Poll:
 
 
 @dataclass(frozen=True, slots=True)
+class Relay:
+    """A relay of a facility. silent_seconds: since it was heard; offset_ms: of its clock; waiting, dead: in its queue then."""
+
+    facility: str
+    name: str
+    id: str
+    silent_seconds: float
+    offset_ms: int | None
+    waiting: int
+    dead: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All of it.
 
@@ -132,6 +146,7 @@ class Status:
     pixels: tuple[Pixels, ...]
     archives: tuple[Polled, ...]
     polls: tuple[Poll, ...]
+    relays: tuple[Relay, ...]
     workers: tuple[Worker, ...]
     converted: int
     stored: int
@@ -158,6 +173,7 @@ def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_di
         outbound=tuple(Outbound(*d) for d in conn.execute(backlog.DELIVERIES)),
         pixels=tuple(Pixels(*p) for p in conn.execute(backlog.PIXELS)),
         archives=tuple(Polled(f, a, age, reason) for f, a, _, age, reason in conn.execute(backlog.ARCHIVES)),
+        relays=tuple(Relay(*r[:3], *r[4:]) for r in conn.execute(backlog.RELAYS).fetchall()),
         polls=tuple(
             Poll(p[0], p[1], p[3], p[4], p[4] <= backlog.POLLER_ALIVE_WITHIN, *p[5:])
             for p in conn.execute(backlog.POLLS).fetchall()
@@ -253,6 +269,20 @@ def show(console: Console, status: Status) -> None:
     if status.archives:
         polled = [(a.facility, a.archive, _time(a.asked_seconds), a.reason) for a in status.archives]
         _table(console, ("polled", "archive", "age", "fault"), polled)
+    if status.relays:
+        relays = [
+            (
+                r.facility,
+                r.name,
+                _time(r.silent_seconds),
+                str(r.waiting),
+                str(r.dead),
+                str(r.messages),
+                f"{r.offset_ms} ms",
+            )
+            for r in status.relays
+        ]
+        _table(console, ("relay of", "name", "age", "waiting", "dead", "messages", "clock offset"), relays)
     if status.polls:
         _table(
             console,

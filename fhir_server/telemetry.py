@@ -162,6 +162,19 @@ DELIVERY_AGE = Gauge(
     "Age of the oldest result waiting to be sent on, by receiving facility and destination.",
     ["facility", "destination"],
 )
+RELAY_SEEN = Gauge(
+    "tongjian_relay_seen_timestamp_seconds", "When a relay was last heard, as Unix time.", ["facility", "relay"]
+)
+RELAY_WAITING = Gauge(
+    "tongjian_relay_messages",
+    "Messages in the queue of a relay when it was last heard, by status (waiting, dead: given up).",
+    ["facility", "relay", "status"],
+)
+RELAY_OFFSET = Gauge(
+    "tongjian_relay_clock_offset_seconds",
+    "What has to be added to the clock of a relay to have the server's, as last measured.",
+    ["facility", "relay"],
+)
 POLL_LOOKED = Gauge(
     "tongjian_poll_looked_timestamp_seconds",
     "When a polled database was last looked through to the end, as Unix time; absent while it never was.",
@@ -234,6 +247,9 @@ METRICS: Final[dict[str, Metric]] = {
     "tongjian_deliveries_total": DELIVERIES,
     "tongjian_delivery_messages": DELIVERY_MESSAGES,
     "tongjian_delivery_age_seconds": DELIVERY_AGE,
+    "tongjian_relay_seen_timestamp_seconds": RELAY_SEEN,
+    "tongjian_relay_messages": RELAY_WAITING,
+    "tongjian_relay_clock_offset_seconds": RELAY_OFFSET,
     "tongjian_poll_looked_timestamp_seconds": POLL_LOOKED,
     "tongjian_poll_faulty": POLL_FAULTY,
     "tongjian_poll_messages": POLL_MESSAGES,

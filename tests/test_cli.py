@@ -28,6 +28,7 @@ COMMANDS = [
     "measures",
     "watch",
     "poll",
+    "relay",
     "user",
     "keys",
     "images",

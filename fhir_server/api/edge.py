@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from fhir_server import telemetry, tracing
@@ -33,12 +34,21 @@ _LAST_WORD: Final = (408, 413, 500)
 
 
 class Edge:
-    """Wraps the application. max_body: bytes; body_seconds: time in which the whole body has to arrive."""
+    """Wraps the application. max_body: bytes; body_seconds: time in which the whole body has to arrive; slow: other times of some
+    paths."""
 
-    def __init__(self, app: Application, *, max_body: int, body_seconds: float) -> None:
+    def __init__(
+        self,
+        app: Application,
+        *,
+        max_body: int,
+        body_seconds: float,
+        slow: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self._app = app
         self._max_body = max_body
         self._body_seconds = body_seconds
+        self._slow = slow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request (or the start and end of the server, which pass through)."""
@@ -47,7 +57,7 @@ class Edge:
             return
         began = time.perf_counter()
         answer = _Answer(send, secure=scope["scheme"] == "https")
-        body = _Body(receive, self._max_body, self._body_seconds)
+        body = _Body(receive, self._max_body, self._slow.get(scope["path"], self._body_seconds))
         try:
             if tracing.on():
                 await self._traced(scope, body, answer)

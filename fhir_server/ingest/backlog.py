@@ -91,6 +91,14 @@ rows read and messages stored ever, rows without a watermark."""
 POLLER_ALIVE_WITHIN: Final = 120.0
 """A poller that gave a sign of life in so many seconds lives; it waits up to a minute between two attempts."""
 
+RELAYS: Final = """
+SELECT facility, name, relay, extract(epoch FROM seen)::double precision,
+       greatest(0, extract(epoch FROM clock_timestamp() - seen))::double precision, offset_ms, waiting, dead, messages
+FROM relay WHERE seen > clock_timestamp() - interval '90 days' ORDER BY facility, name, relay
+"""
+"""facility, name, id, Unix time of its last word and its age in seconds, clock offset in ms (null: unknown), messages that wait
+there or were given up when it spoke, messages taken from it."""
+
 WORKERS: Final = """
 SELECT name, version, extract(epoch FROM clock_timestamp() - started)::double precision,
        greatest(0, extract(epoch FROM clock_timestamp() - seen))::double precision, counts::text
