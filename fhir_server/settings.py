@@ -203,6 +203,11 @@ class Settings(BaseSettings):
         gt=0,
         description="`tongjian relay`: time the server has to answer a batch, and the line to take a part of it.",
     )
+    relay_longest_pause_seconds: float = Field(
+        60,
+        gt=0,
+        description="`tongjian relay`: the server is tried again after 1 s, 2 s, 4 s ... and at last every so many seconds.",
+    )
     relay_read_seconds: float = Field(
         600, gt=0, description="A batch of a relay on a bad line has to arrive within this time."
     )

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT: Final = 60.0
 """Seconds without a message after which the relay says that it lives, and measures its clock."""
 FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 300.0
 _MOST: Final = 500
 _LEAST_BYTES: Final = 16 * 1024
 _NEVER: Final = (400, 413, 415, 422)
@@ -39,7 +38,8 @@ _NEVER: Final = (400, 413, 415, 422)
 @dataclass(frozen=True, slots=True)
 class Way:
     """How the server is reached. address: without a path; secret_file: a bearer token, or with ``client`` its secret; tls: verifies the
-    server; None only for this machine. most_bytes: of a batch; seconds: to wait for an answer."""
+    server; None only for this machine. most_bytes: of a batch; seconds: to wait for an answer; longest_pause:
+    seconds between two attempts at most."""
 
     address: str
     secret_file: Path
@@ -48,6 +48,7 @@ class Way:
     name: str = ""
     most_bytes: int = 1024 * 1024
     seconds: float = 60.0
+    longest_pause: float = 60.0
 
 
 class Cut(Exception):
@@ -83,8 +84,9 @@ class Forwarder:
                     self._shrink()
                     log.warning("relay_cut fault=%s again_in=%.0f", fault, pause)
                     await self._queue.remember(fault=str(fault), fault_at=self._clock().isoformat())
+                    pause = min(pause, self._way.longest_pause)
                     await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads relays, hides nothing
-                    pause = min(pause * 2, LONGEST_PAUSE)
+                    pause *= 2
                     continue
                 if not sent:
                     await self._wait()

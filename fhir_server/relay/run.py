@@ -53,6 +53,7 @@ def way_of(settings: Settings) -> Way:
         settings.relay_name or socket.gethostname()[:80],
         settings.relay_batch_bytes,
         settings.relay_answer_seconds,
+        settings.relay_longest_pause_seconds,
     )
 
 

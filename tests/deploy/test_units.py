@@ -13,7 +13,7 @@ import pytest
 from fhir_server.settings import Settings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-UNITS = ["tongjian.service", "tongjian-worker@.service"]
+UNITS = ["tongjian.service", "tongjian-worker@.service", "tongjian-relay.service"]
 HARDENED = {
     "NoNewPrivileges": "yes",
     "ProtectSystem": "strict",
@@ -49,7 +49,7 @@ def test_the_units_are_hardened(name: str) -> None:
     assert service["Restart"] == "always"
 
 
-@pytest.mark.parametrize(("name", "command"), [(UNITS[0], "serve"), (UNITS[1], "work")])
+@pytest.mark.parametrize(("name", "command"), [(UNITS[0], "serve"), (UNITS[1], "work"), (UNITS[2], "relay")])
 def test_the_units_call_commands_that_exist(name: str, command: str) -> None:
     assert unit(name)["Service"]["ExecStart"].split()[1:] == [command, "--data", "/var/lib/tongjian"]
 
