@@ -50,6 +50,13 @@ fuzz-api: $(VENV)/ready  ## every operation of /openapi.json with made-up values
 
 scale: kills  ## the long forms, hours: journeys, then reads and searches at 1 and 10 million Observations
 	$(BIN)/tongjian bench scale $(ARGS)
+	$(MAKE) spark
+
+spark: $(VENV)/ready  ## the duplicate audit of a year on PostgreSQL, DuckDB and Spark (pyspark, 450 MB, in build/spark; Java 17)
+	$(PYTHON) -m venv --system-site-packages build/spark
+	build/spark/bin/python -m pip install --quiet --disable-pip-version-check 'pyspark>=4.0' setuptools
+	$(BIN)/tongjian bench audit --observations $(or $(SPARK_OBSERVATIONS),1000000) --export build/spark/export --json
+	PYTHONPATH=$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])'):. build/spark/bin/python benchmarks/audit_on_spark.py build/spark/export
 
 kills: $(VENV)/ready  ## long journeys (half an hour): kills, outages, arrival orders, floods, backup; ARGS="-k word"; figures in docs/resilience.md
 	TONGJIAN_KILLS=200 TONGJIAN_KILL_MESSAGES=50000 TONGJIAN_OUTAGE_SECONDS=60 TONGJIAN_STORIES=1000 TONGJIAN_ORDER_MESSAGES=2000 \

@@ -16,7 +16,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     import psycopg
 
-    from fhir_server.duplicates.report import Report
+    from fhir_server.duplicates.report import Report, Scope
     from fhir_server.settings import Settings
 
 err = Console(stderr=True, soft_wrap=True)
@@ -102,6 +102,9 @@ def audit(
     output: Output = None,
     keep: Annotated[bool, typer.Option(help="Keep the findings for review, measures and the API.")] = True,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Processes to share the work among.")] = 1,
+    parquet: Annotated[
+        Path | None, typer.Option("--parquet", help="Audit an export of `tongjian export` instead; nothing is kept.")
+    ] = None,
     data: DataDir = None,
     profiles: Annotated[Path | None, typer.Option("--profiles", help="Folder of facility profiles.")] = None,
 ) -> None:
@@ -118,6 +121,9 @@ def audit(
     first, last = period(chosen, start, end)
     scope = Scope(facility, department, doctor, item)
     try:
+        if parquet is not None:
+            _print(_of_parquet(parquet, chosen, first, last, scope), form, output)
+            return
         with connected(chosen) as (url, conn):
             found = detect.audit_at(url, chosen.profiles_dir, chosen.rules_dir, first, last, scope, processes)
             if keep:
@@ -125,6 +131,19 @@ def audit(
     except (ProfileError, RulesError, CatalogueError) as fault:
         raise fail(str(fault)) from None
     _print(found, form, output)
+
+
+def _of_parquet(folder: Path, chosen: Settings, start: datetime, end: datetime, scope: Scope) -> Report:
+    from fhir_server.duplicates import lake  # noqa: PLC0415
+    from fhir_server.recognition import rules  # noqa: PLC0415
+    from mappings import catalogue  # noqa: PLC0415
+    from mappings.profile import load_profiles  # noqa: PLC0415
+
+    profiles = load_profiles(chosen.profiles_dir, catalogue=catalogue.of(chosen.rules_dir))
+    try:
+        return lake.audit(lake.Duck(), folder, rules.load(chosen.rules_dir), profiles, start, end, scope)
+    except lake.NotAnExport as fault:
+        raise fail(str(fault)) from None
 
 
 def _print(found: Report, form: str, output: Path | None) -> None:

@@ -19,6 +19,7 @@ from fhir_server.audit_cli import audit, measures, review
 from fhir_server.audit_log_cli import audit_log
 from fhir_server.bench.commands import bench
 from fhir_server.deliveries_cli import deliveries
+from fhir_server.export_cli import export
 from fhir_server.feed_cli import check
 from fhir_server.keys_cli import keys
 from fhir_server.map_cli import worklist
@@ -53,6 +54,7 @@ cli.add_typer(keys, name="keys")
 cli.command()(poll)
 cli.add_typer(relay, name="relay")
 cli.command()(audit)
+cli.command()(export)
 cli.command()(measures)
 cli.add_typer(review, name="review")
 err = Console(stderr=True, soft_wrap=True)

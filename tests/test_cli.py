@@ -19,6 +19,7 @@ COMMANDS = [
     "replay",
     "token",
     "audit",
+    "export",
     "status",
     "audit-log",
     "deliveries",

@@ -190,6 +190,9 @@ def audit(
         int, typer.Option(min=1, help="Size of the year that is loaded, unless it is there.")
     ] = 1_000_000,
     processes: Annotated[int, typer.Option(min=0, help="Processes that audit (0: one on each core).")] = 0,
+    export: Annotated[
+        Path | None, typer.Option(help="Also write the year as Parquet into this folder, and audit that on DuckDB.")
+    ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -212,6 +215,8 @@ def audit(
             if loaded < observations:
                 figures = year.load_year(url, chosen.profiles_dir, observations)
             audited = part.measure(url, chosen.profiles_dir, chosen.rules_dir, processes or os.cpu_count() or 1)
+            if export is not None:
+                audited["parquet"] = part.on_parquet(url, chosen.profiles_dir, chosen.rules_dir, export)
             return {**audited, **figures}
 
     _show("audit", _failing(work), as_json=as_json)

@@ -68,6 +68,7 @@ class Year:
         self.people = iter(population(10_000, self.rng, days[0].date()))
         self.writers = {d.facility: Writer(d) for d in (COUNTY, NORTH, SOUTH)}
         self.planted: list[Planted] = []
+        self.drawn: list[Person] = []
         self._steps: dict[datetime, Step] = {}
         self._numbers = count(1)
         for number, day in enumerate(days):
@@ -84,7 +85,8 @@ class Year:
         return self._steps.setdefault(at, Step(at))
 
     def _person(self) -> Person:
-        return replace(next(p for p in self.people if p.resident_id), number=70_000 + next(self._numbers))
+        self.drawn.append(replace(next(p for p in self.people if p.resident_id), number=70_000 + next(self._numbers)))
+        return self.drawn[-1]
 
     def _send(self, at: datetime, dialect: Dialect, raw: bytes) -> None:
         self._step(at).messages.append((dialect, raw))

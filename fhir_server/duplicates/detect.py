@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ from datetime import datetime
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
 import psycopg
@@ -24,10 +24,11 @@ import psycopg
 from fhir_server.duplicates import said, studies
 from fhir_server.duplicates.earlier import Earlier, Stored
 from fhir_server.duplicates.judge import Judged, Link, Verdict
-from fhir_server.duplicates.orders import Placed, read_orders, read_reports, results_of, with_visits
+from fhir_server.duplicates.orders import Chunk, Placed, read_orders, read_reports, results_of, with_visits
 from fhir_server.duplicates.remembered import Remembered
 from fhir_server.duplicates.report import EVERYTHING, Finding, Report, Row, Scope
 from fhir_server.duplicates.said import Spoken
+from fhir_server.duplicates.studies import Studies
 from fhir_server.recognition import rules as rules_module
 from fhir_server.recognition.decide import Judge, as_dict
 from fhir_server.recognition.rules import Rules
@@ -143,20 +144,36 @@ def _audit(
 ) -> Report:
     codec = Codec.load(conn)
     known = rules.among(profiles)
-    bench = Bench(conn, codec, known, said.read(conn, known, start, end), Stored(conn, known), Remembered(known))
+    chunks = chain(
+        read_orders(conn, codec, known, profiles, start, end, part), read_reports(conn, known, start, end, part)
+    )
+    source = Database(conn, codec, Stored(conn, known))
+    return judged(source, chunks, known, profiles, said.read(conn, known, start, end), (start, end), scope)
+
+
+def judged(
+    source: Source,
+    chunks: Iterable[Chunk],
+    rules: Rules,
+    profiles: Mapping[str, Profile],
+    spoken: Spoken,
+    period: tuple[datetime, datetime],
+    scope: Scope,
+) -> Report:
+    """The audit of orders, wherever they and the results beside them are read from. rules: ``among`` the profiles."""
+    bench = Bench(source, rules, spoken, Remembered(rules))
     tally = Tally()
     prices: Prices = {}
     findings: list[Finding] = []
     unknown: Counter[str] = Counter()
-    chunks = (read_orders(conn, codec, known, profiles, start, end, part), read_reports(conn, known, start, end, part))
-    for chunk in chain(*chunks):
+    for chunk in chunks:
         unknown.update(f for f in chunk.not_understood if scope.facility in ("", f))
         placed = chunk.placed
         if scope.department:
-            placed = tuple(with_visits(conn, codec, placed))
+            placed = tuple(source.visited(placed))
         placed = tuple(p for p in placed if scope.holds(p.facility, p.department, p.doctor, p.orderable))
         judged = bench.judge(placed)
-        brought = _brought(conn, [p for p, _ in judged.repeats.values()])
+        brought = source.brought([p for p, _ in judged.repeats.values()])
         for number, one in enumerate(placed):
             finding = None
             if number in judged.repeats:
@@ -169,7 +186,79 @@ def _audit(
     found = tuple(sorted(findings, key=lambda f: (f.at, f.id)))
     counted = dict(sorted(unknown.items()))
     rows = _sorted(tally.rows())
-    return Report(start, end, rules.version, rows, found, counted, scope, rules.catalogue_version, bench.pairs)
+    return Report(*period, rules.version, rows, found, counted, scope, rules.catalogue_version, bench.pairs)
+
+
+class Source(Protocol):
+    """Where an audit reads from: PostgreSQL (``Database``), or Parquet (fhir_server.duplicates.lake)."""
+
+    def beside(self, placed: Sequence[Placed]) -> dict[int, list[Earlier]]:
+        """Number of an order -> every version of the earlier results that could cover it (candidates.sql)."""
+
+    def versions(self, wanted: Iterable[tuple[int, str]]) -> list[Earlier]:
+        """Every version of some results, by shard and logical id."""
+
+    def visited(self, placed: Sequence[Placed]) -> Sequence[Placed]:
+        """The orders with what their visits say."""
+
+    def links(self, placed: Sequence[Placed]) -> dict[str, list[Link]]:
+        """Patient -> its links, newest first, of the Patients of orders and of all who ever shared a person with one."""
+
+    def studies(self, reports: Iterable[tuple[int, str]]) -> Studies:
+        """What is known of the imaging studies of reports, by shard and logical id."""
+
+    def brought(self, placed: Sequence[Placed]) -> dict[str, list[str]]:
+        """Order or report id -> ``<id>/_history/<version>`` of each result it brought, by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One PostgreSQL database."""
+
+    conn: psycopg.Connection[Any]
+    codec: Codec
+    stored: Stored
+
+    def beside(self, placed: Sequence[Placed]) -> dict[int, list[Earlier]]:
+        """See Source."""
+        return self.stored.beside(placed)
+
+    def versions(self, wanted: Iterable[tuple[int, str]]) -> list[Earlier]:
+        """See Source."""
+        return self.stored.versions(wanted)
+
+    def visited(self, placed: Sequence[Placed]) -> list[Placed]:
+        """See Source."""
+        return with_visits(self.conn, self.codec, placed)
+
+    def links(self, placed: Sequence[Placed]) -> dict[str, list[Link]]:
+        """See Source."""
+        own = sorted({(p.shard, p.patient) for p in placed})
+        if not own:
+            return {}
+        rows = self.conn.execute(_LINKS, ([s for s, _ in own], [p for _, p in own]), binary=True).fetchall()
+        return by_patient(Link(*row) for row in rows)
+
+    def studies(self, reports: Iterable[tuple[int, str]]) -> Studies:
+        """See Source."""
+        return studies.read(self.conn, self.codec, reports)
+
+    def brought(self, placed: Sequence[Placed]) -> dict[str, list[str]]:
+        """See Source."""
+        by_order = [(p.shard, p.patient, p.id) for p in placed if p.id]
+        by_report = [(p.shard, p.patient, p.report) for p in placed if p.report]
+        found = results_of(self.conn, by_order, by_report)
+        return {key: [v for _, _, v in came] for key, came in found.items()}
+
+
+def by_patient(links: Iterable[Link]) -> dict[str, list[Link]]:
+    """Patient -> its links, newest first."""
+    out: dict[str, list[Link]] = {}
+    for link in links:
+        out.setdefault(link.patient, []).append(link)
+    for mine in out.values():
+        mine.sort(key=lambda link: link.recorded, reverse=True)
+    return out
 
 
 Prices = dict[tuple[str, str, str], int | None]
@@ -210,24 +299,22 @@ class Outcomes:
 class Bench:
     """What judging needs: the store, the rules, what was said at order time, and a memory of answers. pairs: looked at so far."""
 
-    conn: psycopg.Connection[Any]
-    codec: Codec
+    source: Source
     rules: Rules
     spoken: Spoken
-    stored: Stored
     remembered: Judge
     pairs: int = 0
 
     def judge(self, placed: Sequence[Placed]) -> Outcomes:
         """The verdicts on some orders."""
-        beside = self.stored.beside(placed)
+        beside = self.source.beside(placed)
         self.pairs += sum(map(len, beside.values()))
         numbers = sorted(beside)
-        orders = dict(zip(numbers, with_visits(self.conn, self.codec, [placed[n] for n in numbers]), strict=True))
-        links = _links(self.conn, orders)
+        orders = dict(zip(numbers, self.source.visited([placed[n] for n in numbers]), strict=True))
+        links = self.source.links(list(orders.values()))
         imaging = {i for i, item in self.rules.items.items() if item.category == "imaging"}
         reports = {(e.shard, e.report) for es in beside.values() for e in es if e.facts.item in imaging and e.report}
-        seen = studies.read(self.conn, self.codec, reports)
+        seen = self.source.studies(reports)
         out = Outcomes()
         late: dict[int, Judged] = {}
         for number, order in orders.items():
@@ -249,18 +336,12 @@ class Bench:
         shards = {e: late[n].placed.shard for n, ids in found.items() for e in ids}
         wanted = [(shard_of_id(i) if shard_of_id(i) is not None else shard, i) for i, shard in shards.items()]
         by_id: dict[str, list[Earlier]] = {}
-        for e in self.stored.versions((s, i) for s, i in wanted if s is not None):
+        for e in self.source.versions((s, i) for s, i in wanted if s is not None):
             by_id.setdefault(e.id, []).append(e)
         for number, judged in late.items():
             judged.seen(e for i in found[number] for e in by_id.get(i, ()))
             if verdict := judged.verdict(self.spoken):
                 out.repeats[number] = judged.placed, verdict
-
-
-def _brought(conn: psycopg.Connection[Any], repeats: Sequence[Placed]) -> dict[str, list[str]]:
-    by_order = [(p.shard, p.patient, p.id) for p in repeats if p.id]
-    by_report = [(p.shard, p.patient, p.report) for p in repeats if p.report]
-    return {key: [v for _, _, v in came] for key, came in results_of(conn, by_order, by_report).items()}
 
 
 def _finding(
@@ -296,17 +377,3 @@ def _finding(
         reminder=verdict.reminder,
         catalogue=version,
     )
-
-
-def _links(conn: psycopg.Connection[Any], orders: Mapping[int, Placed]) -> dict[str, list[Link]]:
-    """Patient -> its links, newest first, of the Patients of orders and of all who ever shared a person with one."""
-    own = sorted({(p.shard, p.patient) for p in orders.values()})
-    out: dict[str, list[Link]] = {}
-    if not own:
-        return out
-    for row in conn.execute(_LINKS, ([s for s, _ in own], [p for _, p in own]), binary=True).fetchall():
-        link = Link(*row)
-        out.setdefault(link.patient, []).append(link)
-    for links in out.values():
-        links.sort(key=lambda link: link.recorded, reverse=True)
-    return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -81,9 +81,16 @@ class Spoken:
 
 def read(conn: psycopg.Connection[Any], rules: Rules, start: datetime, end: datetime) -> Spoken:
     """Everything said about orders placed in [start, end)."""
+    out = Spoken()
+    for said in every(conn, rules, start, end):
+        out.add(said)
+    return out
+
+
+def every(conn: psycopg.Connection[Any], rules: Rules, start: datetime, end: datetime) -> Iterator[Said]:
+    """The answers of that time, one by one."""
     cards: dict[str, Said] = {}
     told: dict[str, tuple[State, str, bool]] = {}
-    out = Spoken()
     period = (start - REMINDED_WITHIN, end + REMINDED_WITHIN)
     for kind, at, facility, person, orderable, text in conn.execute(_LEDGER, period):
         entry = json.loads(text)
@@ -96,14 +103,13 @@ def read(conn: psycopg.Connection[Any], rules: Rules, start: datetime, end: date
             said = Said(at, facility, person, orderable, placers, "open", emergency=reason == "emergency")
             cards[entry["card"]] = said
         elif reason in _AWAY:
-            out.add(Said(at, facility, person, None, placers, "no-answer", patient=entry.get("patient") or ""))
+            yield Said(at, facility, person, None, placers, "no-answer", patient=entry.get("patient") or "")
     for card, action, reason, refusal in conn.execute(_DECISIONS, (list(cards),)):
         state: State = "adopted" if action == "adopt" else "revoked" if action == "revoke" else "declined"
         told[card] = (state, reason or "", bool(refusal))
     for card, said in cards.items():
         state, reason, refusal = told.get(card, ("open", "", False))
-        out.add(replace(said, state=state, reason=reason, refusal=refusal))
-    return out
+        yield replace(said, state=state, reason=reason, refusal=refusal)
 
 
 def _feedback(entry: dict[str, Any], rules: Rules) -> tuple[State, str, bool]:

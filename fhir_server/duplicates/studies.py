@@ -46,6 +46,13 @@ class Studies:
         found = [_then(self.studies.get(i, ()), at) for i in images.references(told)]
         return images.facts([study for study in found if study is not None])
 
+    def changes(self, report: str) -> list[datetime]:
+        """The moments at which something about the images of a report became known, ascending."""
+        versions = list(self.reports.get(report, ()))
+        named = {i for v in versions for i in images.references(v.body)}
+        versions += [v for i in named for v in self.studies.get(i, ())]
+        return sorted({v.since for v in versions})
+
 
 def _then(versions: Iterable[_Version], at: datetime | None) -> Mapping[str, Any] | None:
     if at is None:
