@@ -7,6 +7,7 @@ of a result message, as with the other formats (docs/adr/0018).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +22,7 @@ from adapters.segments import Draft, Message
 from conformance.issue import Issue
 from mappings.facility import Facility
 
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 Write = Callable[[Item, bytes, Draft, list[Issue]], None]
 """Reads one object without pixels: the object, its bytes, where its segments go, and the problems found."""
 CONTENT: Final[dict[str, Write]] = {
@@ -128,8 +130,8 @@ def _check(item: Item, study: Study, place: int) -> None:
     if item.text("PatientID") != study.first.text("PatientID"):
         words = "The objects of the study name two patients (0010,0020); correct them in the archive and send again."
         raise _refuse("two-patients", where, words)
-    if not item.text("SOPInstanceUID") or not item.text("SeriesInstanceUID"):
-        words = "The object has no SOP Instance UID (0008,0018) or no Series Instance UID (0020,000E)."
+    if not all(_UID.fullmatch(item.text(k)) for k in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")):
+        words = "SOP Class UID, SOP Instance UID (0008,0018) or Series Instance UID (0020,000E) is missing or no UID (PS3.5 chapter 9)."
         raise _refuse("dicom-no-uid", where, words)
 
 

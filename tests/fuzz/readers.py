@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from adapters.contract import Unreadable
 from adapters.convert import convert, peek, recognise, split
+from adapters.dicom import package
 from conformance import validator
 from mappings.profile import Profile, load_profiles
 
@@ -91,6 +92,20 @@ def documents(raw: bytes, profile: Profile) -> None:
         assert conversion.held is not None or not faults, faults[:3]
 
 
+def images(raw: bytes, profile: Profile) -> None:
+    """DICOM objects and study packages, whatever the first bytes have become; the header of what is taken ends before the pixels."""
+    try:
+        peek(raw, profile, "dicom")
+        conversion = convert(raw, profile, "dicom", "2026-03-09T00:00:00Z")
+        for one in package.unpack(raw):
+            assert one.startswith(package.header_bytes(one))
+    except Unreadable as refused:
+        assert refused.issue.key and refused.issue.text
+        return
+    faults = [i for e in conversion.entries for i in validator.check(e.resource) if i.severity in ("error", "fatal")]
+    assert conversion.held is not None or not faults, faults[:3]
+
+
 def _files(pattern: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted(HERE.parent.glob(pattern))]
 
@@ -120,6 +135,7 @@ TARGETS = {
     "muse": Target(lambda: _files("mappings/golden/ecg-muse*.xml"), documents),
     "philips": Target(lambda: _files("mappings/golden/ecg-philips*.xml"), documents),
     "tables": Target(_tables, documents),
+    "dicom": Target(lambda: _files("mappings/golden/dicom-*.dcm") + _files("mappings/golden/dicom-*.study"), images),
 }
 
 
@@ -128,7 +144,7 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
     """A sound message with one to six damages."""
     out = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 6))):
-        kind = draw(st.integers(0, 6))
+        kind = draw(st.integers(0, 7))
         at = draw(st.integers(0, max(len(out) - 1, 0)))
         end = min(len(out), at + draw(st.integers(0, 60)))
         if kind == 0:
@@ -143,6 +159,10 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
             out[at:at] = out[at:end] * draw(st.integers(1, 8))
         elif kind == 5:
             out[at:end] = draw(st.binary(max_size=12))
+        elif kind == 6:
+            # The same length as before: what follows stays where lengths say it is.
+            put = draw(st.binary(min_size=1, max_size=4))
+            out[at : at + len(put)] = put
         else:
             other = draw(st.sampled_from(seeds))
             cut = draw(st.integers(0, len(other)))
