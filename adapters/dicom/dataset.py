@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pydicom import config
-from pydicom.datadict import dictionary_has_tag, dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
@@ -100,6 +100,14 @@ class Item:
     def item(self, keyword: str) -> Item:
         """The first item of a sequence; an empty one when there is none."""
         return next(iter(self.items(keyword)), Item(Dataset(), self._texts))
+
+    def others(self, groups: frozenset[int], known: frozenset[int]) -> Iterator[tuple[str, str]]:
+        """Texts of the elements of some groups that are not known: place and text."""
+        for tag in sorted(self._data.keys()):
+            if tag.group in groups and int(tag) not in known and dictionary_has_tag(tag):
+                keyword = dictionary_keyword(tag)
+                if _vr(tag) in _TEXT | _ASCII and (said := " ".join(self.texts(keyword))):
+                    yield f"({tag.group:04X},{tag.element:04X}) {keyword}", said
 
     def name(self, keyword: str) -> tuple[str, ...]:
         """A person name as family, given, middle, prefix, suffix."""

@@ -21,7 +21,10 @@ from adapters.dicom.study import WANTED, Study, write_study
 from adapters.segments import Draft, Message
 from conformance.issue import Issue
 from mappings.facility import Facility
+from mappings.model import Unread
 
+_ABOUT: Final = frozenset({0x0010, 0x0032, 0x0038, 0x0040})
+"""Groups about the patient, the order, the visit and the procedure: what of them is not read is listed. Technical groups are not."""
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 Write = Callable[[Item, bytes, Draft, list[Issue]], None]
 """Reads one object without pixels: the object, its bytes, where its segments go, and the problems found."""
@@ -48,6 +51,7 @@ def read(raw: bytes, facility: Facility) -> Message:
     issues: list[Issue] = []
     study: Study | None = None
     contents: list[tuple[str, Item, bytes]] = []
+    unread: list[Unread] = []
     codec = "ascii"
     for place, one in enumerate(package.unpack(raw), 1):
         part = take_apart(one)
@@ -57,13 +61,16 @@ def read(raw: bytes, facility: Facility) -> Message:
         kind = item.text("SOPClassUID")
         if study is None:
             study = Study(_uid(item, place), item)
+            unread = [Unread(*o) for o in dataset.of_part(part, facility.charset)[0].others(_ABOUT, WANTED)]
         _check(item, study, place)
         if kind in CONTENT:
             contents.append((kind, dataset.of_part(part, facility.charset)[0], one))
         study.add(item, image=kind not in CONTENT)
     if study is None:
         raise _refuse("dicom-empty", "", "The study package holds no object.")
-    return _message(study, contents, raw, facility, codec, issues)
+    message = _message(study, contents, raw, facility, codec, issues)
+    message.unread = unread
+    return message
 
 
 def _message(

@@ -245,3 +245,11 @@ def test_the_endpoint_is_the_archive_that_the_profile_names(generic: Profile) ->
     assert endpoint["address"] == "https://pacs.example.org/dicom-web"
     assert study(found)["endpoint"] == [{"reference": f"Endpoint/{endpoint['id']}"}]
     assert "endpoint" not in study(converted(package(image()), generic))
+
+
+def test_what_is_said_of_the_patient_and_not_read_is_listed(generic: Profile) -> None:
+    found = converted(package(image(PatientComments="青霉素过敏", PatientWeight="62")), generic)
+    assert {(u.where, u.value) for u in found.unread} == {
+        ("(0010,1030) PatientWeight", "62"),
+        ("(0010,4000) PatientComments", "青霉素过敏"),
+    }
