@@ -16,6 +16,7 @@ from fhir_server.api import (
     authorization,
     cds_hooks,
     decisions,
+    imaging,
     login,
     measures,
     messages,
@@ -100,6 +101,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     # Routes are tried in order: somebody waits for the order-time answer.
     app.include_router(cds_hooks.router)
     app.include_router(opened.router)
+    app.include_router(imaging.router)
     app.include_router(rest.router, prefix="/fhir")
     app.include_router(recognition.router)
     app.include_router(decisions.router)

@@ -11,15 +11,17 @@ import socket
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, Protocol, cast
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom import _config, build_role, dimse_messages, evt
+from pynetdicom import _config, association, build_role, dimse_messages, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
@@ -174,6 +176,8 @@ def serve(
         left.unlink()
     # Where pynetdicom writes data sets to; only its own name for the function is changed.
     vars(dimse_messages)["NamedTemporaryFile"] = partial(tempfile.NamedTemporaryFile, dir=incoming)
+    # Its loop sleeps a millisecond before each look for a message; LimitedMessages waits for one instead.
+    vars(association)["time"] = SimpleNamespace(sleep=_sleep)
     _config.STORE_RECV_CHUNKED_DATASET = True
     _config.LOG_HANDLER_LEVEL = "none"
     # Its own lines quote what peers send.
@@ -197,6 +201,10 @@ def serve(
     server = LimitedServer(ae, bound, chosen, tls, handlers)
     ae._servers.append(server)
     return Server(ae, server)
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(0 if seconds == 0.001 else seconds)
 
 
 class _Work:

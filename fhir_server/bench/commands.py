@@ -150,6 +150,7 @@ def convert(
 def cstore(
     slices: Annotated[int, typer.Option(min=1, help="Objects of the study.")] = 1000,
     pixels: Annotated[int, typer.Option(min=1024, help="Bytes of pixels in each.")] = 512 * 512 * 2,
+    associations: Annotated[int, typer.Option(min=1, max=16, help="Associations at once.")] = 4,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -157,7 +158,11 @@ def cstore(
     from fhir_server.bench import cstore as part  # noqa: PLC0415
 
     chosen = _settings(data)
-    _show("cstore", _failing(lambda: part.run(chosen, slices=slices, pixels=pixels)), as_json=as_json)
+    _show(
+        "cstore",
+        _failing(lambda: part.run(chosen, slices=slices, pixels=pixels, associations=associations)),
+        as_json=as_json,
+    )
 
 
 @bench.command()

@@ -1,6 +1,6 @@
 """``tongjian bench cstore``: a CT study sent by C-STORE, its headers committed before each answer; dcmtk's storescp beside it.
 
-Both receivers get the same files from dcmtk's storescu, one association, with TCP_NODELAY=1. storescp commits nothing: it shows
+Both receivers get the same files from dcmtk's storescu, with TCP_NODELAY=1. storescp commits nothing: it shows
 the speed of this machine and its sender.
 """
 
@@ -39,24 +39,29 @@ image_sources:
 _START_WITHIN = 60.0
 
 
-def run(settings: Settings, *, slices: int, pixels: int) -> dict[str, Any]:
-    """slices: of 512 x 512 x 16 bits, or ``pixels`` bytes each. Raises BenchFailed without dcmtk."""
+def run(settings: Settings, *, slices: int, pixels: int, associations: int) -> dict[str, Any]:
+    """slices: objects of ``pixels`` bytes; associations: at once, each with its part. Raises BenchFailed without dcmtk."""
     if shutil.which("storescu") is None or shutil.which("storescp") is None:
         raise BenchFailed("storescu and storescp are needed: install Debian's dcmtk.")
     with tempfile.TemporaryDirectory(prefix="tongjian-cstore-") as temporary:
         folder = Path(temporary)
         study = folder / "study"
         size = write_study(study, slices, pixels)
+        parts = [sorted(study.iterdir())[n::associations] for n in range(associations)]
         with _storescp(folder / "beside") as port:
-            beside = slices / _send(study, port, "COPY")
+            beside = slices / _send(parts, port, "COPY")
         (folder / "profiles").mkdir()
         (folder / "profiles" / "bench.yaml").write_text(_PROFILE, "utf-8")
         with database(settings) as url, _receiver(settings, url, folder / "profiles") as (port, pid):
-            figures: dict[str, Any] = {"objects": slices, "megabytes": round(size / 1e6, 1)}
+            figures: dict[str, Any] = {
+                "objects": slices,
+                "associations": associations,
+                "megabytes": round(size / 1e6, 1),
+            }
             with psycopg.connect(url, autocommit=True) as conn:
                 for name, ae in (("objects_per_s", "COPY"), ("kept_objects_per_s", "KEEP")):
                     conn.execute("TRUNCATE image_object, image_study")
-                    figures[name] = round(slices / _send(study, port, ae), 1)
+                    figures[name] = round(slices / _send(parts, port, ae), 1)
                     found = conn.execute("SELECT count(*) FROM image_object").fetchone()
                     if found != (slices,):
                         raise BenchFailed(f"{slices} objects were answered with success and {found} are stored.")
@@ -95,15 +100,17 @@ def write_study(folder: Path, slices: int, pixels: int) -> int:
     return written
 
 
-def _send(study: Path, port: int, ae: str) -> float:
-    """Sends the study over one association; gives the seconds."""
-    command = ["storescu", "-aet", ae, "-aec", AE, "+sd", "127.0.0.1", str(port), str(study)]
+def _send(parts: list[list[Path]], port: int, ae: str) -> float:
+    """Sends each part over an association of its own; gives the seconds."""
+    head = ["storescu", "-aet", ae, "-aec", AE, "127.0.0.1", str(port)]
     began = time.monotonic()
-    done = subprocess.run(  # noqa: S603
-        command, env=_environment(), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise BenchFailed(f"storescu failed: {done.stderr[:500]}")
+    running = [
+        subprocess.Popen([*head, *map(str, part)], env=_environment(), stdout=subprocess.DEVNULL)  # noqa: S603
+        for part in parts
+    ]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise BenchFailed("storescu failed; its messages stand above.")
     return time.monotonic() - began
 
 
@@ -115,7 +122,7 @@ def _environment(**more: str) -> dict[str, str]:
 def _storescp(folder: Path) -> Iterator[int]:
     folder.mkdir()
     port = _free_port()
-    command = ["storescp", "-aet", AE, "-od", str(folder), "-pdu", "131072", str(port)]
+    command = ["storescp", "-aet", AE, "-od", str(folder), "-pdu", "131072", "--fork", str(port)]
     process = subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
     try:
         _wait_for(port, process)

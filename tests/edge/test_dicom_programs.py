@@ -13,8 +13,10 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from adapters.dicom.package import unpack
@@ -30,6 +32,7 @@ from fhir_server.ingest import inbox
 from fhir_server.store.database import open_pool
 from mappings.profile import load_profiles
 from tests.ct_slices import STUDY, ct_slice, part10
+from tests.edge.conftest import Serve, eventually
 
 AT = datetime(2026, 3, 4, 2, 0, tzinfo=UTC)
 """The day of the slices (Study Date 20260304)."""
@@ -167,3 +170,61 @@ def test_a_modality_sends_through_us_to_orthanc_and_orthanc_is_polled(
             assert len(list(unpack(package(told)))) == 3
 
     asyncio.run(work())
+
+
+SERVED = """
+id: alpha
+organization: {{name: 甲县人民医院}}
+pacs:
+  - {{name: archive, dicomweb: '{web}'}}
+image_sources:
+  - {{name: send, ae: SEND, pixels: forward, pacs: archive, addresses: [127.0.0.1/32]}}
+"""
+
+
+def test_a_study_sent_to_the_server_is_found_by_clinicians_systems_and_its_pictures_are_shown(
+    serve: Serve, orthanc: Orthanc, tmp_path: Path, database_url: str
+) -> None:
+    port = free_port()
+    settings = {"dicom_port": port, "dicom_study_seconds": 2, "dicom_release_seconds": 0, "workers": 1}
+    with serve(SERVED.format(web=orthanc.web), **settings) as served, served.client() as http:
+        storescu(port, "TONGJIAN", written(tmp_path, 1), written(tmp_path, 2))
+
+        def studies() -> list[Any]:
+            found = http.get("/fhir/ImagingStudy", params={"identifier": f"urn:dicom:uid|urn:oid:{STUDY}"})
+            return [entry["resource"] for entry in found.raise_for_status().json().get("entry", [])]
+
+        assert eventually(lambda: bool(studies()), WITHIN)
+        (study,) = studies()
+        assert (study["numberOfSeries"], study["numberOfInstances"]) == (1, 2)
+        place = f"/imaging/ImagingStudy/{study['id']}"
+        (series,) = study["series"]
+        instance = series["instance"][0]["uid"]
+        picture = f"{place}/series/{series['uid']}/instances/{instance}/rendered"
+        assert eventually(lambda: http.get(picture).status_code == 200, WITHIN)
+        for path in (
+            picture,
+            f"{place}/series/{series['uid']}/instances/{instance}/frames/1/rendered",
+            f"{place}/thumbnail",
+        ):
+            shown = http.get(path)
+            assert shown.status_code == 200, shown.text
+            assert shown.headers["content-type"] in ("image/jpeg", "image/png")
+            assert shown.content[:2] in (b"\xff\xd8", b"\x89P")
+        assert http.get(f"{place}/series/{series['uid']}/instances/1.2.3/rendered").status_code == 404
+        assert http.get(f"/imaging/ImagingStudy/{study['id'][:-1]}x/thumbnail").status_code == 404
+        with served.client(token=False) as nobody:
+            assert nobody.get(picture).status_code == 401
+        with served.client("auditor") as auditor:
+            assert auditor.get(picture).status_code == 403
+        with served.client("clinician") as stranger:
+            # No treatment relationship: for him the study does not exist.
+            assert stranger.get(picture).status_code == 404
+    with psycopg.connect(database_url) as conn:
+        looks = conn.execute(
+            "SELECT count(*) FROM audit_entry WHERE entry::jsonb ->> 'interaction' = 'rendered'"
+            " AND entry::jsonb ->> 'outcome' = '0' AND entry::jsonb ->> 'resource' = %s",
+            (f"ImagingStudy/{study['id']}",),
+        ).fetchone()
+    assert looks is not None
+    assert looks[0] >= 3
