@@ -74,7 +74,11 @@ async def search(services: Services, queries: Sequence[Query], context: Context,
 
 async def carried_out(services: Services, steps: Generator[Sql, Sequence[Row], T]) -> T:
     """Runs the statements that a search yields on one connection of a read pool (visible.ScopedPool); its outcome."""
-    sql = next(steps)
+    try:
+        sql = next(steps)
+    except StopIteration as end:
+        nothing_asked: T = end.value
+        return nothing_asked
     pool: Any = (sql.keyed and services.keyed) or services.pool
     async with pool.borrowed() as connection:
         while True:

@@ -134,7 +134,10 @@ async def _validated(request: Request, asker: Principal, kind: str, logical: str
             await audited(request, asker, "E", "$validate", (), types={kind}, resource=f"{kind}/{logical}", outcome="4")
             raise Fault(Category.GONE if stored else Category.NOT_FOUND, f"{kind}/{logical} is not here.")
         resource, touched = fhirjson.loads(stored.body), [Touched(kind, stored.patient)]
-    issues = await interaction.in_thread(validate.issues, kind, logical, resource, asked)
+    services = await seen_by(services_of(request), asker, context_of(request), "r")
+    lookup = validate.look_up(validate.asked_profiles(resource, asked), Terminology(services.codec.decompress))
+    known = await interaction.carried_out(services, lookup)
+    issues = await interaction.in_thread(validate.issues, kind, logical, resource, asked, known)
     await audited(request, asker, "E", "$validate", touched, types={kind}, query="")
     return fhir(request, outcome(issues))
 

@@ -371,3 +371,29 @@ def test_match_grades_as_the_identity_of_the_spine_does(api: Any) -> None:
     assert matched() == [(certain, "certain", 1), (like, "possible", 0.5)]
     assert matched(onlyCertainMatches=True) == [(certain, "certain", 1)]
     assert matched(count=1) == [(certain, "certain", 1)]
+
+
+def test_validate_checks_the_profiles_asked_for_claimed_and_stored(ward: Any) -> None:
+    ours = "http://tongjian.org/fhir/StructureDefinition/shared-result"
+    result = {"resourceType": "Observation", "status": "final", "code": {"text": "K"}, "valueString": "x"}
+    assert severities(ward.http.post("/Observation/$validate", json=result)) == ["information"]
+    assert severities(ward.http.post(f"/Observation/$validate?profile={ours}", json=result)) == ["error"]
+    claims = {**result, "meta": {"profile": [ours]}}
+    assert severities(ward.http.post("/Observation/$validate", json=claims)) == ["error"]
+    claims["subject"] = {"reference": "Patient/p"}
+    assert severities(ward.http.post("/Observation/$validate", json=claims)) == ["information"]
+    ward.create(
+        resourceType="StructureDefinition",
+        url="http://example.org/sd/noted",
+        name="Noted",
+        status="active",
+        kind="resource",
+        abstract=False,
+        type="Observation",
+        baseDefinition=ours,
+        derivation="constraint",
+        differential={"element": [{"id": "Observation.note", "path": "Observation.note", "min": 1}]},
+    )
+    url = "/Observation/$validate?profile=http://example.org/sd/noted"
+    assert severities(ward.http.post(url, json=result)) == ["error", "error"]
+    assert severities(ward.http.post(url, json={**claims, "note": [{"text": "n"}]})) == ["information"]

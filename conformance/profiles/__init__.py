@@ -1,0 +1,1 @@
+"""StructureDefinitions and ValueSets of ours, and how a resource is checked against a profile."""
