@@ -279,7 +279,7 @@ def watch(
         raise _fail(f"There is no facility profile '{facility}'. Known: {', '.join(sorted(known))}.", 2)
     try:
         with _database(chosen) as url:
-            taken = asyncio.run(watch_folder(folder, known[facility], url, chosen, once=once))
+            taken = asyncio.run(watch_folder(folder, known[facility], known, url, chosen, once=once))
     except OSError as fault:
         raise _fail(f"{folder} cannot be used: {fault.strerror or fault}.") from None
     except KeyboardInterrupt:

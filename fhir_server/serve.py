@@ -347,7 +347,7 @@ def _drop_folders(
         raise CannotServe(
             f"drop_dir {settings.drop_dir} has no folder named like a facility ({', '.join(sorted(profiles))})."
         )
-    intakes = [FileIntake(folder, profiles[name], receiver, now) for name, folder in found.items()]
+    intakes = [FileIntake(folder, profiles[name], receiver, now, profiles) for name, folder in found.items()]
     return [asyncio.create_task(intake.watch(settings.drop_seconds)) for intake in intakes]
 
 

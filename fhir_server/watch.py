@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 from fhir_server import clock
@@ -13,13 +14,15 @@ from fhir_server.store.database import open_pool
 from mappings.profile import Profile
 
 
-async def watch_folder(folder: Path, profile: Profile, url: str, settings: Settings, *, once: bool) -> int:
+async def watch_folder(
+    folder: Path, profile: Profile, profiles: Mapping[str, Profile], url: str, settings: Settings, *, once: bool
+) -> int:
     """Takes files until stopped; with ``once`` only what is there and complete. Gives the number of files. Raises OSError."""
     pool = await open_pool(url, 2, application_name="tongjian-watch")
     now = clock.of(settings)
     receiver = Receiver(pool, {profile.id: profile}, clock=now)
     await receiver.open()
-    intake = FileIntake(folder, profile, receiver, now)
+    intake = FileIntake(folder, profile, receiver, now, profiles)
     try:
         if not once:
             await intake.watch(settings.drop_seconds)

@@ -315,6 +315,9 @@ class Facility(_Part):
     """Tables the facility exports (CSV, TSV, XLSX, JSON, XML), by header contract."""
     polls: list[Poll] = Field(default_factory=list)
     """Tables and views of its database that are asked for new reports (docs/connect-database.md)."""
+    spoken_for_by: list[str] = Field(default_factory=list)
+    """Facilities that may send for this one: the ECG centre that reads over its recordings. What they send is this facility's when it
+    names it, by its name or as a sender (MSH-3/4, institution of a recording); never over MLLP, where channels say who speaks."""
     web_services: list[WebService] = Field(default_factory=list)
     """SOAP web services of one string that its vendor calls (docs/connect-soap.md); none: ``HIPMessageServer``."""
     date_formats: list[str] = Field(default_factory=list)

@@ -22,7 +22,7 @@ from fhir_server.api.security import address_of, permit, permit_role, services_o
 from fhir_server.errors import Category, Fault
 from fhir_server.ingest import inbox, submission
 from fhir_server.ingest.group_commit import DatabaseAway
-from fhir_server.ingest.intake import Intake
+from fhir_server.ingest.intake import Intake, represented
 from fhir_server.ingest.receive import Receiver
 from fhir_server.ingest.submission import Taken
 from fhir_server.store.database import borrowed
@@ -55,7 +55,9 @@ class Doors:
         name = (profile.id, channel)
         if name not in self._known:
             own = next((c for c in profile.facility.channels if c.name == channel), None)
-            self._known[name] = Intake(profile, own or Channel(name=channel, max_bytes=services.settings.max_request))
+            self._known[name] = Intake(
+                profile, own or Channel(name=channel, max_bytes=services.settings.max_request), services.profiles
+            )
         return self._known[name]
 
 
@@ -99,7 +101,7 @@ async def take(request: Request, asker: Principal, raw: bytes, kind: str, channe
     )
     places = [(t.accepted.shard, t.accepted.id) for t in taken if t.accepted]
     async with borrowed(services.pool) as connection:
-        found = {row["id"]: row for row in await inbox.told(connection, asker.facility, places)}
+        found = {row["id"]: row for row in await inbox.told(connection, _facilities(request, asker), places)}
     return [_taken(t, found) for t in taken]
 
 
@@ -141,7 +143,7 @@ async def by_control_id(request: Request, asker: Principal, control_id: str) -> 
     if not control_id or "\x00" in control_id:
         raise Fault(Category.INVALID, "Ask for control_id.", where="control_id")
     async with borrowed(services_of(request).pool) as connection:
-        rows = await inbox.told_of(connection, _facility(asker), control_id, _MOST_LISTED)
+        rows = await inbox.told_of(connection, _facilities(request, asker), control_id, _MOST_LISTED)
     return [described(row) for row in rows]
 
 
@@ -157,16 +159,17 @@ async def status(request: Request, asker: Principal, id: str) -> dict[str, Any]:
     rows: Sequence[asyncpg.Record] = []
     if id.isdecimal() and id.isascii() and len(id) < 19:
         async with borrowed(services_of(request).pool) as connection:
-            rows = await inbox.told(connection, _facility(asker), [(None, int(id))])
+            rows = await inbox.told(connection, _facilities(request, asker), [(None, int(id))])
     if not rows:
         raise Fault(Category.NOT_FOUND, "The facility of the token has no message of this id.")
     return described(rows[0])
 
 
-def _facility(asker: Principal) -> str:
+def _facilities(request: Request, asker: Principal) -> list[str]:
+    """The asker's facility and those it may speak for."""
     if not asker.facility:
         raise Fault(Category.FORBIDDEN, "The token names no facility; ask for one with a facility.")
-    return asker.facility
+    return [asker.facility, *(p.id for p in represented(services_of(request).profiles, asker.facility))]
 
 
 def described(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from fhir_server.search.query import parse
 from fhir_server.store.database import borrowed
 from mappings.facility import WebService
 
-router = APIRouter(prefix="/soap")
+# Its description is the WSDL.
+router = APIRouter(prefix="/soap", include_in_schema=False)
 
 CHANNEL: Final = "soap"
 _MOST_RESULTS: Final = 200

@@ -28,6 +28,8 @@ _WSSE: Final = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecuri
 _TEXT: Final = "#PasswordText"
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _RECEIVER: Final = 500
+_PLAIN: Final = (Category.UNAUTHENTICATED, Category.MEDIA_TYPE)
+"""Who calls is not known, or it is no SOAP: HTTP says so itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,7 @@ def fault(version: str, found: Fault) -> tuple[int, bytes]:
     if found.where:
         problem.set("where", _clean(found.where))
     status = found.category.status
-    if status != Category.UNAUTHENTICATED.status:
+    if found.category not in _PLAIN:
         status = _RECEIVER if version == "1.1" or ours else 400
     return status, _bytes(root)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -31,15 +31,22 @@ MOST = 64 * 1024 * 1024
 class FileIntake:
     """Takes the files of one folder for one facility."""
 
-    def __init__(self, folder: Path, profile: Profile, receiver: Receiver, clock: Callable[[], datetime]) -> None:
-        """receiver: open. The profile's channel named ``folder`` may set ``max_bytes`` and ``backfill``."""
+    def __init__(
+        self,
+        folder: Path,
+        profile: Profile,
+        receiver: Receiver,
+        clock: Callable[[], datetime],
+        others: Mapping[str, Profile],
+    ) -> None:
+        """receiver: open; others: all profiles. The profile's channel named ``folder`` may set ``max_bytes`` and ``backfill``."""
         self._drop = DropFolder(folder)
         self._profile = profile
         self._receiver = receiver
         self._clock = clock
         facility = profile.facility
         channel = next((c for c in facility.channels if c.name == CHANNEL), Channel(name=CHANNEL, max_bytes=MOST))
-        self._intake = Intake(profile, channel)
+        self._intake = Intake(profile, channel, others)
 
     async def watch(self, seconds: float) -> None:
         """Looks every ``seconds`` until cancelled. A folder that is away is waited for."""

@@ -269,26 +269,28 @@ _TOLD = "SELECT i.id, i.status, i.format, i.trigger, i.control_id, i.received_at
 
 
 async def told(
-    conn: asyncpg.Connection, facility: str, messages: Sequence[tuple[int | None, int]]
+    conn: asyncpg.Connection, facilities: Sequence[str], messages: Sequence[tuple[int | None, int]]
 ) -> list[asyncpg.Record]:
-    """What a facility may know of its messages (shard, or None when it is not known, and id)."""
+    """What the sender may know of messages of some facilities (shard, or None when it is not known, and id)."""
     if any(shard is None for shard, _ in messages):
         # The key leads with the shard: every shard is looked into.
         messages = [(shard, number) for _, number in messages for shard in range(SHARDS)]
     rows: list[asyncpg.Record] = await conn.fetch(
-        f"{_TOLD} JOIN unnest($1::smallint[], $2::bigint[]) AS a(shard, id) USING (shard, id) WHERE i.facility = $3",
+        f"{_TOLD} JOIN unnest($1::smallint[], $2::bigint[]) AS a(shard, id) USING (shard, id) WHERE i.facility = ANY($3)",
         [shard for shard, _ in messages],
         [number for _, number in messages],
-        facility,
+        facilities,
     )
     return rows
 
 
-async def told_of(conn: asyncpg.Connection, facility: str, control_id: str, most: int) -> list[asyncpg.Record]:
+async def told_of(
+    conn: asyncpg.Connection, facilities: Sequence[str], control_id: str, most: int
+) -> list[asyncpg.Record]:
     """The same by control id, newest first."""
     rows: list[asyncpg.Record] = await conn.fetch(
-        f"{_TOLD} WHERE i.facility = $1 AND i.control_id = $2 ORDER BY i.received_at DESC, i.id DESC LIMIT $3",
-        facility,
+        f"{_TOLD} WHERE i.facility = ANY($1) AND i.control_id = $2 ORDER BY i.received_at DESC, i.id DESC LIMIT $3",
+        facilities,
         plain(control_id),
         most,
     )

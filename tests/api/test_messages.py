@@ -14,10 +14,13 @@ import psycopg
 import pytest
 from joserfc.jwk import KeySet
 
+from conformance import fhirjson
+from conformance.capability import RESOURCE_TYPES
 from fhir_server.access import issue_token
 from fhir_server.ingest.worker import Worker
 from fhir_server.services import Services
 from fhir_server.smart_clients import Client
+from fhir_server.store import reader
 from mappings.profile import Profile, load_profiles
 from tests.api.clinic import play
 
@@ -34,6 +37,12 @@ tables:
   - name: lab
     columns: {PID-3: 病人号, PID-5: 姓名, OBR-3: 报告单号, OBX-3: 项目代码, OBX-3.2: 项目名称, OBX-5: 结果, OBR-22: 报告时间}
     constants: {OBR-25: F, OBX-11: F}
+"""
+VILLAGE = """
+id: village
+organization: {name: 云溪县人民医院}
+identifiers: {patient: [PI, ""]}
+spoken_for_by: [alpha]
 """
 BETA = "id: beta\norganization: {name: 乙镇卫生院}\nchannels: [{name: http, max_bytes: 2000}]\n"
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -61,6 +70,7 @@ def oru(number: str, facility: str = "ALPHA") -> bytes:
 def profiles(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Profile]:
     folder = tmp_path_factory.mktemp("profiles")
     (folder / "alpha.yaml").write_text(ALPHA, "utf-8")
+    (folder / "village.yaml").write_text(VILLAGE, "utf-8")
     (folder / "beta.yaml").write_text(BETA, "utf-8")
     return load_profiles(folder)
 
@@ -125,7 +135,11 @@ def test_every_format_is_taken_and_its_fate_is_told(
 
     sending(scenario)
     with psycopg.connect(database_url) as conn:
-        assert conn.execute("SELECT DISTINCT facility, channel FROM inbox").fetchall() == [("alpha", "http")]
+        found = conn.execute("SELECT facility, channel, format FROM inbox ORDER BY format").fetchall()
+        # The recording names the village, which alpha may speak for.
+        assert found == [
+            (("village" if f == "muse" else "alpha"), "http", f) for f in ("cda", "hl7v2", "muse", "table")
+        ]
         entries = conn.execute("SELECT count(*) FROM audit_entry WHERE entry LIKE '%submit-http%'").fetchone()
         values = {r[0] for r in conn.execute("SELECT number::text FROM result").fetchall()}
     assert entries == (5,)
@@ -234,3 +248,38 @@ def test_id_and_secret_from_another_machine_without_tls_are_refused_with_the_rea
         assert "HTTPS" in answer.text
 
     sending(scenario)
+
+
+FIRST = (GOLDEN / "ecg-muse-unconfirmed.xml").read_bytes()
+
+
+@pytest.mark.parametrize("county_first", [False, True])
+def test_the_villages_recording_and_the_countys_over_reading_are_one_report_in_any_order(
+    sending: Callable[..., None], database_url: str, profiles: Mapping[str, Profile], county_first: bool
+) -> None:
+    """The recording names the village (SiteName); the county, facility alpha, may speak for it and reads it over."""
+
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        now = datetime.now(UTC)
+        scopes = ["system/*.cruds"]
+        own = issue_token(services.keys, "x", "system", "village", scopes, ttl=timedelta(hours=1), now=now)
+        village = {"authorization": f"Bearer {own}"}
+        sent = [(FIRST, village), (ECG, dict(client.headers))]
+        for raw, headers in reversed(sent) if county_first else sent:
+            answer = await client.post("/messages", content=raw, headers={"authorization": headers["authorization"]})
+            assert answer.status_code == 202, answer.text
+            number = answer.json()["messages"][0]["id"]
+            await asyncio.to_thread(converted, database_url, profiles)
+            told = await client.get(f"/messages/{number}", headers={"authorization": headers["authorization"]})
+            assert told.json()["status"] == "done"
+        (row,) = await services.pool.fetch(
+            "SELECT id FROM resource WHERE rtype = $1 AND NOT deleted", RESOURCE_TYPES["DiagnosticReport"]
+        )
+        stored = await reader.read(services.pool, services.codec, "DiagnosticReport", row["id"])
+        assert stored is not None
+        report = fhirjson.loads(stored.body)
+        assert (report["status"], report["conclusion"]) == ("final", "窦性心律 正常心电图")
+
+    sending(scenario)
+    with psycopg.connect(database_url) as conn:
+        assert conn.execute("SELECT DISTINCT facility FROM inbox").fetchall() == [("village",)]

@@ -31,7 +31,7 @@ def taking(url: str, folder: Path, profiles: Any, story: Callable[[FileIntake], 
         receiver = Receiver(pool, profiles, clock=lambda: datetime.now(UTC))
         await receiver.open()
         try:
-            await story(FileIntake(folder, profiles["alpha"], receiver, lambda: datetime.now(UTC)))
+            await story(FileIntake(folder, profiles["alpha"], receiver, lambda: datetime.now(UTC), profiles))
         finally:
             await receiver.close()
             await pool.close()
