@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import httpx
 from rich.console import Console
 from rich.panel import Panel as Box
 
-from conformance.systems import ORDERABLES, local_codes
+from conformance.systems import ITEMS, ORDERABLES, local_codes
+from fhir_server.demo.outside import ITEM
 from fhir_server.demo.story import Repeat
-from fhir_server.recognition.case_run import run_file
-from fhir_server.recognition.explain import Names, summary
 
 SERVICE = "recognition-order-sign"
 
@@ -70,6 +68,19 @@ class HookClient:
         answer.raise_for_status()
         cards: list[dict[str, Any]] = answer.json()["cards"]
         return cards
+
+    async def check(self, patient: str, code: str) -> dict[str, Any]:
+        """The answer for one order over the plain REST door."""
+        body = {
+            "patient": patient,
+            "user": "D001",
+            "department": "NK",
+            "orders": [{"id": "d1", "system": ITEMS, "code": code}],
+        }
+        answer = await self._http.post(f"{self._root}/recognition/check", json=body)
+        answer.raise_for_status()
+        found: dict[str, Any] = answer.json()["answers"][0]
+        return found
 
     async def decline(self, card: dict[str, Any], reason: dict[str, Any]) -> None:
         """Feedback: the doctor repeats the test and says why."""
@@ -131,12 +142,17 @@ async def ask_more(console: Console, client: HookClient, repeat: Repeat, record_
     )
 
 
-def lapsed_mark(console: Console) -> None:
-    """A laboratory outside the consortium, before and after its quality assessment lapsed, by the rule case beside this module."""
-    results = run_file(Path(__file__).with_name("mark.yaml"))
-    if any(r.differs for r in results):
-        raise LookupError("the rule case of a lapsed mark came out otherwise")
-    zone = ZoneInfo("Asia/Shanghai")
-    names = Names({"city-lab": "省城检验中心"}, {}, zone)
-    said = [f"{r.case.id}: [bold]{summary(r.decision, names, 'zh')}[/]" for r in results if r.decision]
-    console.print(Box("\n".join(said), title="a mark whose quality assessment lapsed by one day"))
+async def lapsed_mark(console: Console, client: HookClient, patients: Sequence[tuple[str, str]]) -> None:
+    """A laboratory outside the consortium, whose mark counts while its quality assessment does.
+
+    patients: for each of two results of the same item, when it was made and the record number of the patient; the second was made
+    after the last round had lapsed. Raises LookupError when the answers are others."""
+    said, outcomes = [], []
+    for made, record_number in patients:
+        answer = await client.check((await client.patient(record_number))["id"], ITEM)
+        outcomes.append(answer["outcome"])
+        said.append(f"tested {made}: [bold]{answer['summary']['zh']}[/]")
+    if outcomes != ["recognized", "not-recognizable"]:
+        raise LookupError(f"a lapsed mark gave {outcomes}")
+    text = "省城检验中心 holds a national mark; nobody took part in its next round of quality assessment.\n\n"
+    console.print(Box(text + "\n".join(said), title="a mark whose quality assessment lapsed"))

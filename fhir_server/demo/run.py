@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 from rich.console import Console
+from rich.panel import Panel as Box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from adapters.transports.mllp import Sender, SendError
 from fhir_server.access import default_scopes, issue_token
 from fhir_server.demo import print_report
-from fhir_server.demo.county import UNMAPPED, Dialect, Panel, Test, analytes
+from fhir_server.demo.county import COUNTY, NORTH, UNMAPPED, Dialect, Panel, Report, Test, Writer, analytes, draw
 from fhir_server.demo.order_time import HookClient, ask, ask_more, lapsed_mark
-from fhir_server.demo.story import Story, repeats, tell, today
+from fhir_server.demo.outside import CITY, ITEM, TownshipHis, prepare, tested
+from fhir_server.demo.story import Repeat, Story, repeats, tell, today
 from fhir_server.keys import Keys
 from fhir_server.settings import Settings
 from fhir_server.store import embedded
@@ -63,7 +65,10 @@ def run(settings: Settings, *, leave: bool) -> None:
         console.print(
             f"Embedded PostgreSQL in {settings.data_dir}, database '{DATABASE}' ({time.monotonic() - started:.1f} s)."
         )
-        with _serving(settings, url) as addresses:
+        his = TownshipHis()
+        facilities, rules = prepare(settings.data_dir / "demo", his.port, datetime.now(settings.zone).date())
+        shown = settings.model_copy(update={"profiles_dir": settings.profiles_dir or facilities, "rules_dir": rules})
+        with _serving(shown, url) as addresses:
             console.print(f"Server up: {addresses.fhir}, MLLP {addresses.mllp_host}:{addresses.mllp_port}.\n")
             token = issue_token(
                 Keys.load(settings.data_dir),
@@ -75,7 +80,7 @@ def run(settings: Settings, *, leave: bool) -> None:
                 now=datetime.now(UTC),
             )
             with psycopg.connect(url, autocommit=True) as conn:
-                asyncio.run(_play(console, settings, profiles, addresses, conn, token))
+                asyncio.run(_play(console, settings, profiles, addresses, conn, token, his))
             if not leave:
                 _stay(console, addresses, token)
     except embedded.EmbeddedError as fault:
@@ -123,6 +128,8 @@ def _serving(settings: Settings, url: str) -> Iterator[Addresses]:
     if settings.profiles_dir:
         command += ["--profiles", str(settings.profiles_dir)]
     environment = dict(os.environ, TONGJIAN_DATABASE_URL=url, TONGJIAN_LOG_LEVEL="ERROR")
+    if settings.rules_dir:
+        environment["TONGJIAN_RULES_DIR"] = str(settings.rules_dir)
     environment.pop("DATABASE_URL", None)
     # A session of its own: Ctrl-C reaches the demo, which then stops the server in order.
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
@@ -211,7 +218,9 @@ async def _play(
     addresses: Addresses,
     conn: psycopg.Connection[Any],
     token: str,
+    his: TownshipHis,
 ) -> None:
+    township = await his.listen()
     began = datetime.now(settings.zone)
     story = tell(example_panels(profiles), began, SEED)
     total = sum(len(o.messages) for o in story.history)
@@ -232,9 +241,12 @@ async def _play(
         console.print(f"Acknowledged and converted in {seconds:.1f} s ({total / seconds:.0f} messages/s).")
         for line in refused:
             console.print(f"  refused: {line}", markup=False)
-        await _today(console, settings, story, addresses, conn, token)
+        await _today(console, settings, profiles, story, addresses, conn, token)
+        await _back_to_the_township(console, settings, story, addresses, conn, his)
     except (SendError, OSError) as fault:
         raise DemoFailed(f"Sending failed: {fault}") from fault
+    finally:
+        township.close()
     print_report.bad_messages(console, answers)
     print_report.facilities(console, conn)
     print_report.resources(console, conn)
@@ -258,7 +270,13 @@ async def _send_bad(story: Story, addresses: Addresses) -> list[tuple[str, str]]
 
 
 async def _today(
-    console: Console, settings: Settings, story: Story, addresses: Addresses, conn: psycopg.Connection[Any], token: str
+    console: Console,
+    settings: Settings,
+    profiles: Mapping[str, Profile],
+    story: Story,
+    addresses: Addresses,
+    conn: psycopg.Connection[Any],
+    token: str,
 ) -> None:
     """Patients go next door: registered there, then the HIS asks for two of them, then the orders and the new results."""
     rng = random.Random(SEED + 2)
@@ -267,6 +285,9 @@ async def _today(
     visits, at = _Batch(), datetime.now(settings.zone)
     for repeat in again:
         visits.add(repeat.dialect, story.writers[repeat.dialect.facility].visit(repeat.prior.person, at))
+    outside = _tested_outside(story, again, at, profiles)
+    for report in outside:
+        visits.add(CITY, Writer(CITY).result(report))
     with _progress(console) as progress:
         await visits.send(addresses, progress, "today: registered next door")
     await _drained(conn)
@@ -288,7 +309,8 @@ async def _today(
         console.print(f"Declined: {reason['display']}\n")
         writer = story.writers[declined.dialect.facility]
         await ask_more(console, client, declined, writer.record_number(declined.prior.person))
-        lapsed_mark(console)
+        numbers = [(f"{r.collected:%Y-%m-%d}", writer.record_number(r.person)) for r in outside]
+        await lapsed_mark(console, client, numbers)
     except LookupError as fault:
         raise DemoFailed(f"The recognition check did not answer as it should: {fault}.") from fault
     finally:
@@ -305,6 +327,67 @@ async def _today(
         await _drained(conn)
         await results.send(addresses, progress, "today: tested again")
     await _drained(conn)
+
+
+def _tested_outside(
+    story: Story, again: Sequence[Repeat], at: datetime, profiles: Mapping[str, Profile]
+) -> list[Report]:
+    """Results of the city laboratory for two people who come to the county hospital and have no such result of the county: one from
+    the time of its last round, one from after it."""
+    orderables = profiles[COUNTY.facility].catalogue.orderables
+    found = [
+        r.prior.person
+        for r in again
+        if r.dialect is COUNTY
+        and r.prior.person.resident_id
+        and not any(
+            ITEM in (*orderables[known.panel.orderable].required, *orderables[known.panel.orderable].optional)
+            for known in story.results[r.prior.person.number]
+        )
+    ]
+    moments = [at - timedelta(days=3), at - timedelta(days=1)]
+    return [tested(person, n, moment) for n, (person, moment) in enumerate(zip(found, moments, strict=False), 1)]
+
+
+async def _back_to_the_township(
+    console: Console,
+    settings: Settings,
+    story: Story,
+    addresses: Addresses,
+    conn: psycopg.Connection[Any],
+    his: TownshipHis,
+) -> None:
+    """A township orders what only the county hospital analyses for it: the report comes back into its own HIS."""
+    at, rng = datetime.now(settings.zone), random.Random(SEED + 3)
+    person = next(r[0].person for r in story.results.values() if r[0].dialect is NORTH and r[0].person.resident_id)
+    mine, theirs = (next(p for p in story.panels[d.facility] if p.orderable == "LIPID") for d in (NORTH, COUNTY))
+    number = "BLWSYBACK001"
+    order = Report(NORTH, person, mine, number, at, at, at, ())
+    report = Report(COUNTY, person, theirs, number, at, at, at + timedelta(seconds=1), draw(theirs, rng))
+    for dialect, message in (
+        (NORTH, story.writers[NORTH.facility].order(order)),
+        (COUNTY, story.writers[COUNTY.facility].result(report)),
+    ):
+        batch = _Batch()
+        batch.add(dialect, message)
+        with _progress(console) as progress:
+            await batch.send(addresses, progress, f"today: {dialect.facility}")
+        await _drained(conn)
+    try:
+        async with asyncio.timeout(60):
+            await his.arrived.wait()
+    except TimeoutError:
+        raise DemoFailed("The report of the county hospital did not come back to the township.") from None
+    lines = [line.split("|") for line in his.received[-1].decode("utf-8").split("\r")]
+    results = [f"{f[3].split('^')[1]} {f[5]} {f[6]}" for f in lines if f[0] == "OBX"]
+    order_number = next(f[2] for f in lines if f[0] == "ORC")
+    console.print(
+        Box(
+            f"{NORTH.facility} ordered {mine.name} ({order_number}), {COUNTY.facility} reported it; the township's HIS receives ORU^R01"
+            f" with its own numbers:\n\n{', '.join(results)}",
+            title="back to the township's HIS",
+        )
+    )
 
 
 class _Batch:

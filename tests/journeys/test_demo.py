@@ -77,3 +77,19 @@ def test_recognizes_the_prior_result_at_order_time(output: str) -> None:
 def test_shows_unmapped_codes_and_the_duplicate_audit(output: str) -> None:
     assert "Not mapped" in output
     assert re.search(r"avoidable", output)
+
+
+def test_shows_a_mark_that_lapsed_a_partially_fresh_panel_and_an_emergency(output: str) -> None:
+    box = output.split("a mark whose quality assessment lapsed")[1].split("╰", maxsplit=1)[0]
+    first, second = re.findall(r"tested [\d-]+: (\S+)", box)
+    assert first.startswith("可互认") or "可互认" in box.split("tested")[1]
+    assert "不可互认" in box.split("tested")[2]
+    assert second != first
+    assert "a part is fresh" in output
+    assert "order-sign: emergency" in output
+
+
+def test_sends_the_county_report_back_to_the_township(output: str) -> None:
+    box = output.split("back to the township's HIS")[1].split("╰", maxsplit=1)[0]
+    assert "PBLWSYBACK001" in box
+    assert "mmol/L" in box
