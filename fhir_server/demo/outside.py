@@ -77,13 +77,16 @@ class TownshipHis:
         self.port: int = self._socket.getsockname()[1]
         self.received: list[bytes] = []
         self.arrived = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._talks: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
-    async def listen(self) -> asyncio.Server:
-        """Starts taking messages; close what it gives."""
-        return await asyncio.start_server(self._talk, sock=self._socket)
+    async def listen(self) -> None:
+        """Starts taking messages."""
+        self._server = await asyncio.start_server(self._talk, sock=self._socket)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = Frames(1 << 24)
+        self._talks[writer] = asyncio.current_task()
         try:
             while data := await reader.read(65536):
                 for item in frames.feed(data):
@@ -95,8 +98,14 @@ class TownshipHis:
         except ConnectionError:
             return
         finally:
+            del self._talks[writer]
             writer.close()
 
-    def close(self) -> None:
-        """Gives the port back."""
-        self._socket.close()
+    async def close(self) -> None:
+        """Ends the connections and gives the port back."""
+        if self._server is not None:
+            self._server.close()
+        talks = [task for task in self._talks.values() if task is not None]
+        for writer in list(self._talks):
+            writer.close()
+        await asyncio.gather(*talks)

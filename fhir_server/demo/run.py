@@ -220,7 +220,7 @@ async def _play(
     token: str,
     his: TownshipHis,
 ) -> None:
-    township = await his.listen()
+    await his.listen()
     began = datetime.now(settings.zone)
     story = tell(example_panels(profiles), began, SEED)
     total = sum(len(o.messages) for o in story.history)
@@ -246,7 +246,7 @@ async def _play(
     except (SendError, OSError) as fault:
         raise DemoFailed(f"Sending failed: {fault}") from fault
     finally:
-        township.close()
+        await his.close()
     print_report.bad_messages(console, answers)
     print_report.facilities(console, conn)
     print_report.resources(console, conn)
@@ -379,7 +379,7 @@ async def _back_to_the_township(
     except TimeoutError:
         raise DemoFailed("The report of the county hospital did not come back to the township.") from None
     lines = [line.split("|") for line in his.received[-1].decode("utf-8").split("\r")]
-    results = [f"{f[3].split('^')[1]} {f[5]} {f[6]}" for f in lines if f[0] == "OBX"]
+    results = [f"{f[3].split('^')[1]} {f[5]} {f[6].split('^')[0]}" for f in lines if f[0] == "OBX"]
     order_number = next(f[2] for f in lines if f[0] == "ORC")
     console.print(
         Box(
