@@ -246,7 +246,7 @@ class Lake:
             query = f"SELECT {_names('i', IMAGES)} FROM images i JOIN asked_for w ON {on}"  # noqa: S608 - columns of our own
             for row in self.engine.rows(query):
                 named = dict(zip(IMAGES, row, strict=True))
-                facts = {k: named[k] for k in ("images_complete", "images_reachable", "image_quality")}
+                facts = {k: v for k, v in named.items() if k.startswith("image")}
                 span = (_aware(named["since"]), _aware(named["until"]), facts)
                 out.known.setdefault(named["report"], []).append(span)
         out.reports.update({report: [] for report in out.known})

@@ -76,7 +76,8 @@ SAID: Final = {
 }  # fmt: skip
 IMAGES: Final = {
     "shard": "SMALLINT", "report": "VARCHAR", "since": "TIMESTAMP", "until": "TIMESTAMP", "images_complete": "BOOLEAN",
-    "images_reachable": "BOOLEAN", "image_quality": "VARCHAR",
+    "images_reachable": "BOOLEAN", "image_quality": "VARCHAR", "image_site": "VARCHAR", "image_side": "VARCHAR",
+    "image_contrast": "VARCHAR", "image_views": "VARCHAR",
 }  # fmt: skip
 
 

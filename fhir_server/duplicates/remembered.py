@@ -22,7 +22,7 @@ _EACH_TIME: Final = ("identity", "received", "final", "window", "exclusion")
 _FACTS: Final = (
     "item", "loinc", "code", "name", "facility", "performer", "specimen", "value_text", "unit", "unit_text", "flag", "status",
     "mark", "quality", "site", "laterality", "contrast", "method", "health_check", "images_complete", "images_reachable",
-    "image_quality",
+    "image_quality", "image_site", "image_side", "image_contrast", "image_views",
 )  # fmt: skip
 """Facts of a result that neither say who nor when; of the number only whether there is one."""
 _facts: Final = attrgetter(*_FACTS)

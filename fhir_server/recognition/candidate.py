@@ -28,6 +28,7 @@ class Candidate:
 
     site, laterality, contrast, method  as the result states them, in the words of the catalogue (laterality: left, right, bilateral)
     images_complete, images_reachable, image_quality  of the study behind an examination; health_check: of a 体检 visit
+    image_site, image_side, image_contrast, image_views  what the headers of its images say, for a result that does not say it
     person, grade   person its Patient was linked to at that time, and how surely (certain, probable, possible, certainly-not)
     recorded, until from when to when this version was visible
     """
@@ -67,11 +68,15 @@ class Candidate:
     images_complete: bool | None = None
     images_reachable: bool | None = None
     image_quality: str | None = None
+    image_site: str | None = None
+    image_side: str | None = None
+    image_contrast: str | None = None
+    image_views: str | None = None
 
 
 NOT_KEPT: Final = frozenset(
     {
-        "images_complete", "images_reachable", "image_quality",
+        "images_complete", "images_reachable", "image_quality", "image_site", "image_side", "image_contrast", "image_views",
     }
 )  # fmt: skip
 """Facts the flat result row does not hold: they are those of the study (recognition.images)."""

@@ -121,13 +121,19 @@ _FILMS: Final = frozenset({"DX", "CR", "DR"})
 
 def _stated(result: Candidate) -> dict[str, str]:
     name = _PARTS.sub("", result.name or "")
-    out = {"site": result.site or ""}
+    out = {"site": result.site or result.image_site or ""}
     sides = [side for side, pattern in _SIDES if pattern.search(name)]
     both = "bilateral" in sides or len(sides) > 1
-    out["laterality"] = result.laterality or ("bilateral" if both else sides[0] if sides else "")
+    out["laterality"] = result.laterality or ("bilateral" if both else sides[0] if sides else result.image_side or "")
     plain, enhanced = _PLAIN.search(name), _ENHANCED.search(name)
     out["contrast"] = result.contrast or (
-        "without-and-with" if plain and enhanced else "with" if enhanced else "without" if plain else ""
+        "without-and-with"
+        if plain and enhanced
+        else "with"
+        if enhanced
+        else "without"
+        if plain
+        else result.image_contrast or ""
     )
     return out
 
@@ -153,7 +159,9 @@ def _other_view(case: Case, evidence: dict[str, Any]) -> bool:
         return False
     for words in (_VIEWS, _POSTURES):
         wanted = {w for w in words if w in item.projection}
-        stated = {w for w, pattern in words.items() if pattern.search(name)}
+        stated = {w for w, pattern in words.items() if pattern.search(name)} or {
+            w for w in words if w in (case.result.image_views or "").split()
+        }
         if wanted and stated and wanted != stated:
             evidence["projection"] = {"wanted": sorted(wanted), "stated": sorted(stated)}
             return True

@@ -16,7 +16,14 @@ from conformance.fhirjson import loads
 from fhir_server.recognition.candidate import Candidate
 from fhir_server.store import reader
 from fhir_server.store.body import Codec
+from fhir_server.store.stated import place
 
+# View Position (PS3.3 C.8.11.3, C.8.7.1.1) in the words of items.csv.
+_VIEWS: Final = {
+    **dict.fromkeys(("AP", "PA"), "ap"),
+    **dict.fromkeys(("LL", "RL", "LAT", "LATERAL", "ML", "LM"), "lateral"),
+    **dict.fromkeys(("LLO", "RLO", "LPO", "RPO", "LAO", "RAO", "OBL", "OBLIQUE"), "oblique"),
+}
 _UNFINISHED: Final = frozenset({"registered", "cancelled", "entered-in-error"})
 
 
@@ -56,7 +63,45 @@ def facts(studies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "images_complete": _every(complete),
         "images_reachable": _every(reachable),
         "image_quality": next((q for q in quality if q), None),
+        **_said([series for study in studies for series in study.get("series") or ()]),
     }
+
+
+def _said(series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Body site, side, contrast and views of all series together; what one of them does not tell is not known of the whole."""
+    places = [_place(s, "bodySite") for s in series]
+    sides = {_place(s, "laterality")[1] for s in series}
+    agents = {_contrast(s) for s in series}
+    views = [_views(s) for s in series]
+    return {
+        "image_site": _one({site for site, _ in places}),
+        "image_side": "bilateral" if sides == {"left", "right"} else _one(sides),
+        "image_contrast": "without-and-with" if agents == {"with", "without"} else _one(agents),
+        "image_views": " ".join(sorted({v for many in views for v in many})) if views and all(views) else None,
+    }
+
+
+def _place(series: Mapping[str, Any], element: str) -> tuple[str | None, str | None]:
+    return place({"coding": [series[element]]}) if series.get(element) else (None, None)
+
+
+def _one(told: set[str | None]) -> str | None:
+    return next(iter(told)) if len(told) == 1 else None
+
+
+def _told(series: Mapping[str, Any], url: str) -> list[str]:
+    return [str(e.get("valueString", "")) for e in series.get("extension") or () if e.get("url") == url]
+
+
+def _contrast(series: Mapping[str, Any]) -> str | None:
+    told = _told(series, systems.CONTRAST)
+    return None if not told else "without" if told == ["without"] else "with"
+
+
+def _views(series: Mapping[str, Any]) -> set[str]:
+    """Views in the words of the catalogue; none when one of them is a word that is not known."""
+    found = {_VIEWS.get(word.upper().strip()) for word in _told(series, systems.VIEW)}
+    return set() if None in found else {v for v in found if v}
 
 
 def _every(answers: Iterable[bool | None]) -> bool | None:

@@ -92,7 +92,7 @@ def stated(observation: Mapping[str, Any], encounter: Mapping[str, Any] | None) 
     if method is None and site is None and encounter is None:
         return _NOTHING
     kind, contrast = _method(" ".join(_said(method))) if method else (None, None)
-    return Stated(kind, *(_place(site) if site else (None, None)), contrast, _health_check(encounter))
+    return Stated(kind, *(place(site) if site else (None, None)), contrast, _health_check(encounter))
 
 
 @lru_cache(maxsize=1024)
@@ -117,7 +117,7 @@ def _said(concept: Mapping[str, Any]) -> Iterator[str]:
         yield concept["text"]
 
 
-def _place(concept: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def place(concept: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Site and side of a bodySite; a word that both do not know leaves the site unknown."""
     site = side = None
     for text in _said(concept):

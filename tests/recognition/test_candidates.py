@@ -210,3 +210,29 @@ def test_images_that_are_not_known_to_be_there_are_not(
 ) -> None:
     found = images.facts([study])
     assert (found["images_complete"], found["images_reachable"], found["image_quality"]) == (complete, reachable, None)
+
+
+def test_what_the_headers_of_the_images_say_is_known_only_when_every_series_says_it() -> None:
+    def series(side: str | None, agent: str | None, *views: str) -> dict[str, Any]:
+        said = [{"url": systems.VIEW, "valueString": v} for v in views]
+        said += [{"url": systems.CONTRAST, "valueString": agent}] if agent else []
+        code = {"left": "7771000", "right": "24028007"}.get(side or "")
+        return {
+            "extension": said,
+            "bodySite": {"system": systems.SNOMED, "code": "72696002", "display": "Knee"},
+            **({"laterality": {"system": systems.SNOMED, "code": code}} if code else {}),
+        }
+
+    def facts(*all_series: dict[str, Any]) -> tuple[Any, ...]:
+        found = images.facts([{"resourceType": "ImagingStudy", "series": list(all_series)}])
+        return found["image_site"], found["image_side"], found["image_contrast"], found["image_views"]
+
+    assert facts(series("left", "without", "AP", "LL")) == ("knee", "left", "without", "ap lateral")
+    assert facts(series("left", "iohexol", "AP"), series("right", "without", "RL")) == (
+        "knee",
+        "bilateral",
+        "without-and-with",
+        "ap lateral",
+    )
+    assert facts(series("left", "iohexol", "AP"), series(None, None)) == ("knee", None, None, None)
+    assert facts(series("left", None, "SUNRISE"))[3] is None
