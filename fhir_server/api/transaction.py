@@ -31,6 +31,8 @@ _URL = re.compile(
     r"(?:\?(?P<query>.*))?",
     re.DOTALL,
 )
+_SEARCH = re.compile(r"(?P<type>[A-Za-z]+)/_search(?:\?(?P<query>.*))?", re.DOTALL)
+"""A search by POST, its parameters in the url: an entry has no place for a form."""
 _ORDER: Final = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD": 3}
 """When a method has its turn."""
 _INTERACTION: Final = {"DELETE": "delete", "POST": "create", "PUT": "update", "PATCH": "patch"}
@@ -56,6 +58,8 @@ class Step:
     version: str = ""
     if_none_match: list[str] = field(default_factory=list)
     compartment: tuple[str, str] | None = None
+    same: Step | None = None
+    """The create before it with the same condition, whose resource it shares."""
     written: Written | None = None
     answer: bytes = b""
     touched: list[tuple[str, str | None]] = field(default_factory=list)
@@ -102,7 +106,10 @@ def _step(entry: Any, at: str, base: str) -> Step:
     if method not in _ORDER:
         text = f"The method must be one of {', '.join(_ORDER)}."
         raise Fault(Category.INVALID, text, where=f"{at}.request.method")
-    m = _URL.fullmatch(url.removeprefix(base).lstrip("/")) if isinstance(url, str) else None
+    url = url.removeprefix(base).lstrip("/") if isinstance(url, str) else ""
+    if method == "POST" and (searched := _SEARCH.fullmatch(url)):
+        method, url = "GET", f"{searched['type']}?{searched['query'] or ''}"
+    m = _URL.fullmatch(url)
     if m is None or m["type"] not in RESOURCE_TYPES or (m["inner"] or m["type"]) not in RESOURCE_TYPES:
         raise Fault(
             Category.INVALID, "The url must be Type, Type/id or Type?query of a served type.", where=f"{at}.request.url"
@@ -156,7 +163,7 @@ def all_or_nothing(writer: Writer, sent: Sequence[Step]) -> list[Step]:
             _at(step, settle)
     taken: set[tuple[str, str]] = set()
     for step in changing:
-        if step.id and step.written is None:
+        if step.id and step.written is None and step.same is None:
             if (step.type, step.id) in taken:
                 raise Fault(Category.INVALID, f"{step.type}/{step.id} stands in more than one entry.", where=step.at)
             taken.add((step.type, step.id))
@@ -199,13 +206,21 @@ class _Places:
         self._urls: dict[str, str] = {}
         self._local: dict[tuple[str, str], str] = {}
         self._conditions: dict[str, str] = {}
+        self._creates: dict[tuple[str, str], Step] = {}
 
     def resolve(self, step: Step) -> None:
         """Finds or makes the id of a POST, PUT or DELETE; a create that exists already is settled here."""
         if step.method == "POST":
             existing = self._writer.match(step.type, step.if_none_exist) if step.if_none_exist is not None else None
+            if existing is None and step.if_none_exist is not None:
+                # As if one came after the other: what the first makes is what the second finds.
+                condition = step.type, str(sorted(query_pairs(step.if_none_exist)))
+                first = self._creates.setdefault(condition, step)
+                step.same = first if first is not step else None
             if existing is not None:
                 step.id, step.written = existing, Written(200, self._writer.current(step.type, existing))
+            elif step.same is not None:
+                step.id = step.same.id
             elif step.type == "Patient":
                 step.id = new_id(self._writer.conn, {"resourceType": "Patient"})
         elif step.query:
@@ -232,7 +247,10 @@ class _Places:
 
     def name(self, step: Step) -> None:
         """Makes the id of a new resource, in the shard of its Patient, whose id is known by now."""
-        if step.resource is not None and not step.id:
+        if step.same is not None:
+            step.id = step.same.id
+            self._remember(step)
+        elif step.resource is not None and not step.id:
             step.id = new_id(self._writer.conn, self.rewrite(step))
             self._remember(step)
 
@@ -262,7 +280,9 @@ def _carry_out(writer: Writer, step: Step, places: _Places) -> None:
     if step.method in _READS:
         _get(writer, step)
         return
-    if step.written is None:
+    if step.same is not None and step.same.written is not None:
+        step.written = Written(200, step.same.written.change)
+    elif step.written is None:
         if step.method == "DELETE":
             step.written = writer.delete(step.type, step.id, step.if_match)
         elif step.method == "PATCH":

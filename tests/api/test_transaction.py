@@ -234,3 +234,29 @@ def test_an_entry_whose_texts_are_none_is_refused(api: Any) -> None:
         answer = api.http.post("/", json=bundle(odd, kind="batch"))
         assert answer.json()["entry"][0]["response"]["status"] == "400 Bad Request", odd
     assert api.ids("Patient") == []
+
+
+def test_two_creates_with_one_condition_make_one_resource(api: Any) -> None:
+    number = {"identifier": [{"system": "http://x/mrn", "value": "7"}]}
+    other = "urn:uuid:0b6b1c3e-5c0f-4f8e-9d59-6f1d9a3b2c01"
+    answer = send(
+        api,
+        entry("POST", "Patient", number, PATIENT_URL, ifNoneExist="identifier=http://x/mrn|7"),
+        entry("POST", "Patient", number, other, ifNoneExist="identifier=http://x/mrn|7"),
+        entry("POST", "Observation", result(other)),
+        entry("POST", "Observation", {**result(), "code": {"text": "once"}}, ifNoneExist="code:text=once"),
+        entry("POST", "Observation", {**result(), "code": {"text": "once"}}, ifNoneExist="code:text=once"),
+    )
+    first, second, observation, once, again = locations(answer)
+    assert (first, once) == (second, again)
+    assert api.http.get(f"/{observation}").json()["subject"]["reference"] == first
+    assert api.ids("Patient?identifier=7") == [first.partition("/")[2]]
+    assert [e["response"]["status"][:3] for e in answer.json()["entry"]] == ["201", "200", "201", "201", "200"]
+
+
+def test_a_search_by_post_is_an_entry(api: Any) -> None:
+    api.put(resourceType="Patient", id="p", gender="female")
+    api.put(resourceType="Patient", id="q", gender="male")
+    answer = send(api, entry("POST", "Patient/_search?gender=female"), entry("POST", "Patient/_search"), kind="batch")
+    found = [[e["resource"]["id"] for e in each["resource"]["entry"]] for each in answer.json()["entry"]]
+    assert (found[0], sorted(found[1])) == (["p"], ["p", "q"])
