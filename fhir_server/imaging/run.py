@@ -63,6 +63,9 @@ def run(
     Raises CannotReceive.
     """
     telemetry.configure(settings.log_level)
+    # Their own lines quote what peers send.
+    for name in ("pynetdicom", "pydicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     # The threads of an association hand over to each other for every object.
     sys.setswitchinterval(0.0005)
     spool = settings.data_dir / SPOOL
