@@ -21,7 +21,7 @@ from fhir_server.access import Principal, sensitive_grants
 from fhir_server.api.cards import card, language_of, names_of
 from fhir_server.api.cards import visit_card as cards_of_visit
 from fhir_server.api.content import raw_body
-from fhir_server.api.security import address_of, permit, principal, services_of
+from fhir_server.api.security import address_of, permit, permit_role, principal, services_of
 from fhir_server.authorization import Clients
 from fhir_server.errors import Category, Fault
 from fhir_server.recognition import circumstances, decisions, statement
@@ -71,6 +71,8 @@ SERVICES: Final = {
     )
 }
 
+ASKERS: Final = ("clinician", "integrator", "system", "administrator")
+"""Roles that may ask for answers about a patient by his number; auditors see nobody by name (docs/access.md)."""
 _CIRCUMSTANCES: Final = "org.tongjian.circumstances"
 _PREFETCH: Final = {"encounter": "Encounter/{{context.encounterId}}"}
 
@@ -114,7 +116,7 @@ async def call(service_id: str, request: Request, asker: HookAsker) -> Response:
     """Cards for draft orders (section "Calling a CDS Service"): 200 with ``cards``, 400 for a request that is not one."""
     began = time.perf_counter()
     service = _service(service_id)
-    await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
+    await permit_question(request, asker, service.id)
     services = services_of(request)
     question = read_question(await read_json(request), service)
     answers = await ask(services, asker, question, address_of(request))
@@ -129,6 +131,15 @@ async def call(service_id: str, request: Request, asker: HookAsker) -> Response:
         time.perf_counter() - began
     )
     return answer({"cards": cards})
+
+
+async def permit_question(request: Request, asker: Principal, service: str) -> None:
+    """Raises Fault FORBIDDEN, after an audit entry, unless the asker may have answers about any patient he treats: a token for one
+    patient, or for some results, is for less than an answer tells."""
+    await permit_role(request, asker, service, *ASKERS)
+    await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
+    if asker.patient or not {"Observation", "DiagnosticReport", "*"}.isdisjoint(asker.narrowed("s")):
+        raise Fault(Category.FORBIDDEN, "A token for one patient, or for some results, gets no answers here.")
 
 
 @router.post("/cds-services/{service_id}/feedback")

@@ -48,6 +48,9 @@ async def open_case(request: Request, asker: Asker, logical: str) -> Response:
 async def _open(request: Request, asker: Asker, logical: str, kind: str, life: timedelta) -> Response:
     require_json_answer(request)
     await permit(request, asker, "read", "Patient")
+    if asker.patient or "Patient" in asker.narrowed("r"):
+        # It would answer for others than those the token is for.
+        raise Fault(Category.FORBIDDEN, "A token for one patient, or for some, opens no records.")
     services = services_of(request)
     told = await resource_body(request, services.settings.max_request)
     if told.get("resourceType") != "Parameters":

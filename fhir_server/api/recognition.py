@@ -16,7 +16,7 @@ from conformance import systems
 from fhir_server.access import Principal
 from fhir_server.api import cds_hooks
 from fhir_server.api.cards import names_of
-from fhir_server.api.security import Asker, address_of, permit, services_of
+from fhir_server.api.security import Asker, address_of, services_of
 from fhir_server.errors import Category, Fault
 from fhir_server.recognition import circumstances, explain
 from fhir_server.recognition.check import Answer, Question, ask, visit_card
@@ -39,14 +39,14 @@ async def check(request: Request, asker: Asker) -> Response:
 
 async def checked(request: Request, asker: Principal, body: Mapping[str, Any]) -> dict[str, Any]:
     """What ``/check`` answers to a body. Raises Fault FORBIDDEN, INVALID."""
-    await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
+    await cds_hooks.permit_question(request, asker, SERVICE)
     return await _asked(request, asker, read_question(body, asker.facility))
 
 
 @router.post("/visit")
 async def visit(request: Request, asker: Asker) -> Response:
     """What could be recognized if it were ordered now: ``answers`` as ``/check`` gives them; ``id`` is that of the whole list."""
-    await permit(request, asker, "search-type", "Observation", "DiagnosticReport")
+    await cds_hooks.permit_question(request, asker, VISIT)
     body = await cds_hooks.read_json(request)
     return cds_hooks.answer(
         await _asked(request, asker, Question(VISIT, *_who(body), requests=[], visit=True, **_beside(body)))

@@ -29,9 +29,20 @@ _EVERYWHERE: Final = frozenset(
 )  # fmt: skip
 _NO_PERSONS: Final = DIRECTORIES - {"Device"}
 _ADDRESS: Final = ("use", "type", "city", "state", "country", "period")
-_SEARCHED: Final = (
-    "name", "family", "given", "phonetic", "telecom", "phone", "email", "address", "birthdate", "death-date", "identifier",
+_ASKABLE: Final = frozenset(
+    {
+        "_id", "_lastUpdated", "_tag", "_profile", "_security", "_source", "_has", "gender", "active", "deceased", "language",
+        "organization", "general-practitioner", "link", "patient", "practitioner", "relatedperson", "relationship",
+    }
 )  # fmt: skip
+"""What may be asked of persons; anything else, parameters that were posted too, could tell who somebody is."""
+_NUMBERS: Final = frozenset(
+    {
+        "accession", "requisition", "group-identifier", "related-id", "source-identifier", "security-identifier",
+        "description", "title", "entity-name",
+    }
+)  # fmt: skip
+"""Parameters about what is left out of bodies: numbers that lead to a patient, free text."""
 _FREE: Final = frozenset({"_text", "_content"})
 
 
@@ -100,7 +111,8 @@ def require_no_identity(queries: Iterable[Query]) -> None:
         sorts = [(query.type, k.strip().lstrip("-")) for n, v in query.used if n == "_sort" for k in v.split(",")]
         for name, code in [*sorts, *(pair for f in query.filters for pair in _asked(query.type, f))]:
             added = any(code == p.code for p, _ in posted(name))  # nobody judged what it looks at
-            if added or code in _FREE or code == "identifier" or (name in _PERSONS and code.startswith(_SEARCHED)):
+            told = added or (code in _NUMBERS and name not in DIRECTORIES)
+            if told or code in _FREE or code == "identifier" or (name in _PERSONS and code not in _ASKABLE):
                 raise Fault(
                     Category.FORBIDDEN,
                     "Auditors see pseudonymised data: names, numbers, birth dates, addresses and free text cannot be searched.",

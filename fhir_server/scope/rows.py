@@ -13,13 +13,15 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from conformance.capability import RESOURCE_TYPES
-from fhir_server.search.query import Filter
+from fhir_server.search.query import Filter, parse
 from fhir_server.search.sql import where_of
 from fhir_server.search.statement import Context, Statement
 from fhir_server.store.access_rows import DIRECTORIES
 from mappings.directory import facility_organization_id
 
 _DIRECTORIES: Final = sorted(RESOURCE_TYPES[name] for name in DIRECTORIES)
+_DEVICE: Final = RESOURCE_TYPES["Device"]
+_OF_NOBODY: Final = parse("Device", [("patient:missing", "true")], strict=True).filters
 OPENED_BY: Final = "user:"
 """Begins ``treatment.facility`` of a record that a user opened."""
 
@@ -35,7 +37,7 @@ class Relation:
     now: datetime
     default: bool
 
-    def condition(self, alias: str, out: Statement) -> str:
+    def condition(self, alias: str, out: Statement, context: Context) -> str:
         """SQL: the row of the alias is about a patient the asker may see."""
         names = out.arg(facility_names(self.facility), "text[]")
         own, user = out.arg(self.facility, "text"), out.arg(OPENED_BY + self.subject, "text")
@@ -50,7 +52,7 @@ class Relation:
             f"WHERE c.person = s.person AND q.low <= {now} AND q.high > {now} AND q.facility"
         )
         return (
-            f"(({alias}.patient IS NULL AND {alias}.rtype = ANY({out.arg(_DIRECTORIES, 'smallint[]')})) OR EXISTS ("
+            f"({_directory(alias, out, context)} OR EXISTS ("
             "SELECT FROM source_patient s JOIN source_patient o ON o.person = s.person "
             "JOIN treatment t ON t.shard = o.shard AND t.patient = o.patient "
             f"WHERE s.shard = {alias}.shard AND s.patient = {alias}.patient "
@@ -121,12 +123,13 @@ class Scope:
 
     def _conditions(self, alias: str, out: Statement) -> list[str]:
         found = []
+        if alias == "h":
+            # What a report is about may show later, by its results. The current rows are the visible ones, see ``wrap``.
+            place = "r.shard = h.shard AND r.rtype = h.rtype AND r.id = h.id"
+            found.append(f"EXISTS (SELECT FROM resource r WHERE {place})")
         if self.patient:
-            about, directories = out.arg(self.patient, "text"), out.arg(_DIRECTORIES, "smallint[]")
-            found.append(
-                f"({alias}.patient = {about} OR {alias}.patient IS NULL AND {alias}.rtype = ANY({directories})"
-                f" OR {self._own(alias, out)})"
-            )
+            about, directory = out.arg(self.patient, "text"), _directory(alias, out, self.context)
+            found.append(f"({alias}.patient = {about} OR {directory} OR {self._own(alias, out)})")
         if self.hidden:
             found.append(
                 f"({alias}.sensitivity IS NULL OR {alias}.sensitivity & {out.arg(self.hidden, 'smallint')}::smallint = 0)"
@@ -139,7 +142,7 @@ class Scope:
                 meets = f"EXISTS (SELECT FROM resource r WHERE {place} AND ({meets}))"
             found.append(f"({alias}.rtype <> {out.arg(RESOURCE_TYPES[name], 'smallint')} OR {meets})")
         if self.relation:
-            found.append(f"({self.relation.condition(alias, out)} OR {self._own(alias, out)})")
+            found.append(f"({self.relation.condition(alias, out, self.context)} OR {self._own(alias, out)})")
         return found
 
     def _own(self, alias: str, out: Statement) -> str:
@@ -147,6 +150,17 @@ class Scope:
         rtype, subject = out.arg(RESOURCE_TYPES["Subscription"], "smallint"), out.arg(self.subject, "text")
         own = f"SELECT u.id FROM subscription u WHERE u.subject = {subject}"  # noqa: S608 -- placeholders only
         return f"{alias}.rtype = {rtype} AND {alias}.id IN ({own})"
+
+
+def _directory(alias: str, out: Statement, context: Context) -> str:
+    """SQL: the row of the alias is about no patient. What a Device says of its patient is no column, so one with a patient is none
+    of a directory; past versions are shown while the current one is."""
+    types = out.arg(_DIRECTORIES, "smallint[]")
+    text = f"{alias}.patient IS NULL AND {alias}.rtype = ANY({types})"
+    if alias == "r":
+        nobody = " AND ".join(where_of("Device", _OF_NOBODY, context, out).each())
+        text += f" AND (r.rtype <> {_DEVICE} OR {nobody})"
+    return f"({text})"
 
 
 def facility_names(facility: str) -> list[str]:

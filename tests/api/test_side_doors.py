@@ -1,0 +1,139 @@
+"""Ways round the access rules that somebody found: each stays shut."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from fhir_server.access import default_scopes, issue_token
+from tests.api.conftest import Api
+
+AIDS = {"coding": [{"system": "http://hl7.org/fhir/sid/icd-10", "code": "B20"}]}
+BREAK_GLASS = {"resourceType": "Parameters", "parameter": [{"name": "reason", "valueString": "昏迷入院,查既往结果"}]}
+
+
+def client(api: Api, role: str, scopes: str = "", facility: str = "county", patient: str = "") -> httpx.Client:
+    granted = frozenset(scopes.split()) or default_scopes(role)
+    now = datetime.now(UTC)
+    token = issue_token(api.keys, "dr-li", role, facility, granted, ttl=timedelta(hours=1), now=now, patient=patient)
+    return httpx.Client(base_url=api.base, timeout=30, headers={"Authorization": f"Bearer {token}"})
+
+
+def treated(api: Api) -> str:
+    """A patient whom the county treats."""
+    patient = api.create(resourceType="Patient", name=[{"text": "张三"}])
+    api.create(
+        resourceType="Encounter", status="in-progress", subject={"reference": f"Patient/{patient}"},
+        **{"class": {"code": "IMP"}}, period={"start": f"{datetime.now(UTC):%Y-%m-%d}"},
+    )  # fmt: skip
+    return patient
+
+
+def test_past_versions_do_not_tell_of_a_report_that_is_sensitive_now(api: Api) -> None:
+    patient = treated(api)
+    about: dict[str, Any] = {"subject": {"reference": f"Patient/{patient}"}, "status": "final"}
+    hidden = api.create(resourceType="Observation", code=AIDS, **about)
+    report = api.create(resourceType="DiagnosticReport", code={"text": "检验报告"}, **about)
+    with client(api, "clinician") as http:
+        assert http.get(f"/DiagnosticReport/{report}").status_code == 200
+        result = [{"reference": f"Observation/{hidden}"}]
+        api.put(resourceType="DiagnosticReport", id=report, code={"text": "检验报告"}, result=result, **about)
+        for door in (
+            f"/DiagnosticReport/{report}",
+            f"/DiagnosticReport/{report}/_history/1",
+            f"/DiagnosticReport/{report}/_history",
+        ):
+            assert http.get(door).status_code == 404, door
+        for door in ("/DiagnosticReport/_history", "/_history", f"/Patient/{patient}/$everything"):
+            assert report not in http.get(door).text, door
+    with client(api, "clinician", "user/*.rs user/Observation.rs?sensitivity=hiv") as http:
+        assert http.get(f"/DiagnosticReport/{report}/_history/1").status_code == 200
+
+
+@pytest.mark.parametrize("scopes", ["patient/*.rs", "user/Patient.rs?gender=male"])
+def test_a_token_for_one_patient_or_some_breaks_no_glass(api: Api, scopes: str) -> None:
+    mine, other = (api.create(resourceType="Patient", identifier=[{"system": "urn:x", "value": v}]) for v in "ab")
+    named = {"name": "patient", "valueIdentifier": {"system": "urn:x", "value": "b"}}
+    by_number = {"resourceType": "Parameters", "parameter": [*BREAK_GLASS["parameter"], named]}
+    with client(api, "clinician", scopes, "south", patient=mine if "patient/" in scopes else "") as http:
+        assert http.post(f"/Patient/{other}/$break-glass", json=BREAK_GLASS).status_code == 403
+        assert http.post("/Patient/$break-glass", json=by_number).status_code == 403
+    with client(api, "clinician", "user/Patient.rs", "south") as http:
+        assert http.get(f"/Patient/{other}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "Patient?family=张",
+        "Patient?address-city=x",
+        "Patient?_sort=birthdate",
+        "Observation?subject:Patient.name=张三",
+        "Observation?patient.phone=1",
+        "Specimen?accession=S-1",
+        "ServiceRequest?requisition=R-1",
+        "Task?group-identifier=G-1",
+        "DocumentReference?description=张三",
+        "Composition?title=张三",
+        "List?title=张三",
+        "Patient?_has:Specimen:patient:accession=S-1",
+        "Composition?_sort=title",
+    ],
+)
+def test_an_auditor_cannot_ask_for_what_is_left_out_of_what_he_sees(api: Api, query: str) -> None:
+    with client(api, "auditor") as http:
+        assert http.get(f"/{query}").status_code == 403
+        assert http.post(f"/{query.partition('?')[0]}/_search", content=query.partition("?")[2],
+                         headers={"Content-Type": "application/x-www-form-urlencoded"}).status_code == 403  # fmt: skip
+        batch = {"resourceType": "Bundle", "type": "batch", "entry": [{"request": {"method": "GET", "url": query}}]}
+        assert http.post("/", json=batch).json()["entry"][0]["response"]["status"].startswith("403")
+
+
+def test_an_auditor_may_ask_for_what_he_sees(api: Api) -> None:
+    with client(api, "auditor") as http:
+        for query in (
+            "Patient?gender=male",
+            "ValueSet?title=x",
+            "Observation?patient=x&code=718-7",
+            "Patient?_lastUpdated=gt2020",
+        ):
+            assert http.get(f"/{query}").status_code == 200, query
+
+
+@pytest.mark.parametrize(
+    "about", ["Device", "Media", "Flag", "Task", "List", "Binary", "Bundle", "Basic", "Group", "Provenance"]
+)
+def test_what_is_about_another_houses_patient_is_hidden_whatever_its_type(api: Api, about: str) -> None:
+    patient = {"reference": f"Patient/{api.create(resourceType='Patient')}"}
+    told: dict[str, dict[str, Any]] = {
+        "Device": {"patient": patient},
+        "Media": {"subject": patient, "status": "completed", "content": {"url": "http://example.org/x"}},
+        "Flag": {"subject": patient, "status": "active", "code": {"text": "x"}},
+        "Task": {"for": patient, "status": "requested", "intent": "order"},
+        "List": {"subject": patient, "status": "current", "mode": "working"},
+        "Binary": {"contentType": "text/plain", "securityContext": patient, "data": "eA=="},
+        "Bundle": {"type": "collection", "entry": [{"fullUrl": "urn:uuid:b4f94e3c-7ca5-4b8b-b1f5-7c0fbdbd1f0e",
+                                                    "resource": {"resourceType": "Basic", "code": {"text": "x"}, "subject": patient}}]},
+        "Basic": {"subject": patient, "code": {"text": "x"}},
+        "Group": {"type": "person", "actual": True, "member": [{"entity": patient}]},
+        "Provenance": {"target": [patient], "recorded": "2026-01-02T03:04:05Z", "agent": [{"who": {"display": "x"}}]},
+    }  # fmt: skip
+    made = api.create(resourceType=about, **told[about])
+    with client(api, "clinician", facility="south") as http:
+        assert http.get(f"/{about}/{made}").status_code == 404
+        assert http.get(f"/{about}?_id={made}&_summary=count").json()["total"] == 0
+        assert http.get(f"/{about}/{made}/_history").status_code == 404
+        batch = {
+            "resourceType": "Bundle",
+            "type": "batch",
+            "entry": [{"request": {"method": "GET", "url": f"{about}/{made}"}}],
+        }
+        assert http.post("/", json=batch).json()["entry"][0]["response"]["status"].startswith("404")
+        assert http.get(f"/{about}/{made}", headers={"If-None-Match": 'W/"1"'}).status_code == 404
+        assert http.get(f"/{about}/{made}?_elements=id").status_code == 404
+        # As a condition it is what nobody has.
+        assert http.delete(f"/{about}?_id={made}").status_code == 204
+    assert api.http.get(f"/{about}/{made}").status_code == 200
