@@ -35,6 +35,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "ingest.worker_peak_mb": ("<= 300", ""),
     "convert.messages_per_s_per_core": (">= 500", "1500"),
     "cstore.objects_per_s": (">= 150", ""),
+    "poll.rows_per_min": (">= 100000", ""),
     "read.server_peak_mb": ("<= 300", ""),
     "audit.seconds": ("<= 60 at 10 M", ""),
     "search.p95_ms": ("<= 10", "5"),
@@ -163,6 +164,33 @@ def cstore(
         _failing(lambda: part.run(chosen, slices=slices, pixels=pixels, associations=associations)),
         as_json=as_json,
     )
+
+
+@bench.command()
+def poll(
+    rows: Annotated[int, typer.Option(min=20, help="Rows of the table, 20 a report.")] = 100_000,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """A table of a facility polled into the inbox by watermark."""
+    from fhir_server.bench import poll as part  # noqa: PLC0415
+
+    chosen = _settings(data)
+    _show("poll", _failing(lambda: part.run(chosen, rows=rows)), as_json=as_json)
+
+
+@bench.command()
+def relay(
+    messages: Annotated[int, typer.Option(min=10, help="Messages of 20 results each.")] = 3000,
+    connections: Annotated[int, typer.Option(min=1, help="MLLP connections to the relay.")] = 8,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Messages through a relay to a server on the same machine."""
+    from fhir_server.bench import relay as part  # noqa: PLC0415
+
+    chosen = _settings(data)
+    _show("relay", _failing(lambda: part.run(chosen, count=messages, connections=connections)), as_json=as_json)
 
 
 @bench.command()
