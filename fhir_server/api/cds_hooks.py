@@ -21,9 +21,11 @@ from fhir_server.access import Principal, sensitive_grants
 from fhir_server.api.cards import card, language_of, names_of
 from fhir_server.api.cards import visit_card as cards_of_visit
 from fhir_server.api.content import raw_body
+from fhir_server.api.responses import DATABASE_AWAY
 from fhir_server.api.security import address_of, permit, permit_role, principal, services_of
-from fhir_server.authorization import Clients
+from fhir_server.authorization import Clients, first_use
 from fhir_server.errors import Category, Fault
+from fhir_server.keys import unauthenticated
 from fhir_server.recognition import circumstances, decisions, statement
 from fhir_server.recognition.check import Question, ask, visit_card
 from fhir_server.recognition.circumstances import UNKNOWN
@@ -71,6 +73,7 @@ SERVICES: Final = {
     )
 }
 
+_NOT_KEPT: Final[tuple[type[Exception], ...]] = (OSError, TimeoutError, *DATABASE_AWAY)
 ASKERS: Final = ("clinician", "integrator", "system", "administrator")
 """Roles that may ask for answers about a patient by his number; auditors see nobody by name (docs/access.md)."""
 _CIRCUMSTANCES: Final = "org.tongjian.circumstances"
@@ -87,7 +90,18 @@ async def principal_of(request: Request) -> Principal:
     clients: Clients = request.app.state.clients
     root: str = request.app.state.base_url
     audience = root.removesuffix("/fhir") + request.url.path
-    return clients.speaker(request.headers.get("authorization"), audience, clock.now()) or await principal(request)
+    header, now = request.headers.get("authorization"), clock.now()
+    known = clients.speaker(header, audience, now)
+    if known is None:
+        return await principal(request)
+    signed = (header or "").partition(" ")[2].strip()
+    try:
+        fresh = await first_use(services_of(request).pool, signed, now)
+    except _NOT_KEPT:
+        fresh = True  # this process remembers it, and without the database the answer is an empty one
+    if not fresh:
+        raise unauthenticated("This token was used before; sign a new one with another jti.", "invalid_token")
+    return known
 
 
 HookAsker = Annotated[Principal, Depends(principal_of)]

@@ -186,3 +186,16 @@ def test_a_registered_client_signs_its_own_call(serve: Any, tested: str) -> None
             assert refused.headers["www-authenticate"].startswith("Bearer")
 
     serve(scenario, clients={HIS.id: HIS})
+
+
+def test_a_signed_call_is_good_once_for_all_processes(serve: Any, tested: str) -> None:
+    mine = signed(ROOT + SIGN)
+
+    def calling(expected: int) -> Any:
+        async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+            assert (await client.post(SIGN, json=call(tested, draft()), headers=mine)).status_code == expected
+
+        return scenario
+
+    serve(calling(200), clients={HIS.id: HIS})
+    serve(calling(401), clients={HIS.id: HIS})  # a server that was started afresh
