@@ -10,7 +10,7 @@ from typing import BinaryIO
 from adapters import segments, xmltree
 from adapters.cda import reader as cda_reader
 from adapters.contract import Envelope, Unreadable
-from adapters.dicom import reader as dicom_reader
+from adapters.dicom.signature import is_dicom
 from adapters.ecg import aecg, muse, philips
 from adapters.hl7v2 import peek as hl7v2_peek
 from adapters.hl7v2 import reader as hl7v2_reader
@@ -67,6 +67,18 @@ def _segments(read: Callable[[bytes, Facility], segments.Message], split: Split)
     return Format(convert, peek, split)
 
 
+def _dicom(raw: bytes, facility: Facility) -> segments.Message:
+    from adapters.dicom import reader  # noqa: PLC0415 - 12 MB that only who gets images needs
+
+    return reader.read(raw, facility)
+
+
+def _peek_dicom(raw: bytes, facility: Facility) -> Envelope:
+    from adapters.dicom import reader  # noqa: PLC0415 - as above
+
+    return reader.peek(raw, facility)
+
+
 def _unknown(raw: bytes, charset: str) -> segments.Message:
     """Bytes of no format we know: kept, and held with the reason."""
     root = xmltree.root_name(raw)
@@ -86,7 +98,7 @@ FORMATS: dict[str, Format] = {
     "aecg": _document(aecg.read),
     "muse": _document(muse.read),
     "philips": _document(philips.read),
-    "dicom": replace(_segments(dicom_reader.read, lambda stream, _: iter([stream.read()])), peek=dicom_reader.peek),
+    "dicom": replace(_segments(_dicom, lambda stream, _: iter([stream.read()])), peek=_peek_dicom),
     "table": _segments(table.read, _rows),
     "unknown": _document(_unknown),
 }
@@ -95,7 +107,7 @@ FORMATS: dict[str, Format] = {
 
 def recognise(raw: bytes, profile: Profile | None = None) -> str:
     """The format of a file by its first bytes; ``hl7v2`` for what starts like no other: that reader says best what is wrong."""
-    if dicom_reader.is_dicom(raw):
+    if is_dicom(raw):
         return "dicom"
     root = xmltree.root_name(raw)
     known = {aecg.ROOT: "aecg", muse.ROOT: "muse", philips.ROOT: "philips"}

@@ -17,7 +17,7 @@ _BETWEEN: Final = frozenset({"contained", "component", "_status"})
 _NAMES_ONLY: Final = frozenset({"$comment", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "required"})
 """Keywords that ask whether an element is there, not what it says."""
 _WHOLE: Final = frozenset({"type", "minProperties", "properties", "additionalProperties", "required", "allOf"})
-_OWN: Final = frozenset({"id", "valueQuantity"})
+_OWN: Final = frozenset({"id", "meta", "identifier", "valueQuantity", "result", "target", "recorded", "entity"})
 """Elements that hardly two resources have alike."""
 _REFERENCE: Final = re.compile(rb'(?<=[A-Za-z])/[0-9a-v]{24}"')
 """The end of a reference with a derived id (mappings.ids)."""
@@ -32,7 +32,7 @@ _DAY: Final = re.compile(rb'"[0-9]{4}-')
 _NAMED: Final = frozenset({"identifier", "extension", "entity"})
 """Elements that hold an identifier, which hardly two resources share."""
 _VALUE: Final = re.compile(rb'"value":"[A-Za-z0-9.:-]+"')
-_MOST: Final = 8192
+_MOST: Final = 4096
 """Elements of each kind remembered for each type; when there are more, all are forgotten and learned again."""
 _LONGEST: Final = 1024
 _MOST_SHAPES: Final = 512

@@ -11,15 +11,15 @@ from typing import Final
 
 from adapters.contract import Unreadable
 from adapters.dicom import structure
+from adapters.dicom.signature import PACKAGE, is_part10
 from conformance.issue import Issue
 
-MAGIC: Final = b"TJDS1\n"
 _LENGTH: Final = 8
 
 
 def pack(objects: Iterable[bytes]) -> bytes:
     """Part 10 objects, each as ``header_bytes`` gives it -> one message."""
-    parts = [MAGIC]
+    parts = [PACKAGE]
     for raw in objects:
         parts += (len(raw).to_bytes(_LENGTH, "big"), raw)
     return b"".join(parts)
@@ -30,13 +30,13 @@ def unpack(message: bytes) -> Iterator[bytes]:
 
     Raises Unreadable: ``not-dicom`` when it is neither, ``dicom-truncated`` when it ends early.
     """
-    if not message.startswith(MAGIC):
-        if not structure.is_part10(message):
+    if not message.startswith(PACKAGE):
+        if not is_part10(message):
             words = "The bytes are neither a DICOM object (128 bytes and DICM) nor a study package."
             raise Unreadable(Issue("not-dicom", "error", "", words))
         yield message
         return
-    at = len(MAGIC)
+    at = len(PACKAGE)
     while at < len(message):
         start = at + _LENGTH
         length = int.from_bytes(message[at:start], "big")

@@ -16,7 +16,8 @@ from adapters.contract import Envelope, Unreadable
 from adapters.dicom import dataset, package, report, waveform
 from adapters.dicom.dataset import Item
 from adapters.dicom.order import moment, write_patient
-from adapters.dicom.structure import is_part10, take_apart
+from adapters.dicom.signature import PACKAGE
+from adapters.dicom.structure import take_apart
 from adapters.dicom.study import WANTED, Study, write_study
 from adapters.segments import Draft, Message
 from conformance.issue import Issue
@@ -35,11 +36,6 @@ CONTENT: Final[dict[str, Write]] = {
     report.KEY_OBJECTS: report.write_key_objects,
 }
 """SOP class UID -> how objects of the class are read beside the study they belong to."""
-
-
-def is_dicom(raw: bytes) -> bool:
-    """The bytes start like a DICOM object or a study package."""
-    return is_part10(raw) or raw.startswith(package.MAGIC)
 
 
 def read(raw: bytes, facility: Facility) -> Message:
@@ -83,7 +79,7 @@ def _message(
 ) -> Message:
     draft = _header(study, raw, facility)
     if study.images:
-        write_study(study, draft, whole=raw.startswith(package.MAGIC))
+        write_study(study, draft, whole=raw.startswith(PACKAGE))
     drafts = report.replaced(item for _, item, _ in contents)
     for kind, item, one in sorted(contents, key=_place):
         if item.text("SOPInstanceUID") not in drafts:

@@ -15,9 +15,9 @@ from typing import Final
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from adapters.contract import Unreadable
+from adapters.dicom.signature import PREAMBLE, is_part10
 from conformance.issue import Issue
 
-PREAMBLE: Final = 132
 MAX_HEADER: Final = 128 * 1024 * 1024
 """Bytes of one object without its pixels; an encapsulated PDF or a long waveform is far smaller."""
 MAX_DEPTH: Final = 64
@@ -55,11 +55,6 @@ class Part10:
 
 def _refuse(key: str, words: str) -> Unreadable:
     return Unreadable(Issue(key, "error", "", words))
-
-
-def is_part10(raw: bytes) -> bool:
-    """The bytes start like a DICOM file: 128 bytes and ``DICM``."""
-    return raw[128:PREAMBLE] == b"DICM"
 
 
 def take_apart(raw: bytes) -> Part10:

@@ -81,6 +81,7 @@ def install(zone: tzinfo, base: str) -> None:
     """Called once by the composition root of each process, before anything is stored."""
     INSTALLATION.zone, INSTALLATION.base = zone, base
     _KNOWN.clear()
+    _shape.cache_clear()
 
 
 def extract(resource: Mapping[str, Any], members: Sequence[bytes] = ()) -> Indexed:
@@ -122,16 +123,16 @@ def _remembered(
     sink: Sink,
 ) -> None:
     """Fills the sink from what each element gave when it was met before: that depends on the bytes of the element alone."""
-    kind = resource["resourceType"]
-    table, known = _compiled(kind, more)[0], _KNOWN.setdefault((kind, more), {})
-    indexed = _indexed(kind, more, tuple(resource))
+    table, known, indexed = _shape(resource["resourceType"], more, tuple(resource))
     found = list(compress(members, indexed))
     bits, tokens, common = sink.bits, sink.tokens, sink.common
     for n, met in enumerate(map(known.get, found)):
         part = met
         if part is None:
-            part = _look(resource, list(compress(resource, indexed))[n], table, sink)
-            _keep(known, found[n], part)
+            name = list(compress(resource, indexed))[n]
+            part = _look(resource, name, table, sink)
+            if name not in _OWN:
+                _keep(known, found[n], part)
         bits |= part[0]
         if part[1]:
             tokens += part[1]
@@ -150,10 +151,12 @@ def _look(resource: Mapping[str, Any], key: str, table: Mapping[str, tuple[Leaf,
 
 
 @lru_cache(maxsize=1024)
-def _indexed(kind: str, more: _More, names: tuple[str, ...]) -> tuple[bool, ...]:
-    """Which of the elements of a resource searches look at."""
+def _shape(
+    kind: str, more: _More, names: tuple[str, ...]
+) -> tuple[Mapping[str, tuple[Leaf, ...]], dict[bytes, _Given], tuple[bool, ...]]:
+    """Of resources with these elements: the extractors, what elements of the type gave, which of the elements searches look at."""
     table = _compiled(kind, more)[0]
-    return tuple(name in table for name in names)
+    return table, _KNOWN.setdefault((kind, more), {}), tuple(name in table for name in names)
 
 
 def _add(
@@ -209,9 +212,11 @@ def add(more: Mapping[str, _More]) -> None:
 
 _KNOWN: Final[dict[tuple[str, _More], dict[bytes, _Given]]] = {}
 """What elements gave, by resource type with its posted parameters, and the bytes of the element."""
-_MOST: Final = 8192
+_MOST: Final = 4096
 """Elements remembered for each type; when there are more, all are forgotten and learned again."""
 _LONGEST: Final = 512
+_OWN: Final = frozenset({"meta", "identifier", "result", "target", "recorded"})
+"""Elements that hardly two resources have alike, and none of one message."""
 
 
 @lru_cache(maxsize=256)

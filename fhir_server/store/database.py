@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import psycopg
-from alembic import command
-from alembic.config import Config
 from psycopg_pool import ConnectionPool
-from sqlalchemy import create_engine, pool
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _MIGRATION_LOCK = (
     0x746F6E676A69616E  # "tongjian": one number for everybody, so that parallel starts wait for each other
@@ -40,6 +40,8 @@ def database_url(text: str) -> str:
 
 def alembic_config() -> Config:
     """Alembic's configuration, made here instead of read from a file: the migrations are part of the package."""
+    from alembic.config import Config  # noqa: PLC0415 - 25 MB that no worker needs
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     return config
@@ -47,6 +49,9 @@ def alembic_config() -> Config:
 
 def migrate(url: str) -> None:
     """Brings the schema to the newest revision. Safe to call from many processes at once: one works, the others wait."""
+    from alembic import command  # noqa: PLC0415 - see alembic_config
+    from sqlalchemy import create_engine, pool  # noqa: PLC0415
+
     plain = database_url(url)
     engine = create_engine("postgresql+psycopg://" + plain.partition("://")[2], poolclass=pool.NullPool)
     with psycopg.connect(plain, autocommit=True, application_name="tongjian-migrate") as guard:

@@ -16,7 +16,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from adapters.contract import Unreadable
 from adapters.dicom import structure
-from adapters.dicom.package import MAGIC, header_bytes, pack, unpack
+from adapters.dicom.package import header_bytes, pack, unpack
+from adapters.dicom.signature import PACKAGE
 from tests.dicom_objects import SYNTAXES, image, part10
 
 
@@ -30,7 +31,7 @@ def test_a_package_cut_anywhere_gives_a_part_of_the_objects_or_says_that_it_was_
     objects: list[bytes], data: Any
 ) -> None:
     whole = pack(objects)
-    cut = whole[: data.draw(st.integers(len(MAGIC), len(whole) - 1))]
+    cut = whole[: data.draw(st.integers(len(PACKAGE), len(whole) - 1))]
     try:
         found = list(unpack(cut))
     except Unreadable as refused:
