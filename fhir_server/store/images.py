@@ -77,9 +77,10 @@ def _touched(batch: Batch) -> dict[_Home, _Patient]:
 
 def _current(batch: Batch) -> Iterator[tuple[Key, Version]]:
     for key, versions in batch.versions.items():
-        found = next((v for v in versions if v.number == batch.after[key].version), None)
-        if key[1] in _JOINED and found is not None:
-            yield key, found
+        if key[1] in _JOINED:
+            found = next((v for v in versions if v.number == batch.after[key].version), None)
+            if found is not None:
+                yield key, found
 
 
 def _add_stored(
