@@ -17,6 +17,8 @@ from tests import seeds
 _TEMPLATE = "template_tongjian"
 _numbers = itertools.count(1)
 _REAL_TIME = ("adapters/transports", "bench", "demo", "edge", "journeys")
+_ALONE = ("adapters/transports", "bench", "edge/test_limits", "journeys")
+"""Those whose outcome depends on how busy the machine is: they run one at a time, after all others."""
 
 seeds.load_profile()
 
@@ -27,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         real_time = item.path.relative_to(here).as_posix().startswith(_REAL_TIME)
-        if real_time:
+        if item.path.relative_to(here).as_posix().startswith(_ALONE):
             item.add_marker(pytest.mark.real_time)
         if real_time or "postgres" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
