@@ -20,7 +20,7 @@ import zstandard
 
 PLAIN: Final = 0
 """Dictionary id of bodies compressed without a dictionary."""
-_LEVEL: Final = 5
+_LEVEL: Final = 3
 Names = Sequence[str | None]
 """The columns ``id``, ``patient`` and ``"order"`` of the row a body stands in. Always these three: a body is read as it was written."""
 _MARKS: Final = (b"\x01", b"\x02", b"\x03")
