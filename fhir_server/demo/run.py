@@ -316,6 +316,8 @@ async def _today(
     finally:
         await client.close()
 
+    # Messages tell whole seconds: these orders are to stand after the registrations, not in the same second.
+    await asyncio.sleep(1)
     orders, results, at = _Batch(), _Batch(), datetime.now(settings.zone)
     for number, repeat in enumerate(again):
         if repeat is not recognized:
