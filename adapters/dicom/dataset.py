@@ -14,6 +14,7 @@ from typing import Any, Final
 from pydicom import config
 from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
 
 from adapters.contract import Unreadable
@@ -28,10 +29,12 @@ _TEXT: Final = frozenset({"PN", "LO", "SH", "LT", "ST", "UT", "UC"})
 _ASCII: Final = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
 _SINGLE: Final = frozenset({"LT", "ST", "UT", "UR"})
 """Texts in which a backslash is a character (PS3.5 section 6.4)."""
-_FAULTS: Final = (
-    ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, RecursionError, TypeError, ValueError, struct.error,
+FAULTS: Final = (
+    ArithmeticError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError, OSError, RecursionError, TypeError,
+    ValueError, struct.error,
 )  # fmt: skip
-"""What pydicom raises for damaged values (its own BytesLengthException is a ValueError)."""
+"""What pydicom raises for damaged bytes: it has no common base for its faults, and lets those of the functions it calls through.
+Only calls of pydicom stand under it (its own BytesLengthException is a ValueError)."""
 
 # Values are checked where they are read; pydicom's own checks would warn on standard output of what is not looked at.
 config.settings.reading_validation_mode = config.IGNORE
@@ -138,7 +141,7 @@ class Item:
             return None
         try:
             return self._data[tag].value
-        except _FAULTS:
+        except FAULTS:
             raise damaged(keyword) from None
 
 
@@ -170,7 +173,7 @@ def of_part(part: Part10, fallback_charset: str, wanted: frozenset[int] | None =
                 stream, not part.explicit, part.little, specific_tags=list(wanted) if wanted is not None else None
             )
             foreign = list(_foreign(data))
-    except _FAULTS:
+    except FAULTS:
         raise Unreadable(
             Issue("dicom-damaged", "error", "", "The data set cannot be read; send the object again.")
         ) from None

@@ -25,7 +25,6 @@ from pynetdicom import _config, association, build_role, dimse_messages, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext, build_context
-from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from adapters.transports.dicom_connection import LimitedMessages, LimitedServer, Limits, Overflow
 
@@ -33,6 +32,10 @@ __all__ = ["Caller", "Images", "Limits", "Received", "Reference", "Server", "Sou
 
 log = logging.getLogger(__name__)
 
+# PS3.6 table A-1; pynetdicom makes its names while it runs, so a type checker does not know them.
+VERIFICATION: Final = UID("1.2.840.10008.1.1")
+STORAGE_COMMITMENT: Final = UID("1.2.840.10008.1.20.1")
+"""Storage Commitment Push Model."""
 SUCCESS: Final = 0x0000
 NOT_AUTHORIZED: Final = 0x0124
 OUT_OF_RESOURCES: Final = 0xA700
@@ -291,15 +294,15 @@ class _Work:
         place = self._images.report_to(source)
         if place is None:
             if assoc.is_established:
-                assoc.send_n_event_report(outcome, kind, StorageCommitmentPushModel, _COMMITMENT_INSTANCE)
+                assoc.send_n_event_report(outcome, kind, STORAGE_COMMITMENT, _COMMITMENT_INSTANCE)
             return
         ae = ApplicationEntity(assoc.acceptor.ae_title)
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 30
-        contexts = [build_context(StorageCommitmentPushModel)]
-        role = build_role(StorageCommitmentPushModel, scp_role=True)
+        contexts = [build_context(STORAGE_COMMITMENT)]
+        role = build_role(STORAGE_COMMITMENT, scp_role=True)
         report = ae.associate(*place, contexts=contexts, ae_title=assoc.requestor.ae_title, ext_neg=[role])
         if report.is_established:
-            report.send_n_event_report(outcome, kind, StorageCommitmentPushModel, _COMMITMENT_INSTANCE)
+            report.send_n_event_report(outcome, kind, STORAGE_COMMITMENT, _COMMITMENT_INSTANCE)
             report.release()
         else:
             log.warning("dicom_commitment_unreported")
@@ -319,7 +322,7 @@ def _contexts(assoc: Association, source: Source) -> list[PresentationContext]:
     for name in {str(context.abstract_syntax) for context in asked.presentation_context_definition_list}:
         if name in _STORAGE:
             out.append(build_context(name, _SYNTAXES))
-        elif name == Verification or (name == StorageCommitmentPushModel and source.commits):
+        elif name == VERIFICATION or (name == STORAGE_COMMITMENT and source.commits):
             out.append(build_context(name, _SYNTAXES[:2]))
     return out
 

@@ -185,7 +185,9 @@ class _Run:
             return
         try:
             held = _compiled(expression)(value)
-        except Exception as fault:  # noqa: BLE001 -- the library raises bare Exceptions for what it cannot evaluate
+        # fhirpathpy raises Exception itself for what it cannot evaluate, so nothing narrower catches it; only its call stands here,
+        # and the invariant is told as not evaluated: it is never taken as met.
+        except Exception as fault:  # noqa: BLE001
             text = f"{rule['key']}: this invariant cannot be evaluated ({_class_of(fault)})."
             yield Issue("invariant", "information", where, text)
             return

@@ -11,15 +11,17 @@ from datetime import date
 from typing import Any, Final, Protocol
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as StudyRootFind  # type: ignore[attr-defined]
 
 from fhir_server.imaging.archive import Archive, ArchiveAway
 from fhir_server.imaging.found import from_json
 from mappings.facility import Pacs
 
 _PAGE: Final = 100
+_FIND: Final = UID("1.2.840.10008.5.1.4.1.2.2.1")
+"""Study Root Query/Retrieve Information Model - FIND (PS3.6 table A-1)."""
 _PENDING: Final = (0xFF00, 0xFF01)
 _LEVELS: Final = {
     "STUDY": [
@@ -182,7 +184,7 @@ class ByFind:
         entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = (
             self._pacs.timeout
         )
-        entity.add_requested_context(StudyRootFind)
+        entity.add_requested_context(_FIND)
         assoc = entity.associate(self._pacs.host, self._pacs.port, ae_title=self._pacs.ae)
         if not assoc.is_established:
             raise ArchiveAway("association rejected" if assoc.is_rejected else "no association")
@@ -196,7 +198,7 @@ class ByFind:
         for keyword, value in keys.items():
             setattr(query, keyword, value)
         found = []
-        for status, identifier in assoc.send_c_find(query, StudyRootFind):
+        for status, identifier in assoc.send_c_find(query, _FIND):
             code = status.get("Status", -1)
             if code in _PENDING and identifier is not None:
                 identifier.decode()

@@ -21,9 +21,9 @@ from typing import Final
 
 import asyncpg
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from adapters.contract import Unreadable
+from adapters.dicom.dataset import FAULTS
 from adapters.dicom.package import header_bytes
 from adapters.transports import dicom_scp
 from adapters.transports.dicom_scp import Caller, Received, Reference
@@ -171,7 +171,7 @@ class ImageReceiver:
         header = header_of(received.path)
         try:
             found = pydicom.dcmread(io.BytesIO(header), specific_tags=_TAGS, stop_before_pixels=True)
-        except (InvalidDicomError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError):
+        except FAULTS:
             return dicom_scp.CANNOT_UNDERSTAND
         study, series, instance, kind = (str(found.get(tag, "")) for tag in _TAGS)
         if instance != received.instance or kind != received.sop_class:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -79,8 +80,8 @@ def profiles(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Profile]:
 def sending(database_url: str, tmp_path: Path, profiles: Mapping[str, Profile]) -> Callable[..., None]:
     """Plays a scenario as a system of facility alpha that may write."""
 
-    def run(scenario: Callable[[httpx.AsyncClient, Services], Awaitable[None]], **more: object) -> None:
-        given = {"facility": "alpha", "scopes": "system/*.cruds", "role": "system", **more}
+    def run(scenario: Callable[[httpx.AsyncClient, Services], Awaitable[None]], **more: Any) -> None:
+        given: dict[str, Any] = {"facility": "alpha", "scopes": "system/*.cruds", "role": "system", **more}
         play(
             scenario,
             database_url,
@@ -88,7 +89,7 @@ def sending(database_url: str, tmp_path: Path, profiles: Mapping[str, Profile]) 
             profiles=profiles,
             clients={c.id: c for c in (CLIENT, NARROW)},
             clock=lambda: datetime.now(UTC),
-            **given,  # type: ignore[arg-type]
+            **given,
         )
 
     return run
@@ -240,7 +241,9 @@ def test_id_and_secret_from_another_machine_without_tls_are_refused_with_the_rea
     sending: Callable[..., None],
 ) -> None:
     async def scenario(client: httpx.AsyncClient, _: Services) -> None:
-        far = httpx.ASGITransport(app=client._transport.app, client=("10.1.2.3", 5))  # type: ignore[attr-defined]
+        near = client._transport
+        assert isinstance(near, httpx.ASGITransport)
+        far = httpx.ASGITransport(app=near.app, client=("10.1.2.3", 5))
         async with httpx.AsyncClient(transport=far, base_url="http://t") as elsewhere:
             answer = await elsewhere.post("/messages", content=oru("M1"), auth=(CLIENT.id, SECRET))
         assert answer.status_code == 403

@@ -104,7 +104,7 @@ def nested(depth: int, undefined: bool) -> Dataset:
         outer = Dataset()
         outer.ContentSequence = Sequence([inner])
         outer["ContentSequence"].is_undefined_length = undefined
-        inner.is_undefined_length_sequence_item = undefined  # type: ignore[attr-defined]
+        inner.is_undefined_length_sequence_item = undefined
         inner = outer
     return inner
 

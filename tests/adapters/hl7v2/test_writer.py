@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from adapters.hl7v2 import reader, writer
 from adapters.hl7v2.delimiters import STANDARD, Separators
 from mappings.outbound.line import Line
+from mappings.source import Component, Element
 
 SEPARATORS = [STANDARD, Separators("|", "$", "~", "\\", "&"), Separators("!", "@", "%", "?", ";")]
 # Line ends have a form of their own (\.br\), control characters do not survive reading.
@@ -30,9 +31,9 @@ def header(charset: str) -> Line:
     st.sampled_from(SEPARATORS),
     st.sampled_from(sorted(writer.CHARSETS)),
 )
-def test_what_was_written_is_read_back(elements: list[tuple[object, ...]], separators: Separators, codec: str) -> None:
+def test_what_was_written_is_read_back(elements: list[Element], separators: Separators, codec: str) -> None:
     line = Line("OBX")
-    line.put(5, *elements)  # type: ignore[arg-type]
+    line.put(5, *elements)
     line.put(7, "end")
     message = reader.read(writer.write([header(writer.CHARSETS[codec]), line], separators, codec))
     assert (message.charset, message.separators) == (codec, separators)
@@ -43,8 +44,8 @@ def test_what_was_written_is_read_back(elements: list[tuple[object, ...]], separ
     assert message.records[1].first(7) == "end"
 
 
-def _parts(component: object) -> list[str]:
-    return [component] if isinstance(component, str) else list(component)  # type: ignore[call-overload]
+def _parts(component: Component) -> list[str]:
+    return [component] if isinstance(component, str) else list(component)
 
 
 def test_delimiters_line_ends_and_chinese_are_safe() -> None:

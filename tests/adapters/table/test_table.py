@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -137,10 +137,10 @@ def facts(found: list[Conversion]) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("make", [as_csv, as_xlsx, as_json, as_json_lines, as_xml])
-def test_the_same_rows_are_the_same_results_in_every_kind_of_file(make: object, profile: Profile) -> None:
+def test_the_same_rows_are_the_same_results_in_every_kind_of_file(make: Callable[[], bytes], profile: Profile) -> None:
     expected = facts(converted(as_tsv(), profile))
     assert [(number, value) for number, _, value in expected] == [("R1", "6.30"), ("R1", "130"), ("R2", "4.10")]
-    assert facts(converted(make(), profile)) == expected  # type: ignore[operator]
+    assert facts(converted(make(), profile)) == expected
 
 
 def test_numbers_and_days_of_excel_are_read_as_excel_shows_them(profile: Profile) -> None:

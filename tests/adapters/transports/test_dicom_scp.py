@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.sop_class import CTImageStorage, StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 
 from adapters.transports import dicom_scp
 from adapters.transports.dicom_scp import Caller, Limits, Received, Reference, Server, Source
@@ -71,10 +72,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts servers; they are stopped at the end."""
     running: list[Server] = []
 
-    def started(sources: dict[str, Known] | None = None, **limits: float) -> tuple[Server, Images, list[str]]:
+    def started(sources: dict[str, Known] | None = None, **limits: Any) -> tuple[Server, Images, list[str]]:
         images = Images(sources or {"CT1": Known()})
         closed: list[str] = []
-        chosen = Limits(closed=closed.append, **limits)  # type: ignore[arg-type]
+        chosen = Limits(closed=closed.append, **limits)
         bound = socket.create_server(("127.0.0.1", 0))
         server = dicom_scp.serve(bound, images, ae_title="TONGJIAN", incoming=tmp_path / "incoming", limits=chosen)
         running.append(server)
@@ -87,7 +88,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def associated(port: int, ae: str = "CT1", called: str = "TONGJIAN", *kinds: str) -> Association:
     entity = AE(ae)
-    for kind in kinds or (Verification, CTImageStorage):
+    for kind in kinds or (dicom_scp.VERIFICATION, CTImageStorage):
         entity.add_requested_context(kind)
     return entity.associate("127.0.0.1", port, ae_title=called)
 
@@ -168,8 +169,8 @@ def test_an_absurd_length_and_a_slow_sender_are_closed_and_others_are_served(sta
 
 def test_commitment_is_not_offered_where_pixels_are_not_kept(start: Start) -> None:
     server, _, _ = start({"CT1": Known(commits=False)})
-    assoc = associated(server.port, "CT1", "TONGJIAN", CTImageStorage, StorageCommitmentPushModel)
-    assert [str(c.abstract_syntax) for c in assoc.rejected_contexts] == [StorageCommitmentPushModel]
+    assoc = associated(server.port, "CT1", "TONGJIAN", CTImageStorage, dicom_scp.STORAGE_COMMITMENT)
+    assert [str(c.abstract_syntax) for c in assoc.rejected_contexts] == [dicom_scp.STORAGE_COMMITMENT]
     assoc.release()
 
 
@@ -184,11 +185,11 @@ def test_commitment_says_which_objects_are_kept_and_which_are_not(start: Start) 
         return 0x0000, None
 
     listener = AE("CT1")
-    listener.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    listener.add_supported_context(dicom_scp.STORAGE_COMMITMENT, scu_role=True, scp_role=True)
     scp = listener.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, report)])
     assert scp is not None
     images.place = ("127.0.0.1", scp.server_address[1])
-    assoc = associated(server.port, "CT1", "TONGJIAN", CTImageStorage, StorageCommitmentPushModel)
+    assoc = associated(server.port, "CT1", "TONGJIAN", CTImageStorage, dicom_scp.STORAGE_COMMITMENT)
     assert assoc.send_c_store(ct_slice(1)).Status == 0
     asked = Dataset()
     asked.TransactionUID = "1.2.826.0.1.3680043.8.498.7"
@@ -198,7 +199,7 @@ def test_commitment_says_which_objects_are_kept_and_which_are_not(start: Start) 
         item.ReferencedSOPClassUID = CTImageStorage
         item.ReferencedSOPInstanceUID = ct_slice(number).SOPInstanceUID
         asked.ReferencedSOPSequence.append(item)
-    status, _ = assoc.send_n_action(asked, 1, StorageCommitmentPushModel, "1.2.840.10008.1.20.1.1")
+    status, _ = assoc.send_n_action(asked, 1, dicom_scp.STORAGE_COMMITMENT, "1.2.840.10008.1.20.1.1")
     assert status.Status == 0
     assert told.wait(WITHIN)
     assoc.release()
