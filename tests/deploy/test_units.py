@@ -36,7 +36,7 @@ HARDENED = {
 def unit(name: str) -> configparser.ConfigParser:
     """A unit file."""
     found = configparser.ConfigParser(interpolation=None, strict=False)
-    found.optionxform = str  # type: ignore[assignment, method-assign]
+    found.optionxform = str
     found.read(DEPLOY / name, encoding="utf-8")
     return found
 

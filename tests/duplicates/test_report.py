@@ -18,13 +18,13 @@ def _finding(kind: Kind = "avoidable", price: int | None = 3000) -> Finding:
 
 
 def _row(**changes: int | None) -> Row:
-    return replace(Row("county", "RENAL", "肾功能", "order"), **changes)  # type: ignore[arg-type]
+    return replace(Row("county", "RENAL", "肾功能", "order"), **changes)
 
 
 def test_only_avoidable_repeats_cost() -> None:
     row = _row()
     for kind in ("avoidable", "avoidable", "justified", "undetermined", "system"):
-        row = row.with_order(_finding(kind), partial=False)  # type: ignore[arg-type]
+        row = row.with_order(_finding(kind), partial=False)
     assert (row.orders, row.repeats, row.amount_fen) == (5, 5, 6000)
 
 

@@ -137,6 +137,6 @@ def test_a_certificate_that_cannot_be_used_is_named_at_the_start(tmp_path: Path,
     assert b"Traceback" not in done.stderr
 
 
-def _mllp(serve: Serve, authority: Authority):  # type: ignore[no-untyped-def]
+def _mllp(serve: Serve, authority: Authority):
     pair: Pair = authority.issue("localhost", server=True)
     return serve(BY_CERTIFICATE, mllp_certificate=pair.certificate, mllp_key=pair.key, mllp_client_ca=authority.file)

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE
-from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
+from pynetdicom.sop_class import CTImageStorage
 
 from adapters.dicom.package import unpack
 from adapters.transports import dicom_scp

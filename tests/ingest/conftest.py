@@ -103,7 +103,7 @@ class Running:
 
     def sender(self, facility: str = "alpha", **options: float) -> mllp.Sender:
         """A connection from the address of a facility."""
-        return mllp.Sender("127.0.0.1", self.port, local_address=ADDRESS.get(facility, facility), **options)  # type: ignore[arg-type]
+        return mllp.Sender("127.0.0.1", self.port, local_address=ADDRESS.get(facility, facility), **options)
 
     async def inbox(self, columns: str = "control_id, status") -> list[tuple[object, ...]]:
         """Rows of the inbox, oldest first."""
@@ -114,7 +114,7 @@ class Running:
 async def running(url: str, profiles: Mapping[str, Profile], **options: object) -> AsyncIterator[Running]:
     """Serves MLLP on a free port into the database."""
     pool = await database.open_pool(url, 4, statement_timeout=5)
-    receiver = Receiver(pool, profiles, clock=lambda: datetime.now(UTC), **options)  # type: ignore[arg-type]
+    receiver = Receiver(pool, profiles, clock=lambda: datetime.now(UTC), **options)
     await receiver.open()
     server = await mllp.serve(
         [mllp.Listener(socket.create_server(("127.0.0.1", 0)))],

@@ -40,8 +40,8 @@ def test_a_message_is_durable_when_it_is_acknowledged(serve: Any, oru: Any) -> N
             columns = "facility, channel, format, trigger, control_id, charset, lane, status, flag, reason, size, raw, keys, shard"
             row = (await server.inbox(columns))[0]
             assert row[:11] == ("alpha", "default", "hl7v2", "ORU^R01", "M1", "utf-8", 0, "ready", None, None, len(raw))
-            assert inbox.decompress(row[11]) == raw  # type: ignore[arg-type]
-            assert (row[13], tuple(row[12])) == inbox.ordering_keys("alpha", "M1", ["ALPHA|P1"])  # type: ignore[arg-type]
+            assert inbox.decompress(row[11]) == raw
+            assert (row[13], tuple(row[12])) == inbox.ordering_keys("alpha", "M1", ["ALPHA|P1"])
 
     asyncio.run(story())
 
@@ -102,14 +102,14 @@ def test_binary_noise_and_half_frames_are_kept_and_the_connection_lives_on(serve
             noise = bytes(range(1, 256)).replace(b"\x0b", b"").replace(b"\x1c", b"") * 3
             good = b"\x0b" + oru("M1") + b"\x1c\r"
             answers = await exchange(server.port, "127.0.3.1", noise + b"\x0b" + noise * 2 + b"\x1c\r" + good, 2)
-            assert [re.search(rb"MSA\|(..)", a)[1] for a in answers] == [b"AR", b"AA"]  # type: ignore[index]
+            assert [re.search(rb"MSA\|(..)", a)[1] for a in answers] == [b"AR", b"AA"]
             _, writer = await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.3.1", 0))
             writer.write(b"\x0bMSH|^~\\&|LIS|ALPHA|")
             writer.close()
             await asyncio.sleep(0.3)
             rows = await server.inbox("status, reason, raw")
             assert [r[1] for r in rows if r[0] == "failed"] == ["binary-noise", "binary-noise", "frame-unfinished"]
-            assert inbox.decompress(rows[0][2]) == noise  # type: ignore[arg-type]
+            assert inbox.decompress(rows[0][2]) == noise
             assert [r[0] for r in rows].count("ready") == 1
 
     asyncio.run(story())
@@ -383,7 +383,7 @@ def gate(database_url: str) -> Any:
 
     class Gate:
         def __init__(self) -> None:
-            host, port = re.search(r"@([^:/]+):(\d+)/", database_url).groups()  # type: ignore[union-attr]
+            host, port = re.search(r"@([^:/]+):(\d+)/", database_url).groups()
             self.target = (host, int(port))
             probe = socket.create_server(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -33,7 +33,7 @@ def sql(database_url: str) -> Iterator[Callable[..., Rows]]:
     with psycopg.connect(database_url, autocommit=True) as conn:
 
         def run(statement: str, *values: object) -> Rows:
-            cursor = conn.execute(statement, values or None)  # type: ignore[arg-type]
+            cursor = conn.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
         yield run

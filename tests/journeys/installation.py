@@ -194,7 +194,7 @@ class Installation:
         while True:
             try:
                 with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as conn:
-                    cursor = conn.execute(statement, values or None)  # type: ignore[arg-type]
+                    cursor = conn.execute(statement, values or None)
                     return cursor.fetchall() if cursor.description else []
             except psycopg.OperationalError:
                 if time.monotonic() > end:

@@ -154,7 +154,7 @@ class Teller:
             ("identity_review", "patient, other, reason"),
         ):
             condition = {"result": "until IS NULL", "identity_review": "closed IS NULL"}.get(table, "true")
-            rows = self._conn.execute(f"SELECT {columns} FROM {table} WHERE {condition} ORDER BY {columns}")  # type: ignore[arg-type]
+            rows = self._conn.execute(f"SELECT {columns} FROM {table} WHERE {condition} ORDER BY {columns}")
             state[table] = rows.fetchall()
         return state
 

@@ -61,7 +61,7 @@ def contents(url: str) -> dict[str, str]:
         found = {}
         for (name,) in tables:
             rows = f"SELECT md5(coalesce(string_agg(md5(t::text), '' ORDER BY md5(t::text)), '')) FROM {name} t"
-            found[name] = str(conn.execute(rows).fetchone())  # type: ignore[arg-type]
+            found[name] = str(conn.execute(rows).fetchone())
         for name, last in conn.execute("SELECT sequencename, last_value FROM pg_sequences").fetchall():
             found[name] = str(last)
     return found

@@ -79,7 +79,7 @@ def test_a_jumping_clock_disturbs_neither_order_nor_versions(database_url: str, 
         with psycopg.connect(database_url, autocommit=True) as conn:
 
             def sql(statement: str, *values: object) -> list[tuple[Any, ...]]:
-                return conn.execute(statement, values or None).fetchall()  # type: ignore[arg-type]
+                return conn.execute(statement, values or None).fetchall()
 
             while sql("SELECT EXISTS (SELECT FROM inbox WHERE status IN ('ready', 'claimed'))") == [(True,)]:
                 stop.wait(0.1)

@@ -44,7 +44,7 @@ def cells(output: str, first: str) -> list[str]:
 
 
 def test_sends_a_county_of_the_promised_size(output: str) -> None:
-    people, reports = map(int, re.search(r"(\d+) people, (\d+) reports", output).groups())  # type: ignore[union-attr]
+    people, reports = map(int, re.search(r"(\d+) people, (\d+) reports", output).groups())
     assert people >= 200
     assert reports >= 1000
     assert int(cells(output, "Observation")[1]) >= 10_000

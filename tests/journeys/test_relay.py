@@ -249,7 +249,7 @@ def test_a_message_is_sent_to_no_server_that_cannot_prove_who_it_is(
     serve: Serve, database_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "other").mkdir()
-    with https(serve, Authority(tmp_path)) as served:  # type: ignore[attr-defined]
+    with https(serve, Authority(tmp_path)) as served:
         assert isinstance(served, Served)
         address, wrong = f"https://127.0.0.1:{served.http_port}", Authority(tmp_path / "other").file
         relay = Relay(tmp_path / "relay", address, served.token(), wrong)

@@ -16,7 +16,7 @@ MMOL = shipped().lookup("mmol/L")
 def bounds(text: str) -> tuple[Decimal | None, Decimal | None]:
     (found,) = reference_range(text, MMOL)
     assert found["text"] == text.strip()
-    return tuple(found[k]["value"] if k in found else None for k in ("low", "high"))  # type: ignore[return-value]
+    return tuple(found[k]["value"] if k in found else None for k in ("low", "high"))
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ class His:
                     if answer in ("other", "nameless"):
                         known = replace(known, control_id="X1" if answer == "other" else "")
                         answer = "AA"
-                    writer.write(frame(ack.acknowledge(known, answer, None, "A1", datetime.now(UTC))))  # type: ignore[arg-type]
+                    writer.write(frame(ack.acknowledge(known, answer, None, "A1", datetime.now(UTC))))
                     await writer.drain()
         except (ConnectionError, ssl.SSLError):
             return
@@ -195,7 +195,7 @@ class County:
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.url, autocommit=True) as conn:
-            cursor = conn.execute(statement, values or None)  # type: ignore[arg-type]
+            cursor = conn.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
     async def until(self, statement: str, expected: list[tuple[Any, ...]], seconds: float = 15) -> None:

@@ -106,7 +106,7 @@ def test_types_the_token_does_not_read_are_not_told_of(here: World) -> None:
 
 def test_a_client_that_is_registered_no_more_is_told_nothing(here: World) -> None:
     scopes = frozenset({"system/*.cruds"})
-    here.clients["app"] = Client("app", "app", "town", scopes, keys=None)  # type: ignore[arg-type]
+    here.clients["app"] = Client("app", "app", "town", scopes, keys=None)
     one = here.subscribe(token=here.token("system", *scopes, subject="app"))
     with here.sending():
         here.active(one)

@@ -23,7 +23,7 @@ def test_an_example_comes_out_as_it_says(example: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", [Case, Prior, Report, Ordered, Context, Expect, Images])
 def test_every_key_is_named(part: type) -> None:
-    assert [key for key in part.model_fields if not re.search(rf"\b{key}\b", TEXT)] == []  # type: ignore[attr-defined]
+    assert [key for key in part.model_fields if not re.search(rf"\b{key}\b", TEXT)] == []
 
 
 def test_the_example_marks_do_what_their_cases_say() -> None:
