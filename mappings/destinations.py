@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from mappings.facility import Destination, Facility
+from mappings.peer_files import Wrong, resolved
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]{2,39}")
-_FILES = ("ca", "certificate", "key", "token_file")
-
-_Wrong = Callable[[tuple[str | int, ...], str], None]
-"""Records a fault at a path of the profile."""
 
 
-def checked(facility: Facility, folder: Path, wrong: _Wrong) -> Facility:
+def checked(facility: Facility, folder: Path, wrong: Wrong) -> Facility:
     """The facility with the files of its destinations as absolute paths; faults are told to ``wrong``."""
     names: set[str] = set()
     out = []
@@ -27,19 +23,11 @@ def checked(facility: Facility, folder: Path, wrong: _Wrong) -> Facility:
         names.add(destination.name)
         _check_address(destination, here, wrong)
         _check_form(destination, here, wrong)
-        files = {}
-        for key in _FILES:
-            name = getattr(destination, key)
-            if name:
-                path = (folder / name).resolve()
-                files[key] = str(path)
-                if not path.is_file():
-                    wrong((*here, key), f"{name!r} is not a file (looked for beside the profile)")
-        out.append(destination.model_copy(update=files))
+        out.append(destination.model_copy(update=resolved(destination, folder, here, wrong)))
     return facility.model_copy(update={"destinations": out}) if out else facility
 
 
-def _check_address(destination: Destination, here: tuple[str | int, ...], wrong: _Wrong) -> None:
+def _check_address(destination: Destination, here: tuple[str | int, ...], wrong: Wrong) -> None:
     if bool(destination.host) == bool(destination.url):
         wrong(here, "needs either host and port (MLLP) or url (HTTP)")
     if destination.host:
@@ -62,7 +50,7 @@ def _check_address(destination: Destination, here: tuple[str | int, ...], wrong:
             wrong(here, "tls and port belong to MLLP; an https address says both")
 
 
-def _check_form(destination: Destination, here: tuple[str | int, ...], wrong: _Wrong) -> None:
+def _check_form(destination: Destination, here: tuple[str | int, ...], wrong: Wrong) -> None:
     marks = destination.separators
     if (
         not 5 <= len(marks) <= 6

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 
 from mappings.facility import Facility, ImageSource, Pacs
-
-_FILES = ("ca", "certificate", "key", "token_file")
-
-_Wrong = Callable[[tuple[str | int, ...], str], None]
-"""Records a fault at a path of the profile."""
+from mappings.peer_files import Wrong, resolved
 
 
-def checked(facility: Facility, folder: Path, wrong: _Wrong) -> Facility:
+def checked(facility: Facility, folder: Path, wrong: Wrong) -> Facility:
     """The facility with files and folders as absolute paths; faults are told to ``wrong``."""
     archives = {pacs.name: pacs for pacs in facility.pacs}
     if len(archives) < len(facility.pacs):
@@ -34,7 +30,7 @@ def checked(facility: Facility, folder: Path, wrong: _Wrong) -> Facility:
     return facility.model_copy(update={"image_sources": out, "pacs": kept}) if out or kept else facility
 
 
-def _check_source(source: ImageSource, archives: dict[str, Pacs], here: tuple[str | int, ...], wrong: _Wrong) -> None:
+def _check_source(source: ImageSource, archives: dict[str, Pacs], here: tuple[str | int, ...], wrong: Wrong) -> None:
     # PS3.5 section 6.2, value representation AE: no backslash, no control characters, not only spaces.
     if source.ae != source.ae.strip() or not source.ae.isascii() or not source.ae.isprintable() or "\\" in source.ae:
         wrong((*here, "ae"), f"{source.ae!r} is not an application entity title (PS3.5 section 6.2)")
@@ -53,7 +49,7 @@ def _check_source(source: ImageSource, archives: dict[str, Pacs], here: tuple[st
             wrong((*here, "addresses", number), str(fault))
 
 
-def _check_pacs(pacs: Pacs, folder: Path, here: tuple[str | int, ...], wrong: _Wrong) -> Pacs:
+def _check_pacs(pacs: Pacs, folder: Path, here: tuple[str | int, ...], wrong: Wrong) -> Pacs:
     if pacs.poll == "qido" and not pacs.dicomweb:
         wrong((*here, "dicomweb"), "poll: qido needs the address")
     if pacs.poll == "find" and not (pacs.host and pacs.port and pacs.ae):
@@ -64,15 +60,7 @@ def _check_pacs(pacs: Pacs, folder: Path, here: tuple[str | int, ...], wrong: _W
         wrong((*here, "token_file"), "a token is only sent over https")
     if pacs.key and not pacs.certificate:
         wrong((*here, "key"), "is of no use without certificate")
-    files = {}
-    for key in _FILES:
-        name = getattr(pacs, key)
-        if name:
-            path = (folder / name).resolve()
-            files[key] = str(path)
-            if not path.is_file():
-                wrong((*here, key), f"{name!r} is not a file (looked for beside the profile)")
-    return pacs.model_copy(update=files)
+    return pacs.model_copy(update=resolved(pacs, folder, here, wrong))
 
 
 def callers(source: ImageSource) -> Iterator[tuple[str, ...]]:

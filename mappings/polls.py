@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from mappings import times
 from mappings.facility import Facility, Watermark
+from mappings.peer_files import Wrong
 
 _LETTERS = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
 _LETTER = re.compile("|".join(_LETTERS))
@@ -17,11 +17,8 @@ _LETTER = re.compile("|".join(_LETTERS))
 Mark = datetime | date | int | str
 """A value of a watermark column; whole numbers from 0."""
 
-_Wrong = Callable[[tuple[str | int, ...], str], None]
-"""Records a fault at a path of the profile."""
 
-
-def check(facility: Facility, wrong: _Wrong) -> None:
+def check(facility: Facility, wrong: Wrong) -> None:
     """Tells the faults to ``wrong``."""
     names = {c.name for c in facility.channels} | {s.name for s in facility.image_sources}
     tables = {t.name: t for t in facility.tables}
@@ -49,7 +46,7 @@ def check(facility: Facility, wrong: _Wrong) -> None:
             wrong((*here, "latin1"), "needs the facility's charset (gb18030)")
 
 
-def _check_watermark(mark: Watermark, here: tuple[str | int, ...], wrong: _Wrong) -> None:
+def _check_watermark(mark: Watermark, here: tuple[str | int, ...], wrong: Wrong) -> None:
     if (mark.kind == "text") != bool(mark.format):
         wrong((*here, "format"), "goes with kind: text, and only there")
     if mark.format:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -24,13 +24,12 @@ from mappings.catalogue import Catalogue
 from mappings.codes import CodeTable, Found, LocalOrder, LocalTest, clean_name
 from mappings.csv_rows import Problem
 from mappings.facility import Facility
+from mappings.peer_files import Wrong
 from mappings.profile_yaml import Document
 from mappings.units import UnitTable
 
 DIRECTORY = Path(__file__).with_name("facilities")
 GENERIC = "generic"
-_Wrong = Callable[[tuple[str | int, ...], str], None]
-"""Records a fault at a path of the profile."""
 _LOINC_NAMES = frozenset({"LN", "LOINC", "http://loinc.org", "2.16.840.1.113883.6.1"})
 
 
@@ -216,7 +215,7 @@ def _profile(folder: Path, document: Document, catalogue: Catalogue, problems: l
     )  # fmt: skip
 
 
-def _zone(facility: Facility, wrong: _Wrong) -> ZoneInfo | None:
+def _zone(facility: Facility, wrong: Wrong) -> ZoneInfo | None:
     try:
         return ZoneInfo(facility.time_zone)
     except (ZoneInfoNotFoundError, ValueError):
@@ -224,7 +223,7 @@ def _zone(facility: Facility, wrong: _Wrong) -> ZoneInfo | None:
         return None
 
 
-def _check_values(facility: Facility, wrong: _Wrong) -> None:
+def _check_values(facility: Facility, wrong: Wrong) -> None:
     if facility.charset:
         try:
             codecs.lookup(facility.charset)

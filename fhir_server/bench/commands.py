@@ -150,7 +150,7 @@ def convert(
 @bench.command()
 def cstore(
     slices: Annotated[int, typer.Option(min=1, help="Objects of the study.")] = 1000,
-    pixels: Annotated[int, typer.Option(min=1024, help="Bytes of pixels in each.")] = 512 * 512 * 2,
+    pixels: Annotated[int, typer.Option(min=1024, max=65535 * 1024, help="Bytes of pixels in each.")] = 512 * 512 * 2,
     associations: Annotated[int, typer.Option(min=1, max=16, help="Associations at once.")] = 4,
     data: Data = None,
     as_json: AsJson = False,
