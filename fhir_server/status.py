@@ -313,8 +313,7 @@ def _table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str
     console.print(table)
 
 
-_NUMBERS = ("age", "waiting", "oldest", "messages", "objects")
-_NUMBERS = ("age", "rows", "waiting", "oldest", "messages")
+_NUMBERS = ("age", "rows", "waiting", "oldest", "messages", "objects")
 
 
 def _time(seconds: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ import pytest
 
 from fhir_server.store import database, embedded
 from tests import seeds
+from tests.databases import Databases
 
 _TEMPLATE = "template_tongjian"
-_numbers = itertools.count(1)
 _REAL_TIME = ("adapters/transports", "bench", "demo", "edge", "journeys")
 _ALONE = ("adapters/transports", "bench", "edge/test_limits", "journeys")
 """Those whose outcome depends on how busy the machine is: they run one at a time, after all others."""
@@ -37,12 +36,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """URL of a running embedded server in a temporary folder; stopped and removed at the end of the run."""
+    """URL of a running embedded server in a temporary folder; stopped and removed at the end of the run.
+
+    It need not outlive the machine, so it does not wait for the disk. Tests of durability (journeys, store/test_embedded.py)
+    have servers of their own, which do.
+    """
     folder = Path(tempfile.mkdtemp(prefix="tongjian-test-"))
     folder.chmod(0o711)
     try:
         server = embedded.start(folder)
         try:
+            with psycopg.connect(server.url, autocommit=True) as conn:
+                conn.execute("ALTER SYSTEM SET fsync = off")
+                conn.execute("SELECT pg_reload_conf()")
             yield server.url
         finally:
             server.stop()
@@ -59,17 +65,24 @@ def template_database(postgres: str) -> str:
     return _TEMPLATE
 
 
-@pytest.fixture
-def database_url(postgres: str, template_database: str) -> Iterator[str]:
-    """URL of a fresh migrated database; dropped after the test."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(postgres, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+@pytest.fixture(scope="session")
+def databases(postgres: str, template_database: str) -> Iterator[Databases]:
+    """One stock of databases for the session."""
+    stock = Databases(postgres, template_database)
     try:
-        yield _named(postgres, name)
+        yield stock
     finally:
-        with psycopg.connect(postgres, autocommit=True) as conn:
-            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        stock.end()
+
+
+@pytest.fixture
+def database_url(databases: Databases) -> Iterator[str]:
+    """URL of a fresh migrated database; dropped after the test."""
+    url = databases.take()
+    try:
+        yield url
+    finally:
+        databases.drop(url)
 
 
 def _named(url: str, database_name: str) -> str:

@@ -24,8 +24,9 @@ import psycopg
 from conformance.issue import Issue
 from fhir_server.ingest.inbox import BACKFILL, LIVE, Claimed, decompress, issues_json
 
-MAX_ATTEMPTS = 5
-"""Workers that may die over a message before it is held."""
+MAX_ATTEMPTS = 8
+"""Workers that may die over a message before it is held. Enough that somebody who kills workers for other reasons holds no message
+up: each time but the first he would have to meet the moment in which this one is alone (tests/journeys/test_kills.py)."""
 CRASHED = Issue(
     "conversion-crashed",
     "fatal",

@@ -346,10 +346,16 @@ def heartbeat(conn: psycopg.Connection[Any], token: str, lease: float) -> None:
     )
 
 
-def release(conn: psycopg.Connection[Any], token: str) -> int:
-    """Gives back what ``token`` holds as if it had never been tried (an outage is nobody's fault). Returns how many."""
+def release(conn: psycopg.Connection[Any], token: str, messages: Sequence[Claimed]) -> int:
+    """Gives back what ``token`` holds of ``messages`` as if it had never been tried: an outage is nobody's fault. Also when others
+    found its session gone first: what they have taken since stays theirs. Returns how many."""
     return conn.execute(
-        "UPDATE inbox SET status = 'ready', claimed_by = NULL, lease_until = NULL, attempts = greatest(attempts - 1, 0)"
-        " WHERE status = 'claimed' AND claimed_by = %s",
-        (token,),
+        "UPDATE inbox i SET attempts = greatest(i.attempts - 1, 0),"
+        " status = CASE WHEN i.claimed_by = %(token)s THEN 'ready' ELSE i.status END,"
+        " lease_until = CASE WHEN i.claimed_by = %(token)s THEN NULL ELSE i.lease_until END,"
+        " claimed_by = nullif(i.claimed_by, %(token)s)"
+        " FROM (SELECT b.shard, b.id FROM unnest(%(shards)s::smallint[], %(ids)s::bigint[]) AS a(shard, id)"
+        " JOIN inbox b USING (shard, id) WHERE b.status IN ('ready', 'claimed') FOR UPDATE OF b SKIP LOCKED) AS mine"
+        " WHERE i.shard = mine.shard AND i.id = mine.id",
+        {"token": token, "shards": [m.shard for m in messages], "ids": [m.id for m in messages]},
     ).rowcount

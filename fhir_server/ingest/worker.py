@@ -131,7 +131,8 @@ class Worker:
         self._not_shown = frozenset(c for p in profiles.values() for c in ledger_resources.not_shown(p.catalogue))
         self._turn = 0
         self._session = ""
-        self._token: str | None = None
+        self._token = ""
+        self._held: list[inbox.Claimed] = []
 
     def run(self) -> None:
         """Returns when stopped."""
@@ -182,7 +183,7 @@ class Worker:
         messages = claim(conn, token, self._lease, self._batch, self._turn)
         if not messages:
             return False
-        self._token = token
+        self._token, self._held = token, messages
         with self._heartbeat(token):
             try:
                 outcomes = pipeline.work(conn, token, messages)
@@ -190,16 +191,16 @@ class Worker:
                 # Others have, or had, the batch: theirs counts.
                 log.warning("lease_lost messages=%d", len(messages))
                 outcomes = []
-        self._token = None
+        self._held = []
         held = sum(o.status == "held" for o in outcomes)
         log.debug("batch messages=%d held=%d", len(messages), held)
         return True
 
     def _give_back(self, conn: psycopg.Connection[Any]) -> None:
-        """After an outage: what was claimed when it began is free again at once."""
-        if self._token is not None:
-            inbox.release(conn, self._token)
-            self._token = None
+        """After an outage: what was claimed when it began is free again at once, and not suspected of anything."""
+        if self._held:
+            inbox.release(conn, self._token, self._held)
+            self._held = []
 
     @contextlib.contextmanager
     def _heartbeat(self, token: str) -> Iterator[None]:

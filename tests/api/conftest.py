@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
-import psycopg
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -30,6 +29,7 @@ from fhir_server.settings import Settings
 from fhir_server.smart_clients import App
 from fhir_server.store.body import Codec
 from fhir_server.store.database import open_pool, open_writer
+from tests.databases import Databases
 
 
 @dataclass
@@ -147,16 +147,13 @@ def api(database_url: str, tmp_path: Path) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="module")
-def module_database_url(postgres: str, template_database: str, request: pytest.FixtureRequest) -> Iterator[str]:
+def module_database_url(databases: Databases) -> Iterator[str]:
     """URL of a migrated database that the tests of one module share; dropped after them."""
-    name = f"module_{request.module.__name__.rpartition('.')[2]}"
-    with psycopg.connect(postgres, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    url = databases.take()
     try:
-        yield f"{postgres.rpartition('/')[0]}/{name}"
+        yield url
     finally:
-        with psycopg.connect(postgres, autocommit=True) as conn:
-            conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        databases.drop(url)
 
 
 @pytest.fixture(scope="module")

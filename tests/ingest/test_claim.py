@@ -261,11 +261,37 @@ def test_a_worker_that_is_applying_keeps_its_messages_after_the_lease(
 
 def test_a_heartbeat_prolongs_and_a_release_is_no_attempt(conn: psycopg.Connection[Any], database_url: str) -> None:
     put(database_url, [arrival(1, "p")])
-    claim(conn, "x/1", -1, 9)
+    taken = claim(conn, "x/1", -1, 9)
     inbox.heartbeat(conn, "x/1", 30)
     assert claim(conn, "y/1", 30, 9) == []
-    assert inbox.release(conn, "x/1") == 1
+    assert inbox.release(conn, "x/1", taken) == 1
     assert claim(conn, "y/2", 30, 9)[0].attempts == 1
+
+
+def test_outages_that_a_worker_lives_through_do_not_hold_its_messages(
+    conn: psycopg.Connection[Any], database_url: str
+) -> None:
+    # Each time the database comes back another worker is there first, finds the session gone, takes messages and loses them too.
+    put(database_url, [arrival(1, "p"), arrival(2, "q")])
+    for turn in range(2 * MAX_ATTEMPTS):
+        lost = claim(conn, f"x/{turn}", -1, 9)
+        assert len(lost) == 2
+        lost_too = claim(conn, f"y/{turn}", -1, 9)
+        assert inbox.release(conn, f"x/{turn}", lost) == len(lost)
+        assert inbox.release(conn, f"y/{turn}", lost_too) == len(lost_too)
+    rows = conn.execute("SELECT status, claimed_by, lease_until FROM inbox").fetchall()
+    assert rows == [("ready", None, None)] * 2
+
+
+def test_a_late_release_leaves_others_what_they_have_taken(conn: psycopg.Connection[Any], database_url: str) -> None:
+    put(database_url, [arrival(1, "p")])
+    lost = claim(conn, "x/1", -1, 9)
+    theirs = claim(conn, "y/1", 30, 9)
+    assert inbox.release(conn, "x/1", lost) == 1
+    assert claim(conn, "z/1", 30, 9) == []
+    assert conn.execute("SELECT status, claimed_by, attempts FROM inbox").fetchall() == [("claimed", "y/1", 1)]
+    done(conn, "y/1", theirs)
+    assert inbox.release(conn, "x/1", lost) == 0
 
 
 def test_a_message_whose_workers_always_die_is_held(conn: psycopg.Connection[Any], database_url: str) -> None:
