@@ -1,7 +1,8 @@
 """STUDY and SERIES, records of our own that the DICOM reader makes -> ImagingStudy (http://hl7.org/fhir/R4/imagingstudy.html).
 
 STUDY   1 UID, 2 accession number (EI), 3 placer and 4 filler order number (EI), 5 started, 6 description, 7 procedure (CWE, repeats),
-        8 referrer and 9 reader (XCN), 10 reason, 11 and 12 number of series and instances the headers name, 13 ``whole`` or ``part``
+        8 referrer and 9 reader (XCN), 10 reason, 11 and 12 number of series and instances the headers name, 13 ``whole`` or ``part``,
+        14 number of instances that were rejected, 15 when no image is left: ``error`` (never of this examination), ``unavailable``
 SERIES  1 UID, 2 number, 3 modality, 4 description, 5 started, 6 body part as sent, and the anatomic region (code, meaning, scheme),
         7 side (L, R, B), 8 performers (XCN, repeats), 9 number of instances the headers name, 10 views and 11 contrast agents (repeat),
         12 ``without``: the headers say that no contrast was given, 13 device, 14 instances (UID, SOP class UID, number; repeat)
@@ -40,6 +41,12 @@ _UID: Final = re.compile(r"[0-2](?:\.(?:0|[1-9]\d*))+")
 _UNSIGNED: Final = re.compile(r"\d{1,9}")
 _DIGITS: Final = 2_147_483_647
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
+_WITHDRAWN: Final = {"error": "entered-in-error", "unavailable": "cancelled"}
+NOT_ACQUIRED: Final = frozenset({
+    "ANN", "ASMT", "CTPROTOCOL", "DOC", "FID", "HC", "KO", "M3D", "PLAN", "PR", "REG", "RTDOSE", "RTINTENT", "RTPLAN", "RTRAD",
+    "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG", "SMR", "SR", "STAIN", "TEXTUREMAP", "XAPROTOCOL",
+})  # fmt: skip
+"""Modalities (PS3.3 C.7.3.1.1.1) of what was not acquired from the patient: ImagingStudy.modality has those of CID 29 alone."""
 _WADO: Final = {"system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type", "code": "dicom-wado-rs"}
 
 
@@ -53,7 +60,7 @@ def map_study(study: Study, x: Context) -> dict[str, str] | None:
     record = study.record
     x.record, x.field = record, 1
     uid = record.first(1)
-    x.fields_read(record).update(range(1, 14))
+    x.fields_read(record).update(range(1, 16))
     if _UID.fullmatch(uid) is None or len(uid) > 64:
         words = "The Study Instance UID (0020,000D) is no UID (PS3.5 chapter 9); the study cannot be found by it."
         x.issue("bad-uid", "error", words, uid)
@@ -65,7 +72,7 @@ def map_study(study: Study, x: Context) -> dict[str, str] | None:
         "id": logical,
         "meta": x.meta(),
         "identifier": [{"system": systems.STUDY_UID, "value": f"urn:oid:{uid}"}],
-        "status": "available",
+        "status": _WITHDRAWN.get(record.first(15), "available"),
         "modality": [],
         "subject": x.subject,
     }
@@ -79,7 +86,9 @@ def map_study(study: Study, x: Context) -> dict[str, str] | None:
         if who is not None:
             out[key] = who if key == "referrer" else [who]
     series = [_series(s, x, whole) for s in study.series]
-    out["modality"] = list({m["code"]: m for s in series if "code" in (m := s["modality"])}.values())
+    out["modality"] = list(
+        {m["code"]: m for s in series if (m := s["modality"]).get("code", "KO") not in NOT_ACQUIRED}.values()
+    )
     if whole:
         present = sum(len(s["instance"]) for s in series)
         out["numberOfSeries"] = max(len(series), _count(record, 11))
@@ -101,18 +110,18 @@ def map_study(study: Study, x: Context) -> dict[str, str] | None:
     for key in ("modality", "series"):
         if not out[key]:
             del out[key]
-    x.add(out, _recency(series, whole, x))
+    x.add(out, _recency(series, _count(record, 14), whole, x))
     return {"reference": f"ImagingStudy/{logical}"}
 
 
-def _recency(series: list[dict[str, Any]], whole: bool, x: Context) -> Recency:
-    """More instances are the newer statement, whatever came first; of as many, what was received later.
+def _recency(series: list[dict[str, Any]], rejected: int, whole: bool, x: Context) -> Recency:
+    """More instances (also rejected ones) are the newer statement, whatever came first; of as many, what was received later.
 
     The number stands where others have the time of their report: microseconds after the year 1.
     """
     if not whole:
         return Recency(Tier.MENTION, "", x.received_at)
-    present = sum(len(s["instance"]) for s in series)
+    present = sum(len(s["instance"]) for s in series) + rejected
     counted = (_FIRST + timedelta(microseconds=present)).isoformat(timespec="microseconds")
     return Recency(Tier.FINAL, counted, x.received_at)
 

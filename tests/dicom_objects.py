@@ -62,3 +62,28 @@ def part10(data: Dataset, syntax: UID = ExplicitVRLittleEndian) -> bytes:
     data.file_meta = meta
     dcmwrite(stream, data, enforce_file_format=True)
     return stream.getvalue()
+
+
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    """An item of a code sequence (PS3.3 section 8.8)."""
+    out = Dataset()
+    out.CodeValue, out.CodingSchemeDesignator, out.CodeMeaning = value, scheme, meaning
+    return out
+
+
+def key_objects(title: Dataset, numbers: list[int], study: str = "1") -> Dataset:
+    """A Key Object Selection about images of series 1 of a study."""
+    out = image(study, 9, 1, pixels=False, Modality="KO", BodyPartExamined=None)
+    out.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.59"
+    out.ContentDate, out.ContentTime = "20260302", "080000"
+    out.ValueType, out.ConceptNameCodeSequence = "CONTAINER", [title]
+    evidence, series = Dataset(), Dataset()
+    evidence.StudyInstanceUID, series.SeriesInstanceUID = f"{ROOT}.{study}", f"{ROOT}.{study}.1"
+    series.ReferencedSOPSequence = []
+    for number in numbers:
+        sop = Dataset()
+        sop.ReferencedSOPClassUID, sop.ReferencedSOPInstanceUID = CT, f"{ROOT}.{study}.1.{number}"
+        series.ReferencedSOPSequence.append(sop)
+    evidence.ReferencedSeriesSequence = [series]
+    out.CurrentRequestedProcedureEvidenceSequence = [evidence]
+    return out

@@ -11,7 +11,7 @@ from typing import Final
 
 from adapters.contract import Unreadable
 from adapters.dicom import structure
-from adapters.dicom.signature import PACKAGE, is_part10
+from adapters.dicom.signature import PACKAGE, start_of
 from conformance.issue import Issue
 
 _LENGTH: Final = 8
@@ -31,7 +31,7 @@ def unpack(message: bytes) -> Iterator[bytes]:
     Raises Unreadable: ``not-dicom`` when it is neither, ``dicom-truncated`` when it ends early.
     """
     if not message.startswith(PACKAGE):
-        if not is_part10(message):
+        if start_of(message) is None:
             words = "The bytes are neither a DICOM object (128 bytes and DICM) nor a study package."
             raise Unreadable(Issue("not-dicom", "error", "", words))
         yield message

@@ -17,7 +17,7 @@ from adapters.dicom import dataset, package, report, waveform
 from adapters.dicom.dataset import Item
 from adapters.dicom.order import moment, write_patient
 from adapters.dicom.signature import PACKAGE
-from adapters.dicom.structure import take_apart
+from adapters.dicom.structure import check_pixels, take_apart
 from adapters.dicom.study import WANTED, Study, write_study
 from adapters.segments import Draft, Message
 from conformance.issue import Issue
@@ -26,6 +26,8 @@ from mappings.model import Unread
 
 _ABOUT: Final = frozenset({0x0010, 0x0032, 0x0038, 0x0040})
 """Groups about the patient, the order, the visit and the procedure: what of them is not read is listed. Technical groups are not."""
+_DIRECTORY: Final = "1.2.840.10008.1.3.10"
+"""Media Storage Directory Storage."""
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 Write = Callable[[Item, bytes, Draft, list[Issue]], None]
 """Reads one object without pixels: the object, its bytes, where its segments go, and the problems found."""
@@ -51,6 +53,8 @@ def read(raw: bytes, facility: Facility) -> Message:
     codec = "ascii"
     for place, one in enumerate(package.unpack(raw), 1):
         part = take_apart(one)
+        if not raw.startswith(PACKAGE):
+            check_pixels(part.dataset, part.pixels)
         item, found = dataset.of_part(part, facility.charset, WANTED)
         codec = found.codec or "iso-2022"
         issues += [i for i in found.issues if i not in issues]
@@ -78,9 +82,15 @@ def _message(
     issues: list[Issue],
 ) -> Message:
     draft = _header(study, raw, facility)
+    refused = report.rejected(item for kind, item, _ in contents if kind == report.KEY_OBJECTS)
+    study.reject(refused)
+    if study.rejected:
+        words = "Images were rejected by a note in the study (IHE IOCM); they are not among its instances, nor are they used."
+        told = f"{len(study.rejected)}: {', '.join(sorted(set(refused.values())))}"
+        issues.append(Issue("images-rejected", "warning", "study", words, told))
     if study.images:
         write_study(study, draft, whole=raw.startswith(PACKAGE))
-    drafts = report.replaced(item for _, item, _ in contents)
+    drafts = report.replaced(item for _, item, _ in contents) | refused.keys()
     for kind, item, one in sorted(contents, key=_place):
         if item.text("SOPInstanceUID") not in drafts:
             CONTENT[kind](item, one, draft, issues)
@@ -116,7 +126,7 @@ def peek(raw: bytes, facility: Facility) -> Envelope:
 
 
 def _uid(item: Item, place: int) -> str:
-    if item.number("FileSetConsistencyFlag") is not None:
+    if item.text("SOPClassUID") == _DIRECTORY or item.number("FileSetConsistencyFlag") is not None:
         raise _refuse("dicom-directory", "", "The file is a DICOMDIR, a list of files; send the files it names.")
     uid = item.text("StudyInstanceUID")
     if not uid:

@@ -28,6 +28,10 @@ ENCAPSULATED: Final = {
 }
 """Encapsulated PDF and CDA: the type of the document where (0042,0012) does not say."""
 KEY_OBJECTS: Final = "1.2.840.10008.5.1.4.1.1.88.59"
+_WRONG: Final = frozenset({"113037", "113038"})
+_REJECTIONS: Final = _WRONG | {"113001", "113039"}
+"""Titles of a rejection note (IHE IOCM; CID 7011): Patient Safety Reasons, Incorrect Modality Worklist Entry; Quality Reasons, Data
+Retention Policy Expired. The first two say that the images were never those of this examination."""
 _CONCLUSIONS: Final = frozenset({"121072", "121073", "121076", "121077", "19005-8"})
 """Impressions, Impression, Conclusions, Conclusion (CID 7001, 7002), and LOINC's impression."""
 _SITES: Final = frozenset({"363698007", "G-C0E3"})
@@ -168,6 +172,30 @@ def replaced(items: Iterable[Item]) -> set[str]:
     }
 
 
+def rejected(notes: Iterable[Item]) -> dict[str, str]:
+    """SOP Instance UIDs that rejection notes among key object selections take back -> ``error`` or ``unavailable``."""
+    out: dict[str, str] = {}
+    for note in notes:
+        title = note.item("ConceptNameCodeSequence")
+        code = title.text("CodeValue")
+        if code not in _REJECTIONS or title.text("CodingSchemeDesignator") != "DCM":
+            continue
+        for _, uid in _chosen(note):
+            if code in _WRONG or uid not in out:
+                out[uid] = "error" if code in _WRONG else "unavailable"
+    return out
+
+
+def _chosen(item: Item) -> list[tuple[str, str]]:
+    """Series and instance of what a key object selection is about (PS3.3 C.17.6.2)."""
+    return [
+        (series.text("SeriesInstanceUID"), sop.text("ReferencedSOPInstanceUID"))
+        for study in item.items("CurrentRequestedProcedureEvidenceSequence")
+        for series in study.items("ReferencedSeriesSequence")
+        for sop in series.items("ReferencedSOPSequence")
+    ]
+
+
 def report_status(item: Item) -> str:
     """Completion, verification and preliminary flags (0040,A491), (0040,A493), (0040,A496) -> OBR-25; empty when none is there.
 
@@ -232,12 +260,7 @@ def write_encapsulated(item: Item, raw: bytes, draft: Draft, issues: list[Issue]
 def write_key_objects(item: Item, raw: bytes, draft: Draft, issues: list[Issue]) -> None:
     """Key images: a document of its own (TXA) with the object itself, and in words what was chosen and why."""
     title = coded(item.item("ConceptNameCodeSequence"))
-    chosen = [
-        (series.text("SeriesInstanceUID"), sop.text("ReferencedSOPInstanceUID"))
-        for study in item.items("CurrentRequestedProcedureEvidenceSequence")
-        for series in study.items("ReferencedSeriesSequence")
-        for sop in series.items("ReferencedSOPSequence")
-    ]
+    chosen = _chosen(item)
     words = [leaf.item.text("TextValue") for leaf in _leaves(item, (), "") if leaf.item.text("ValueType") == "TEXT"]
     txa = draft.add("TXA", "key-objects")
     txa.put(2, title)

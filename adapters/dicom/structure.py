@@ -6,6 +6,7 @@ object is refused here, with the reason, and never reaches the library that read
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Final
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from adapters.contract import Unreadable
-from adapters.dicom.signature import PREAMBLE, is_part10
+from adapters.dicom.signature import start_of
 from conformance.issue import Issue
 
 MAX_HEADER: Final = 128 * 1024 * 1024
@@ -92,6 +93,31 @@ def header_bytes(part10: bytes) -> bytes:
     return part10
 
 
+def check_pixels(data: bytes | mmap.mmap, at: int) -> None:
+    """Pixel Data at ``at`` ends inside ``data``: a file cut off on its way has a whole header. Nothing there is nothing missing.
+
+    Raises Unreadable ``dicom-truncated``.
+    """
+    if at + 8 > len(data):
+        return
+    order = ">" if data[at] == 0x7F else "<"
+    at += 12 if data[at + 4 : at + 6] in _LONG else 8
+    words = "The object ends inside its pixels; send it again."
+    if at > len(data):
+        raise _refuse("dicom-truncated", words)
+    (length,) = struct.unpack_from(order + "L", data, at - 4)
+    # Compressed pixels are items up to a delimiter (PS3.5 section A.4).
+    tag = 0
+    while length == _UNDEFINED and tag != _SEQUENCE_END:
+        if at + 8 > len(data):
+            raise _refuse("dicom-truncated", words)
+        group, number, size = struct.unpack_from(order + "HHL", data, at)
+        tag = group << 16 | number
+        at += 8 + size
+    if at + (0 if length == _UNDEFINED else length) > len(data):
+        raise _refuse("dicom-truncated", words)
+
+
 def inflated(compressed: bytes) -> bytes:
     """A raw deflate stream (PS3.5 section A.5), also a cut one; refused when it grows beyond ``MAX_HEADER``."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -106,9 +132,9 @@ def inflated(compressed: bytes) -> bytes:
 
 def _meta(raw: bytes) -> tuple[int, str]:
     """File Meta Information (PS3.10 section 7.1) -> offset of the data set, transfer syntax (empty when none is named)."""
-    if not is_part10(raw):
+    at, syntax = start_of(raw), ""
+    if at is None:
         raise _refuse("not-dicom", "The file does not start like a DICOM object (128 bytes and DICM).")
-    at, syntax = PREAMBLE, ""
     while raw[at : at + 2] == b"\x02\x00":
         if len(raw) < at + 12:
             raise _refuse("dicom-truncated", "The object ends inside its file meta information; send it again.")

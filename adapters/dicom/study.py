@@ -6,7 +6,7 @@ Records of our own, because HL7 v2 has no segment for them; mappings/imaging_stu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,7 +31,7 @@ _KEYWORDS: Final = (
     "NumberOfStudyRelatedInstances", "RequestingPhysician", "RequestedProcedureDescription", "RequestedProcedureCodeSequence",
     "ReasonForTheRequestedProcedure", "ReasonForStudy", "RequestAttributesSequence", "RequestedProcedureID",
     "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest", "OrderPlacerIdentifierSequence",
-    "OrderFillerIdentifierSequence", "DeviceSerialNumber", "FileSetConsistencyFlag",
+    "OrderFillerIdentifierSequence", "DeviceSerialNumber", "FileSetConsistencyFlag", "SharedFunctionalGroupsSequence",
 )  # fmt: skip
 WANTED: Final = frozenset(tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None)
 """Tags read of an image; its other elements are technical and stay in the bytes that are kept."""
@@ -50,19 +50,23 @@ class Series:
     views: dict[str, None] = field(default_factory=dict)
     contrast: dict[str, None] = field(default_factory=dict)
     plain: bool = False
+    unclear: bool = False
     told: int | None = None
 
 
 @dataclass(slots=True)
 class Study:
-    """A study as far as its objects are known. told: numbers of series and instances that headers name (0020,1206), (0020,1208)."""
+    """A study as far as its objects are known. told: numbers of series and instances that headers name (0020,1206), (0020,1208);
+    images, rejected: SOP Instance UIDs."""
 
     uid: str
     first: Item
     series: dict[str, Series] = field(default_factory=dict)
     told_series: int | None = None
     told_instances: int | None = None
-    images: int = 0
+    images: set[str] = field(default_factory=set)
+    rejected: set[str] = field(default_factory=set)
+    withdrawn: str = ""
 
     def add(self, item: Item, *, image: bool) -> None:
         """One more object; the same one again counts once."""
@@ -74,11 +78,19 @@ class Study:
         if instance in series.instances:
             return
         series.instances[instance] = (item.text("SOPClassUID"), item.text("InstanceNumber"))
-        self.images += image
+        if image:
+            self.images.add(instance)
         self.told_series = _more(self.told_series, item.number("NumberOfStudyRelatedSeries"))
         self.told_instances = _more(self.told_instances, item.number("NumberOfStudyRelatedInstances"))
         series.told = _more(series.told, item.number("NumberOfSeriesRelatedInstances"))
         _describe(item, series)
+
+    def reject(self, refused: Mapping[str, str]) -> None:
+        """Takes back instances (UID -> ``error`` or ``unavailable``); withdrawn says it of a study that has no other images."""
+        self.rejected = {uid for one in self.series.values() for uid in one.instances} & refused.keys()
+        if self.images and self.images <= self.rejected:
+            whys = {refused[uid] for uid in self.images}
+            self.withdrawn = "error" if "error" in whys else "unavailable"
 
 
 def _more(one: int | None, other: int | None) -> int | None:
@@ -86,11 +98,14 @@ def _more(one: int | None, other: int | None) -> int | None:
 
 
 def _describe(item: Item, series: Series) -> None:
-    for keyword in ("Laterality", "ImageLaterality"):
-        if (side := item.text(keyword).upper()) in ("L", "R", "B"):
+    # Of an enhanced multi-frame object what all its frames share (PS3.3 C.7.6.16).
+    shared = item.item("SharedFunctionalGroupsSequence")
+    anatomy = shared.item("FrameAnatomySequence")
+    for place, keyword in ((item, "Laterality"), (item, "ImageLaterality"), (anatomy, "FrameLaterality")):
+        if (side := place.text(keyword).upper()) in ("L", "R", "B"):
             series.sides.add(side)
     part = item.text("BodyPartExamined")
-    region = next(iter(codes(item, "AnatomicRegionSequence")), ())
+    region = next(iter(codes(item, "AnatomicRegionSequence") or codes(anatomy, "AnatomicRegionSequence")), ())
     if part or region:
         series.sites[(part, *region[:3])] += 1
     view = coded(item.item("ViewCodeSequence"))
@@ -99,8 +114,13 @@ def _describe(item: Item, series: Series) -> None:
         series.views[said] = None
     agent = item.text("ContrastBolusAgent")
     named = next(iter(codes(item, "ContrastBolusAgentSequence")), ())
-    if agent.upper() in _NO_CONTRAST:
+    given = {usage.text("ContrastBolusAgentAdministered") for usage in shared.items("ContrastBolusUsageSequence")}
+    refused = agent.upper() in _NO_CONTRAST
+    if given == {"NO"} or (refused and not named):
         series.plain = True
+    elif refused:
+        # "NO" beside the code of an agent: nobody can say which of them is true.
+        series.unclear = True
     elif agent or named:
         series.contrast[agent or str(named[1] if len(named) > 1 else named[0])] = None
 
@@ -121,11 +141,15 @@ def write_study(study: Study, draft: Draft, *, whole: bool) -> None:
     record.put(8, referrer or order.person(item, "RequestingPhysician"))
     record.put(9, order.person(item, "NameOfPhysiciansReadingStudy", "PhysiciansReadingStudyIdentificationSequence"))
     record.put(10, item.text("ReasonForTheRequestedProcedure") or item.text("ReasonForStudy"))
-    record.put(11, _number(study.told_series))
-    record.put(12, _number(study.told_instances))
+    record.put(11, _number(None if study.rejected else study.told_series))
+    told = study.told_instances
+    record.put(12, _number(told - len(study.rejected) if told is not None else None))
     record.put(13, "whole" if whole else "part")
-    for number, (uid, series) in enumerate(_sorted(study.series.items()), 1):
-        _write_series(uid, series, draft, number)
+    record.put(14, _number(len(study.rejected)))
+    record.put(15, study.withdrawn)
+    kept = {uid: series for uid, series in study.series.items() if series.instances.keys() - study.rejected}
+    for number, (uid, series) in enumerate(_sorted(kept.items()), 1):
+        _write_series(uid, series, study.rejected, draft, number)
 
 
 def _number(value: int | None) -> str:
@@ -143,7 +167,7 @@ def _order(number: str) -> tuple[int, str]:
         return 1 << 31, number
 
 
-def _write_series(uid: str, series: Series, draft: Draft, number: int) -> None:
+def _write_series(uid: str, series: Series, rejected: set[str], draft: Draft, number: int) -> None:
     item = series.first
     record = draft.add("SERIES", f"series[{number}]")
     record.put(1, uid)
@@ -160,11 +184,14 @@ def _write_series(uid: str, series: Series, draft: Draft, number: int) -> None:
         ("PerformingPhysicianName", "PerformingPhysicianIdentificationSequence"),
     )
     record.put(8, *(order.person(item, *names) for names in people))
-    record.put(9, _number(series.told))
+    left = [(uid, said) for uid, said in series.instances.items() if uid not in rejected]
+    gone = len(series.instances) - len(left)
+    record.put(9, _number(series.told - gone if series.told is not None else None))
     record.put(10, *((view,) for view in list(series.views)[:_MOST_NAMES]))
-    record.put(11, *((agent,) for agent in list(series.contrast)[:_MOST_NAMES]))
-    record.put(12, "without" if series.plain and not series.contrast else "")
+    agents = [] if series.unclear else list(series.contrast)
+    record.put(11, *((agent,) for agent in agents[:_MOST_NAMES]))
+    record.put(12, "without" if series.plain and not series.contrast and not series.unclear else "")
     device = (item.text("Manufacturer"), item.text("ManufacturerModelName"), item.text("DeviceSerialNumber"))
     record.put(13, tuple(device) if any(device) else ())
-    found = sorted(series.instances.items(), key=lambda i: (_order(i[1][1]), i[0]))
+    found = sorted(left, key=lambda i: (_order(i[1][1]), i[0]))
     record.put(14, *((uid, *said) for uid, said in found))

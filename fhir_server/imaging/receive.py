@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import mmap
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ import pydicom
 from adapters.contract import Unreadable
 from adapters.dicom.dataset import FAULTS
 from adapters.dicom.package import header_bytes
+from adapters.dicom.structure import check_pixels
 from adapters.transports import dicom_scp
 from adapters.transports.dicom_scp import Caller, Received, Reference
 from fhir_server import telemetry
@@ -179,6 +181,9 @@ class ImageReceiver:
         if not all(_UID.fullmatch(uid) and len(uid) <= 64 for uid in (study, series, instance)):
             return dicom_scp.CANNOT_UNDERSTAND
         size = received.path.stat().st_size
+        if size > len(header):
+            with received.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                check_pixels(whole, len(header))
         pixels, place, content = "dropped", None, None
         if source.source.pixels == "folder":
             pixels = "kept"

@@ -17,6 +17,7 @@ from fhir_server.recognition.candidate import Candidate
 from fhir_server.store import reader
 from fhir_server.store.body import Codec
 from fhir_server.store.stated import place
+from mappings.imaging_study import NOT_ACQUIRED
 
 # View Position (PS3.3 C.8.11.3, C.8.7.1.1) in the words of items.csv.
 _VIEWS: Final = {
@@ -63,8 +64,14 @@ def facts(studies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "images_complete": _every(complete),
         "images_reachable": _every(reachable),
         "image_quality": next((q for q in quality if q), None),
-        **_said([series for study in studies for series in study.get("series") or ()]),
+        **_said(_acquired(studies)),
     }
+
+
+def _acquired(studies: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The series of images; a dose report or key object selection says nothing of sites and contrast."""
+    every = [series for study in studies for series in study.get("series") or ()]
+    return [s for s in every if (s.get("modality") or {}).get("code") not in NOT_ACQUIRED]
 
 
 def _said(series: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

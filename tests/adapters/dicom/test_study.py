@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
+from pydicom.uid import JPEGBaseline8Bit
 
 from adapters.contract import Unreadable
 from adapters.convert import convert, peek, recognise
@@ -17,7 +19,7 @@ from conformance import systems, validator
 from mappings.facility import Identifiers, Pacs
 from mappings.model import Conversion
 from mappings.profile import Profile, load_profiles
-from tests.dicom_objects import ROOT, SYNTAXES, image, part10
+from tests.dicom_objects import ROOT, SYNTAXES, code, image, key_objects, part10
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +255,99 @@ def test_what_is_said_of_the_patient_and_not_read_is_listed(generic: Profile) ->
         ("(0010,1030) PatientWeight", "62"),
         ("(0010,4000) PatientComments", "青霉素过敏"),
     }
+
+
+_REJECTED = (
+    # PS3.16 CID 7011; IHE RAD TF-1 section 33 (IOCM): who reads the note no longer uses the images.
+    ("113001", "Rejected for Quality Reasons", "cancelled"),
+    ("113037", "Rejected for Patient Safety Reasons", "entered-in-error"),
+    ("113038", "Incorrect Modality Worklist Entry", "entered-in-error"),
+    ("113039", "Data Retention Policy Expired", "cancelled"),
+)
+
+
+@pytest.mark.parametrize(("value", "meaning", "status"), _REJECTED, ids=[r[1] for r in _REJECTED])
+def test_a_rejection_note_takes_its_images_out_of_the_study(
+    value: str, meaning: str, status: str, generic: Profile
+) -> None:
+    images = [image(number=n, NumberOfStudyRelatedInstances="2") for n in (1, 2)]
+    before = converted(package(*images), generic, "2026-03-03T00:00:00Z")
+    some = converted(package(*images, key_objects(code(value, "DCM", meaning), [1])), generic)
+    assert "images-rejected" in keys(some)
+    assert "images-missing" not in keys(some)
+    left = study(some)
+    assert left["status"] == "available"
+    assert [i["uid"] for s in left["series"] for i in s["instance"]] == [f"{ROOT}.1.1.2", f"{ROOT}.1.9.1"]
+    gone = converted(package(*images, key_objects(code(value, "DCM", meaning), [1, 2])), generic)
+    assert study(gone)["status"] == status
+    assert "modality" not in study(gone)
+    # The note is the newer statement, although fewer images are left, whatever is received last.
+    stated = [next(e for e in c.entries if e.resource["resourceType"] == "ImagingStudy") for c in (before, gone)]
+    assert max(stated, key=lambda e: e.recency).resource["status"] == status
+
+
+def test_a_choice_of_key_images_and_a_local_code_reject_nothing(generic: Profile) -> None:
+    for title in (code("113000", "DCM", "Of Interest"), code("113001", "99LOCAL", "本院代码")):
+        found = converted(package(image(), key_objects(title, [1])), generic)
+        assert "images-rejected" not in keys(found)
+        assert study(found)["numberOfInstances"] == 2
+        # ImagingStudy.modality is of acquisitions (CID 29); the series of the selection says what it is.
+        assert [m["code"] for m in study(found)["modality"]] == ["CT"]
+        assert [s["modality"]["code"] for s in study(found)["series"]] == ["CT", "KO"]
+
+
+def test_what_all_frames_of_an_enhanced_object_share_is_said_of_its_series(generic: Profile) -> None:
+    anatomy, usage, groups = Dataset(), Dataset(), Dataset()
+    anatomy.FrameLaterality, anatomy.AnatomicRegionSequence = "L", [code("72696002", "SCT", "Knee")]
+    groups.FrameAnatomySequence, groups.ContrastBolusUsageSequence = [anatomy], [usage]
+    for given, told in (("NO", "without"), ("YES", "Gadobutrol")):
+        usage.ContrastBolusAgentAdministered = given
+        agent = code("418351005", "SCT", "Gadobutrol")
+        found = image(
+            BodyPartExamined=None, ContrastBolusAgentSequence=[agent], SharedFunctionalGroupsSequence=[groups]
+        )
+        (series,) = study(converted(package(found), generic))["series"]
+        assert (series["laterality"]["display"], series["bodySite"]["code"]) == ("Left", "72696002")
+        assert [e["valueString"] for e in series["extension"]] == [told]
+
+
+def test_headers_that_contradict_each_other_say_nothing(generic: Profile) -> None:
+    agent = code("418351005", "SCT", "Gadobutrol")
+    (series,) = study(
+        converted(
+            package(
+                image(number=1, Laterality="L", ImageLaterality="R"),
+                image(number=2, ContrastBolusAgent="NO", ContrastBolusAgentSequence=[agent]),
+                image(number=3, ContrastBolusAgent="NO"),
+            ),
+            generic,
+        )
+    )["series"]
+    assert "laterality" not in series
+    assert "extension" not in series
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES[:2], ids=lambda s: str(s.name))
+@pytest.mark.parametrize("start", [128, 132], ids=["no preamble", "no prefix"])
+def test_a_file_without_preamble_or_prefix_is_read(syntax: Any, start: int, generic: Profile) -> None:
+    assert study(converted(part10(image(), syntax)[start:], generic))["description"] == "胸部CT平扫"
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES[:2], ids=lambda s: str(s.name))
+def test_a_data_set_alone_is_read(syntax: Any, generic: Profile) -> None:
+    whole = part10(image(), syntax)
+    bare = whole[whole.index(b"\x08\x00\x05\x00") :]
+    assert study(converted(bare, generic))["series"][0]["instance"][0]["uid"] == f"{ROOT}.1.1.1"
+
+
+def test_a_file_that_ends_inside_its_pixels_is_refused(generic: Profile) -> None:
+    plain = part10(image())
+    compressed = image()
+    compressed.PixelData = encapsulate([bytes(100), bytes(60)])
+    compressed["PixelData"].VR, compressed["PixelData"].is_undefined_length = "OB", True
+    for whole in (plain, part10(compressed, JPEGBaseline8Bit)):
+        assert study(converted(whole, generic))
+        for cut in (1, 9, 100):
+            with pytest.raises(Unreadable) as refused:
+                convert(whole[:-cut], generic, "dicom", "2026-03-02T00:00:00Z")
+            assert refused.value.issue.key == "dicom-truncated"
