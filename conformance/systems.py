@@ -31,6 +31,10 @@ def of_another_facility(system: str, facility: str) -> bool:
 
 
 # code systems
+PARENT_RESULT = f"{BASE}/sid/parent-result"
+"""Names of results by the number of their order, their code and their sub-id (HL7 v2 OBR-26 with OBR-29)."""
+SUB_ID = "http://hl7.org/fhir/StructureDefinition/observation-v2-subid"
+"""Observation: OBX-4."""
 ITEMS = f"{BASE}/CodeSystem/items"
 """Recognizable items of the catalogue."""
 ORDERABLES = f"{BASE}/CodeSystem/orderables"

@@ -36,11 +36,12 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
     logical = request_id(placer, filler, code, x)
     stating = plan.tier("ServiceRequest") is Tier.FINAL
     if not logical:
-        if not stating:
+        if not stating and not _names_orderer(order):
             return None
         where = (order.obr or order.orc or _nobody()).where
-        words = "The order has neither placer nor filler number; it is kept under its code and time."
-        x.issue("no-order-key", "warning", words, where=where)
+        if stating:
+            words = "The order has neither placer nor filler number; it is kept under its code and time."
+            x.issue("no-order-key", "warning", words, where=where)
         asked = (order.obr.first(6) or order.obr.first(7)) if order.obr is not None else ""
         asked = asked or (order.orc.first(9) if order.orc is not None else "")
         logical = ids.logical_id(
@@ -89,6 +90,11 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
         add_notes(order.notes, x, out, "")
     x.add(out, Recency(plan.tier("ServiceRequest"), "", x.sent_at, REQUEST_RANK.get(out["status"], 1)))
     return {"reference": f"ServiceRequest/{logical}"}
+
+
+def _names_orderer(order: Order) -> bool:
+    """Whether a result says who ordered it (ORC-12, OBR-16): a bedside test (ORU^R30) has no numbers before that."""
+    return bool((order.orc is not None and order.orc.get(12)) or (order.obr is not None and order.obr.get(16)))
 
 
 def _restate(earlier: dict[str, Any] | None, out: dict[str, Any]) -> None:

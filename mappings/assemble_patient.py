@@ -3,6 +3,7 @@ messages)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mappings import ids, plausible
@@ -13,7 +14,7 @@ from mappings.datatypes import bare, cx_identifier, identifier_type, plain
 from mappings.grammar import rule_for
 from mappings.grouping import Described, Patient
 from mappings.model import Merge, Recency, Tier
-from mappings.patient_key import patient_key
+from mappings.patient_key import patient_key, patient_keys
 from mappings.people import diagnosis_code, encounter_status, unknown_class
 from mappings.source import Record
 from mappings.statements import Plan
@@ -121,24 +122,27 @@ def _merges(group: Patient, x: Context, plan: Plan) -> None:
     if maps and x.trigger in plan.map.merges and not group.merged:
         words = "The message merges patients but names no prior patient (MRG is missing); send it again with MRG-1."
         x.issue("no-merge-key", "error", words, where="MRG[1]-1")
+    held = set(patient_keys(group.pid, x.facility)) if group.pid is not None else set()
     for record in group.merged if maps else ():
-        key = patient_key(record, x.facility)
         if x.trigger not in plan.map.merges:
             continue
-        if not key:
+        keys = patient_keys(record, x.facility)
+        if not keys:
             words = "The merge names no prior patient identifier (MRG-1)."
             x.issue("no-merge-key", "error", words, where=f"{record.where}-1")
             continue
-        _, retired = patient_id(x.facility.id, key)
-        if retired == x.patient:
+        # A number that the surviving side bears as well (a resident ID) is not given up.
+        retired = [i for key in keys if key not in held and (i := patient_id(x.facility.id, key)[1]) != x.patient]
+        if not retired:
             words = "The prior identifier names the same patient; there is nothing to merge."
             x.issue("merge-with-itself", "warning", words, where=f"{record.where}-1")
-            continue
-        out: dict[str, Any] = {"resourceType": "Patient", "id": retired, "meta": x.meta()}
-        for compiled in maps:
-            compiled.apply(record, x, out)
-        x.add(out, Recency(Tier.MENTION, "", x.sent_at), patient=retired)
-        x.conversion.merges.append(Merge(x.patient, retired, x.trigger))
+        for logical in retired:
+            # Earlier messages may have named the patient by any of the numbers: each made a Patient of its own.
+            out: dict[str, Any] = {"resourceType": "Patient", "id": logical, "meta": x.meta()}
+            for compiled in maps:
+                compiled.apply(record, x, out)
+            x.add(out, Recency(Tier.MENTION, "", x.sent_at), patient=logical)
+            x.conversion.merges.append(Merge(x.patient, logical, x.trigger))
 
 
 def _keyed(x: Context, kind: str, *parts: str) -> str:
@@ -182,8 +186,16 @@ def _allergy(allergy: Described, index: int, x: Context, plan: Plan) -> None:
 # --- visit -----------------------------------------------------------------------------------------------------------------
 
 
+_BEGINNING = frozenset({"A01", "A04", "A05", "A14"})
+"""Events that begin a visit, or announce it (HL7 v2.5.1 section 3.3)."""
+
+
 def visit_key(group: Patient, x: Context) -> tuple[str, ...]:
-    """What names the visit: PV1-19, PV1-50, PID-18, else the admission time PV1-44; empty when nothing does."""
+    """What names the visit: PV1-19, PV1-50, PID-18, the admission time PV1-44; empty when nothing does.
+
+    Without these, an event that begins a visit names it by its own time (EVN-6, EVN-2), and orders, results and documents name it
+    by their number: what they say of the visit is kept with them and never taken for another visit.
+    """
     visit = group.visit.record if group.visit else None
     for record, field, kind in ((visit, 19, "visit"), (visit, 50, "visit"), (group.pid, 18, "account")):
         for element in record.get(field) if record is not None else ():
@@ -191,7 +203,26 @@ def visit_key(group: Patient, x: Context) -> tuple[str, ...]:
             if found:
                 return (kind, found["system"], found["value"])
     admitted = visit.first(44) if visit is not None else ""
-    return ("admitted", admitted) if admitted else ()
+    if admitted:
+        return ("admitted", admitted)
+    if visit is None or not _says_something(visit):
+        return ()
+    if x.family == "admission":
+        return ("begun", x.event_at) if x.trigger in _BEGINNING and x.event_at else ()
+    for record, field in _numbers(group):
+        if record is not None and record.first(field).strip():
+            return ("of", f"{record.name[0]}{field}", record.first(field).strip())
+    return ()
+
+
+def _says_something(visit: Record) -> bool:
+    return any(field != 1 for field in visit.filled())
+
+
+def _numbers(group: Patient) -> Iterator[tuple[Record | None, int]]:
+    for order in group.orders:
+        yield from ((record, field) for field in (3, 2) for record in (order.obr, order.orc))
+    yield from ((document.record, 12) for document in group.documents)
 
 
 def map_visit(group: Patient, x: Context, plan: Plan) -> None:
@@ -204,8 +235,10 @@ def map_visit(group: Patient, x: Context, plan: Plan) -> None:
         return
     key = visit_key(group, x)
     if not key:
-        if any(field != 1 for field in group.visit.record.filled()):
-            words = "The visit has no number (PV1-19, PV1-50, PID-18) and no admission time; no Encounter is made."
+        if _says_something(group.visit.record):
+            words = (
+                "The visit has no number (PV1-19, PV1-50, PID-18) and no admission time (PV1-44); no Encounter is made."
+            )
             x.issue("no-visit-key", "information", words, where=f"{group.visit.record.where}-19")
         _conditions(group, None, x, plan)
         return

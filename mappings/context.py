@@ -62,6 +62,7 @@ class Context:
     relation        how a document stands to its parent (MSH-9.3 of a document: RPLC, APND); empty for messages
     order           what the results being mapped share
     family          message family (mappings.grammar.Family); empty until it is known
+    event_at        when the event happened (EVN-6, else EVN-2), as sortable UTC text; empty when the message does not say
     study           reference to the ImagingStudy the message states of the patient, None when it states none
     received_at     when the message was received, as sortable UTC text; empty when it does not matter
     subject         reference to the Patient of the group being mapped; patient its logical id; shard its shard
@@ -75,6 +76,7 @@ class Context:
         "conversion",
         "directory",
         "encounter",
+        "event_at",
         "facility",
         "family",
         "field",
@@ -114,6 +116,7 @@ class Context:
         self.patient = ""
         self.subject: dict[str, str] = {}
         self.encounter: dict[str, str] | None = None
+        self.event_at = ""
         self.order = OrderState()
         self.family = ""
         self.sent_at = ""

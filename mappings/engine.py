@@ -63,8 +63,8 @@ def convert(source: Source, profile: Profile, digest: str = "", received_at: str
     if header is None:
         x.issue("no-message-type", "error", "There is no MSH segment.", where="MSH[1]")
         return x.conversion
-    event = next((r.first(1) for r in records if r.name == "EVN"), "")
-    code, x.trigger = trigger(header, event)
+    event = next((r for r in records if r.name == "EVN"), None)
+    code, x.trigger = trigger(header, event.first(1) if event is not None else "")
     if not code:
         x.issue("no-message-type", "error", "The message type (MSH-9) is empty.", where=f"{header.where}-9")
         return x.conversion
@@ -73,6 +73,8 @@ def convert(source: Source, profile: Profile, digest: str = "", received_at: str
         return x.conversion
     x.control_id = header.first(10).strip()
     x.source_uri = systems.source_uri(profile.facility.id, x.control_id)
+    happened = x.quiet_time(event.first(6) or event.first(2)) if event is not None else None
+    x.event_at = happened.instant if happened else ""
     received = x.quiet_time(received_at)
     # Images carry no time of sending: they were sent when they came.
     sent = x.quiet_time(header.first(7)) or (received if source.format == "dicom" else None)

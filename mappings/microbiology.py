@@ -2,11 +2,15 @@
 
 The guide leaves both ways to an implementation. HL7 v2.5.1 section 7.3.1.26 (OBR-26, with OBR-29) names the organism of an order of
 susceptibilities by code and sub-id; older laboratories put both in one order and give them one sub-id (OBX-4).
+
+An organism of an earlier message cannot be named by its id, because OBR-29 does not say under which code its order was reported. The
+susceptibilities then carry the name the sender gave it (``parent_reference``), and the store joins them (fhir_server.store.cultures).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,15 +40,17 @@ def link(order: Order, results: list[tuple[Record, dict[str, Any]]], x: Context)
         _by_sub_id(results)
     numbers = frozenset(v for r in (order.orc, order.obr) if r is not None for n in (2, 3) if (v := r.first(n)))
     if order.obr is not None and order.obr.get(26) and results:
-        _by_parent(order.obr, results, x)
+        _by_parent(order.obr, order.orc, results, x)
     x.made.append(Made(numbers, tuple(results)))
 
 
-def _by_parent(obr: Record, results: list[tuple[Record, dict[str, Any]]], x: Context) -> None:
+def _by_parent(obr: Record, orc: Record | None, results: list[tuple[Record, dict[str, Any]]], x: Context) -> None:
     element = obr.get(26)[0]
+    parents = obr.get(29) or (orc.get(8) if orc is not None else ())
     codes = {bare(element, 1, 1), bare(element, 1, 4)} - {""}
     sub_id = plain(element, 2)
-    orders = {v for e in obr.get(29) for n in (1, 2) if (v := bare(e, n, 1))}
+    orders = {v for e in parents for n in (1, 2) if (v := bare(e, n, 1))}
+    parent = next((v for e in parents for n in (2, 1) if (v := bare(e, n, 1))), "")
     found = [
         observation
         for made in x.made
@@ -53,12 +59,59 @@ def _by_parent(obr: Record, results: list[tuple[Record, dict[str, Any]]], x: Con
         if (not codes or codes & {plain(record.get(3)[0], 1), plain(record.get(3)[0], 4)})
         and (not sub_id or record.first(4).strip() == sub_id)
     ]
+    if not found and parent and (codes or sub_id):
+        name = f"{parent}|{bare(element, 1, 1) or bare(element, 1, 4)}|{sub_id}"
+        reference = parent_reference(name, plain(element, 3))
+        for _, observation in results:
+            observation.setdefault("derivedFrom", []).append(reference)
+        x.fields_read(obr).add(26)
+        return
     if len(found) != 1:
         words = "The parent result (OBR-26) is not in this message, or cannot be told; the results stand alone."
         x.issue("no-parent-result", "information", words, where=f"{obr.where}-26")
         return
     x.fields_read(obr).add(26)
     _add(found[0], [observation for _, observation in results])
+
+
+def parent_reference(name: str, display: str) -> dict[str, Any]:
+    """The organism of another message by name: ``<number of its order>|<OBX-3.1>|<OBX-4>``, one of the last two may be empty."""
+    reference: dict[str, Any] = {"type": "Observation", "identifier": {"system": systems.PARENT_RESULT, "value": name}}
+    return {**reference, "display": display} if display else reference
+
+
+def parent_name(observation: dict[str, Any]) -> str:
+    """The name of the organism an Observation belongs to; empty when it names none."""
+    for reference in observation.get("derivedFrom", ()):
+        identifier = reference.get("identifier") or {}
+        if identifier.get("system") == systems.PARENT_RESULT:
+            return str(identifier["value"])
+    return ""
+
+
+def names(observation: dict[str, Any], numbers: Iterable[str]) -> frozenset[str]:
+    """Every name a result answers to, for the numbers of its order (placer, filler)."""
+    code = observation.get("code", {})
+    codes = {"", code.get("text", ""), *(c.get("code", "") for c in code.get("coding", ()))}
+    sub_ids = {"", _sub_id(observation)}
+    return frozenset(f"{n}|{c}|{s}" for n in numbers for c in codes for s in sub_ids if c or s)
+
+
+def may_be_organism(observation: dict[str, Any]) -> bool:
+    """Whether a result can have susceptibilities: its value is a coded answer or a text, and it is none itself."""
+    return ("valueString" in observation or _coded(observation)) and not parent_name(observation)
+
+
+def stands_out(observation: dict[str, Any]) -> bool:
+    """Whether a result is worth asking for susceptibilities that came before it: a coded answer, or a text with a sub-id (OBX-4)."""
+    return _coded(observation) or ("valueString" in observation and bool(_sub_id(observation)))
+
+
+def _sub_id(observation: dict[str, Any]) -> str:
+    for extension in observation.get("extension", ()):
+        if extension.get("url") == systems.SUB_ID:
+            return str(extension["extension"][0]["valueString"])
+    return ""
 
 
 def _by_sub_id(results: list[tuple[Record, dict[str, Any]]]) -> None:

@@ -17,6 +17,9 @@ _RESIDENT_OID = "2.16.156.10011.1.3"
 # Table 0203: numbers of a visit or an account. They name an encounter, so they are the last resort for a patient.
 VISIT_TYPES = frozenset({"AN", "VN", "ANON", "ANC", "ANT"})
 
+_VISIT_RANK = 1002
+"""The rank of visit numbers (``rank``)."""
+
 # PID and MRG (2.5.1 sections 3.4.2 and 3.4.9): the identifier list first, then the fields kept for older versions.
 _FIELDS = {"PID": (3, 2, 4, 19, 18), "MRG": (1, 4, 2, 3)}
 _ACCOUNT = {("PID", 18), ("MRG", 3)}
@@ -49,7 +52,7 @@ def rank(element: Element, facility: Facility) -> int:
         return 1001
     if kind in types:
         return types.index(kind)
-    return 1002 if kind in VISIT_TYPES else 1000
+    return _VISIT_RANK if kind in VISIT_TYPES else 1000
 
 
 def patient_key(record: Record, facility: Facility) -> str:
@@ -64,21 +67,39 @@ def patient_key(record: Record, facility: Facility) -> str:
     name = record.name
     for field in _FIELDS.get(name, _FIELDS["PID"]):
         for element in record.get(field):
-            value = part(element, 1).strip()
-            if not value:
-                continue
-            score = rank(element, facility)
-            if (name, field) in _ACCOUNT:
-                score = 1003
-            elif (name, field) == _NATIONAL:
-                score = 1001
-            elif field != _FIELDS[name][0] and score < 1000:
-                score = 1000
+            score, key = _scored(name, field, element, facility)
             if score < best:
-                prefix = (
-                    "account" if score >= 1002 and not authority(element, facility) else authority(element, facility)
-                )
-                best, found = score, f"{prefix}|{value}"
+                best, found = score, key
         if best < 1000:
             break
     return found
+
+
+def patient_keys(record: Record, facility: Facility) -> tuple[str, ...]:
+    """PID or MRG -> the key of every number that names the patient, the best first; visit and account numbers only alone."""
+    name = record.name
+    scored = [
+        _scored(name, field, element, facility)
+        for field in _FIELDS.get(name, _FIELDS["PID"])
+        for element in record.get(field)
+    ]
+    found = sorted((pair for pair in scored if pair[1]), key=lambda pair: pair[0])
+    numbers = [key for score, key in found if score < _VISIT_RANK] or [key for _, key in found[:1]]
+    return tuple(dict.fromkeys(numbers))
+
+
+def _scored(name: str, field: int, element: Element, facility: Facility) -> tuple[int, str]:
+    """How well one CX of a field names the patient (``rank``), and its key; empty when it has no number."""
+    value = part(element, 1).strip()
+    if not value:
+        return 9999, ""
+    score = rank(element, facility)
+    if (name, field) in _ACCOUNT:
+        score = 1003
+    elif (name, field) == _NATIONAL:
+        score = 1001
+    elif field != _FIELDS[name][0] and score < 1000:
+        score = 1000
+    known = authority(element, facility)
+    prefix = "account" if score >= _VISIT_RANK and not known else known
+    return score, f"{prefix}|{value}"

@@ -21,7 +21,6 @@ from mappings.registry import call
 from mappings.source import NULL, Element, Record, part, text
 from mappings.units import Unit
 
-SUB_ID = "http://hl7.org/fhir/StructureDefinition/observation-v2-subid"
 SOURCE_UNIT = f"{systems.BASE}/StructureDefinition/source-unit"
 """Observation: the unit as sent, where the value is not a Quantity and cannot hold it."""
 _ALTERNATE = "http://hl7.org/fhir/StructureDefinition/alternate-codes"
@@ -150,7 +149,7 @@ def sub_id(record: Record, x: Context, out: dict[str, Any]) -> bool:
     parts = [{"url": name, "valueString": v} for n, name in enumerate(names, 1) if (v := plain(element, n))]
     if not parts:
         return False
-    out.setdefault("extension", []).append({"url": SUB_ID, "extension": parts})
+    out.setdefault("extension", []).append({"url": systems.SUB_ID, "extension": parts})
     return True
 
 

@@ -11,7 +11,7 @@ from adapters.hl7v2.segment import Segment
 from mappings import times
 from mappings.facility import Facility
 from mappings.paths import rewritten, segments
-from mappings.patient_key import patient_key
+from mappings.patient_key import patient_key, patient_keys
 from mappings.quality_control import is_quality_control
 from mappings.source import Record
 from mappings.trigger import trigger_name
@@ -44,7 +44,8 @@ def peek(raw: bytes, facility: Facility) -> Envelope:
     records, _ = rewritten(found, facility)
     msh = records[0]
     event = next((r.first(1) for r in records if r.name == "EVN"), "")
-    keys = [patient_key(r, facility) for name in ("PID", "MRG") for r in records if r.name == name]
+    keys = [patient_key(r, facility) for r in records if r.name == "PID"]
+    keys += [key for r in records if r.name == "MRG" for key in patient_keys(r, facility)]
     sent = times.parse(times.hl7(msh.first(7), tuple(facility.date_formats)), ZoneInfo(facility.time_zone))
     return Envelope(
         format="hl7v2",

@@ -9,25 +9,21 @@ were (as with a withdrawal).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.search import params
-from fhir_server.store import rows
+from fhir_server.store import joining, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Origin
-from fhir_server.store.fold import Version, advanced
-from fhir_server.store.statement import Key, of_state, tail_of
+from fhir_server.store.joining import Resource
+from fhir_server.store.statement import Key
 from fhir_server.store.versions import DIAGNOSTIC_REPORT, Batch, stored_resource
 
 _STUDY: Final = RESOURCE_TYPES["ImagingStudy"]
 _REQUEST: Final = RESOURCE_TYPES["ServiceRequest"]
 _JOINED: Final = frozenset({_STUDY, _REQUEST, DIAGNOSTIC_REPORT})
-
-Resource = dict[str, Any]
-_Home = tuple[int, str]
-"""Shard and patient."""
 
 
 @dataclass(slots=True)
@@ -62,12 +58,12 @@ def join(cursor: rows.Cursor, codec: Codec, batch: Batch) -> None:
     for patient in imaged.values():
         for key, resource in _joined(patient):
             changed[key] = resource, patient.origin
-    _write(cursor, batch, changed)
+    joining.write(cursor, batch, changed, _JOINED)
 
 
-def _touched(batch: Batch) -> dict[_Home, _Patient]:
-    out: dict[_Home, _Patient] = {}
-    for key, version in _current(batch):
+def _touched(batch: Batch) -> dict[joining.Home, _Patient]:
+    out: dict[joining.Home, _Patient] = {}
+    for key, version in joining.current(batch, _JOINED):
         about = batch.after[key].patient
         if about and version.withdrawn is None:
             patient = out.setdefault((key[0], about), _Patient(version.statement.origin))
@@ -75,24 +71,16 @@ def _touched(batch: Batch) -> dict[_Home, _Patient]:
     return out
 
 
-def _current(batch: Batch) -> Iterator[tuple[Key, Version]]:
-    for key, versions in batch.versions.items():
-        if key[1] in _JOINED:
-            found = next((v for v in versions if v.number == batch.after[key].version), None)
-            if found is not None:
-                yield key, found
-
-
 def _add_stored(
     cursor: rows.Cursor,
     codec: Codec,
     batch: Batch,
-    patients: Mapping[_Home, _Patient],
+    patients: Mapping[joining.Home, _Patient],
     rtypes: Sequence[int],
     numbers: Iterable[str] | None,
 ) -> None:
     """Stored resources of the patients that carry one of the numbers (None: all); what the batch writes goes before."""
-    written = {key for key, _ in _current(batch)}
+    written = {key for key, _ in joining.current(batch, _JOINED)}
     tokens = None if numbers is None else sorted({t for n in numbers for t in _tokens(n)})
     for key, about, stored in rows.of_patients(cursor, patients, rtypes, tokens):
         patient = patients[key[0], about]
@@ -151,23 +139,3 @@ def _joined(patient: _Patient) -> Iterator[tuple[Key, Resource]]:
         lacking = [r for r in wanted if r not in held]
         if lacking:
             yield key, {**report_, "imagingStudy": held + lacking}
-
-
-def _write(cursor: rows.Cursor, batch: Batch, changed: Mapping[Key, tuple[Resource, Origin]]) -> None:
-    current = dict(_current(batch))
-    for key, stored in rows.states(cursor, [key for key in changed if key not in current]).items():
-        resource, origin = changed[key]
-        state = batch.after.get(key, stored)
-        if state.withdrawn is not None or state.deleted:
-            continue
-        # It still comes from the message that stated it.
-        own = replace(origin, inbox=state.inbox, mapping=state.mapping)
-        after = advanced(state, own, None)
-        batch.before.setdefault(key, state)
-        batch.after[key] = after
-        again = of_state(key, resource, state, own)
-        batch.versions.setdefault(key, []).append(Version(again, after.version, after.updated, "updated", None))
-    for key, (resource, _) in changed.items():
-        if key in current:
-            statement = current[key].statement
-            statement.resource, statement.tail, statement.members = resource, tail_of(resource), ()

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from fhir_server.store import images, rows
+from fhir_server.store import cultures, images, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version, advanced, fold, is_older
@@ -51,6 +51,7 @@ def apply(
         _fold(cursor, batch, keyed, numbers.withdrawn(batch.before))
         _turn(cursor, codec, batch, taken, numbers)
         images.join(cursor, codec, batch)
+        cultures.join(cursor, codec, batch)
         rows.put_owners(cursor, numbers.changed)
         return write(cursor, codec, batch)
 

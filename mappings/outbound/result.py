@@ -24,7 +24,6 @@ from mappings.outbound.people import (
     xon,
 )
 from mappings.outbound.specimen import specimen
-from mappings.results import SUB_ID
 from mappings.source import Element
 from mappings.units import Unit
 
@@ -334,7 +333,7 @@ def _specimen_of(observation: dict[str, Any]) -> str:
 def _sub_id(observation: dict[str, Any]) -> Element:
     names = ("original-sub-identifier", "group", "sequence", "identifier")
     for extension in observation.get("extension", ()):
-        if extension["url"] == SUB_ID:
+        if extension["url"] == systems.SUB_ID:
             parts = {p["url"]: p.get("valueString", "") for p in extension.get("extension", ())}
             return trimmed(*(parts.get(n, "") for n in names))
     return ()

@@ -340,6 +340,48 @@ def test_merging_a_patient_with_itself_says_so_and_links_nothing() -> None:
     assert found.merges == [] and "merge-with-itself" in {i.key for i in found.issues}
 
 
+def test_every_number_of_the_losing_side_is_merged_but_those_the_surviving_side_bears_too() -> None:
+    lost = "MRG|B1^^^HIS^PI~B2^^^LIS^PI~11010519491231002X^^^GA^NI~V7^^^HIS^VN|B3"
+    pid = _PID.format(patient="P1").replace("^^^HIS^PI", "^^^HIS^PI~11010519491231002X^^^GA^NI")
+    found = _convert(pid, lost, kind="ADT^A40")
+    retired = {m.retired for m in found.merges}
+    assert len(retired) == len(found.merges) == 3
+    assert {e.resource["id"] for e in _of(found, "Patient")} == {*retired, found.merges[0].surviving}
+
+
+def test_a_visit_without_a_number_is_kept_with_the_order_that_speaks_of_it() -> None:
+    visit = "PV1|1|E|急诊科^^3||||D9^急^诊"
+    order = "OBR|1||{n}|XCG^血常规^L|||20240318093000|||||||||||||||20240318110000|||F"
+    one, again, other = (
+        _convert(_PID.format(patient="P1"), visit, order.format(n=n), WBC.format(n=1, v="6.1", s="F"), control=c)
+        for n, c in (("F1", "C1"), ("F1", "C2"), ("F2", "C3"))
+    )
+    assert _ids(one, "Encounter") == _ids(again, "Encounter") != _ids(other, "Encounter")
+    assert _of(one, "Encounter")[0].resource["class"]["code"] == "EMER"
+    assert (
+        _of(one, "DiagnosticReport")[0].resource["encounter"]["reference"] == f"Encounter/{_ids(one, 'Encounter')[0]}"
+    )
+
+
+def test_an_admission_without_number_and_admission_time_is_told_by_the_time_of_its_event() -> None:
+    one, two = (
+        _convert("EVN|A01|20240318093000||||" + at, _PID.format(patient="P1"), "PV1|1|I|N3", kind="ADT^A01")
+        for at in ("20240318080000", "20240319080000")
+    )
+    assert _ids(one, "Encounter") != _ids(two, "Encounter")
+    assert "period" not in _of(one, "Encounter")[0].resource
+
+
+def test_a_bedside_result_without_order_numbers_still_tells_who_ordered_it() -> None:
+    order = "OBR|1|||GLU^血糖^L|||20240318093000|||||||||D1^护^士||||||20240318110000|||F"
+    found = _convert(_PID.format(patient="P1"), "ORC|NW", order, WBC.format(n=1, v="6.1", s="F"), kind="ORU^R30")
+    (request,) = _of(found, "ServiceRequest")
+    assert request.resource["requester"]["reference"].startswith("Practitioner")
+    assert _of(found, "DiagnosticReport")[0].resource["basedOn"] == [
+        {"reference": f"ServiceRequest/{request.resource['id']}"}
+    ]
+
+
 @pytest.mark.parametrize(("event", "merges"), [("A40", 1), ("A34", 1), ("A18", 1), ("A47", 1), ("A08", 0), ("A24", 0)])
 def test_only_merge_events_merge(event: str, merges: int) -> None:
     found = _convert(_PID.format(patient="P1"), "MRG|P9^^^HIS^PI", kind=f"ADT^{event}")
