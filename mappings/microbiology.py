@@ -3,8 +3,8 @@
 The guide leaves both ways to an implementation. HL7 v2.5.1 section 7.3.1.26 (OBR-26, with OBR-29) names the organism of an order of
 susceptibilities by code and sub-id; older laboratories put both in one order and give them one sub-id (OBX-4).
 
-An organism of an earlier message cannot be named by its id, because OBR-29 does not say under which code its order was reported. The
-susceptibilities then carry the name the sender gave it (``parent_reference``), and the store joins them (fhir_server.store.cultures).
+An organism of another message cannot be named by its id, because OBR-29 does not say under which code its order was reported. The
+susceptibilities carry the name the sender gave it (``parent_reference``), and the store joins them (fhir_server.store.cultures).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _PART = re.compile(r"[.\-]")
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The results of one order: its numbers (OBR-2/3, ORC-2/3), and each OBX with its Observation."""
+    """The results of one order: its numbers (OBR-3/2, ORC-3/2, the filler's before the placer's), and each OBX with its Observation."""
 
-    numbers: frozenset[str]
+    numbers: tuple[str, ...]
     results: tuple[tuple[Record, dict[str, Any]], ...]
 
 
@@ -38,7 +38,7 @@ def link(order: Order, results: list[tuple[Record, dict[str, Any]]], x: Context)
     """Adds ``hasMember`` to the organisms the results belong to, in this order or in one before it."""
     if any(record.get(4) for record, _ in results):
         _by_sub_id(results)
-    numbers = frozenset(v for r in (order.orc, order.obr) if r is not None for n in (2, 3) if (v := r.first(n)))
+    numbers = tuple(v for n in (3, 2) for r in (order.obr, order.orc) if r is not None and (v := r.first(n)))
     if order.obr is not None and order.obr.get(26) and results:
         _by_parent(order.obr, order.orc, results, x)
     x.made.append(Made(numbers, tuple(results)))
@@ -52,30 +52,32 @@ def _by_parent(obr: Record, orc: Record | None, results: list[tuple[Record, dict
     orders = {v for e in parents for n in (1, 2) if (v := bare(e, n, 1))}
     parent = next((v for e in parents for n in (2, 1) if (v := bare(e, n, 1))), "")
     found = [
-        observation
+        (made, observation)
         for made in x.made
-        if not orders or not made.numbers or orders & made.numbers
+        if not orders or not made.numbers or orders.intersection(made.numbers)
         for record, observation in made.results
         if (not codes or codes & {plain(record.get(3)[0], 1), plain(record.get(3)[0], 4)})
         and (not sub_id or record.first(4).strip() == sub_id)
     ]
-    if not found and parent and (codes or sub_id):
-        name = f"{parent}|{bare(element, 1, 1) or bare(element, 1, 4)}|{sub_id}"
-        reference = parent_reference(name, plain(element, 3))
-        for _, observation in results:
-            observation.setdefault("derivedFrom", []).append(reference)
-        x.fields_read(obr).add(26)
-        return
-    if len(found) != 1:
+    if len(found) == 1:
+        made, organism = found[0]
+        parent = parent or next(iter(made.numbers), "")
+        _add(organism, [observation for _, observation in results])
+    elif found or not parent or not (codes or sub_id):
         words = "The parent result (OBR-26) is not in this message, or cannot be told; the results stand alone."
         x.issue("no-parent-result", "information", words, where=f"{obr.where}-26")
         return
     x.fields_read(obr).add(26)
-    _add(found[0], [observation for _, observation in results])
+    if parent and (codes or sub_id):
+        # Also beside an organism of this message: a later correction of it alone then keeps its members.
+        name = f"{parent}|{bare(element, 1, 1) or bare(element, 1, 4)}|{sub_id}"
+        reference = parent_reference(name, plain(element, 3))
+        for _, observation in results:
+            observation.setdefault("derivedFrom", []).append(reference)
 
 
 def parent_reference(name: str, display: str) -> dict[str, Any]:
-    """The organism of another message by name: ``<number of its order>|<OBX-3.1>|<OBX-4>``, one of the last two may be empty."""
+    """An organism by name: ``<number of its order>|<OBX-3.1>|<OBX-4>``, one of the last two may be empty."""
     reference: dict[str, Any] = {"type": "Observation", "identifier": {"system": systems.PARENT_RESULT, "value": name}}
     return {**reference, "display": display} if display else reference
 

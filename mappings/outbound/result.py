@@ -11,6 +11,7 @@ from mappings.documents import VALUE_ATTACHMENT
 from mappings.outbound import value
 from mappings.outbound.dialect import Dialect
 from mappings.outbound.line import Line, trimmed
+from mappings.outbound.parent import put_parent
 from mappings.outbound.people import (
     Resources,
     address,
@@ -82,6 +83,7 @@ class Result:
     ) -> list[Line]:
         self._groups += 1
         orc, obr = self._order(report)
+        put_parent(obr, observations)
         out = [orc, obr]
         if first:
             said = [e["valueAnnotation"] for e in report.get("extension", ()) if e["url"] == REPORT_NOTE]

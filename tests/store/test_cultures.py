@@ -77,6 +77,12 @@ def test_the_organism_has_its_susceptibilities_as_members_in_whatever_order_the_
     assert found["氨苄西林"][1]["derivedFrom"][0]["display"] == "大肠埃希菌"
 
 
+def test_a_correction_of_the_organism_alone_keeps_its_members(conn: Conn, codec: Codec, profile: Profile) -> None:
+    both = CULTURE + SUSCEPTIBLE.partition("\rPID")[2].partition("\r")[2]
+    store(conn, codec, profile, both, FINAL)
+    assert len(members(results(conn, codec), "大肠埃希菌")) == 2
+
+
 def test_the_susceptibilities_join_in_one_transaction_and_once(conn: Conn, codec: Codec, profile: Profile) -> None:
     repository.apply(
         conn,

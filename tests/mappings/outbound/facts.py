@@ -84,6 +84,8 @@ def _result(observation: dict[str, Any], resources: Resources, zone: Any) -> dic
         "performer": facility_of(first, resources) or first.get("display"),
         "mark": [e["valueString"] for e in extensions if e["url"] == systems.MARK],
         "sub": [p for e in extensions if e["url"].endswith("v2-subid") for p in e["extension"]],
+        "organism": [r["identifier"]["value"] for r in observation.get("derivedFrom", ()) if "identifier" in r],
+        "members": sorted(resources[r["reference"]]["code"].get("text", "") for r in observation.get("hasMember", ())),
         "method": observation.get("method", {}).get("text"),
     }
 
