@@ -1,4 +1,4 @@
-"""The organism that susceptibilities belong to -> OBR-26 and OBR-29 (HL7 v2.5.1 sections 7.4.1.26 and 7.4.1.29; mappings.microbiology)."""
+"""The organism that susceptibilities belong to -> OBR-26 and OBR-29 (HL7 v2.5.1 section 7.4.1; mappings.microbiology)."""
 
 from __future__ import annotations
 
