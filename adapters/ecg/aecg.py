@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 
 from adapters import xmltree
@@ -22,11 +23,13 @@ _MEASURES = {
     "MDC_ECG_ANGLE_T_FRONT": "t-axis",
 }  # fmt: skip
 _STATEMENTS = ("MDC_ECG_INTERPRETATION", "MDC_ECG_RHY")
+_SECONDS = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001")}
+_BEATS = ("REPRESENTATIVE_BEAT", "MEDIAN_BEAT", "AVERAGE_BEAT")
 _UNITS = {"uV": Decimal(1), "mV": Decimal(1000), "nV": Decimal("0.001"), "V": Decimal(1_000_000)}
 
 
 def read(raw: bytes, fallback_charset: str = "") -> Message:
-    """One document. Raises Unreadable (adapters.xmltree.parse; ``not-a-document``)."""
+    """One document: a report for each series. Raises Unreadable (adapters.xmltree.parse; ``bad-waveform``)."""
     tree = xmltree.parse(raw, fallback_charset)
     root = tree.root
     found = Recording("aecg")
@@ -45,17 +48,25 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
     subject = root.find(".//trialSubject")
     if subject is not None:
         _subject(subject, found)
-    for series in root.iter("series", "derivedSeries"):
-        _series(series, found)
-    first = root.find(".//series")
-    if first is not None:
-        start, end = _times(first.find("effectiveTime"))
-        found.taken, found.until = found.taken or start, found.until or end
-        _people(first, found)
     found.comment = [t for e in root.iter("subjectFindingComment") if (t := words(e))]
     for site in ("testingSite", "trialSite"):
         found.organization = found.organization or words(root.find(f".//{site}/location/name"))
-    return message(found, raw, tree)
+    every = list(root.iter("series"))
+    more = [_further(found, series, number) for number, series in enumerate(every[1:], 2)]
+    for recording, series in zip([found, *more], every, strict=False):
+        _series(series, recording, len(every) > 1)
+    for recording in more:
+        found.issues += recording.issues
+        found.unread += recording.unread
+    found.unread += _settings(root)
+    return message(found, raw, tree, more)
+
+
+def _further(first: Recording, series: Element, number: int) -> Recording:
+    """The recording of a series after the first: its own number and times; patient and place are those of the document."""
+    key = _id(series.find("id")) or (f"{first.document}/{number}" if first.document else "")
+    return replace(first, number=(key,) if key else (), taken="", until="", comment=[], measures={}, statements=[], leads=[],
+                   issues=[], unread=[])  # fmt: skip
 
 
 def _id(element: Element | None) -> str:
@@ -91,92 +102,160 @@ def _subject(subject: Element, found: Recording) -> None:
     found.sex = {"UN": "O"}.get(sex.get("code", ""), sex.get("code", "")) if sex is not None else ""
 
 
-def _series(series: Element, found: Recording) -> None:
-    beat = series.tag == "derivedSeries"
-    for group in series.findall("component/sequenceSet"):
-        period = ""
-        for sequence in group.findall("component/sequence"):
-            code, value = sequence.find("code"), sequence.find("value")
-            name = code.get("code", "") if code is not None else ""
-            if value is None:
-                continue
-            if name.startswith("TIME_"):
-                period = _period(value)
-            elif name.startswith("MDC_ECG_LEAD_"):
-                _lead(name.removeprefix("MDC_ECG_LEAD_"), value, period, beat, found)
-    for annotation in series.iterfind("subjectOf/annotationSet/component/annotation"):
-        _annotation(annotation, beat, found)
-    if any(p.find(".//assignedPerson/name") is not None for p in series.iterfind("subjectOf/annotationSet/author")):
-        found.status = "F"
-        who = series.find("subjectOf/annotationSet/author//assignedPerson/name")
-        found.reader = trimmed("", words(who))
+def _series(series: Element, found: Recording, own_times: bool) -> None:
+    """A series with what was derived from it. ``own_times``: the document has more than one, so each has its own times."""
+    start, end = _times(series.find("effectiveTime"))
+    if own_times and start:
+        found.taken, found.until = start, end
+    found.taken, found.until = found.taken or start, found.until or end
+    _people(series, found)
+    derived = series.findall("derivation/derivedSeries")
+    for part in (series, *derived):
+        code = part.find("code")
+        beat = part is not series and (code is None or code.get("code", "") in ("", *_BEATS))
+        for group in part.findall("component/sequenceSet"):
+            _group(group, beat, found)
+    sets = [(part is not series, s) for part in (series, *derived) for s in part.findall("subjectOf/annotationSet")]
+    _annotations(sets, found)
+
+
+def _group(group: Element, beat: bool, found: Recording) -> None:
+    """Sequences that were sampled together: one says the times, the others are leads."""
+    period = start = ""
+    for sequence in group.findall("component/sequence"):
+        code, value = sequence.find("code"), sequence.find("value")
+        name = code.get("code", "") if code is not None else ""
+        if name.startswith("TIME_") and value is not None:
+            period = _period(value)
+            head = value.find("head")
+            said = head.get("value", "") if head is not None else ""
+            if name == "TIME_ABSOLUTE":
+                start = said
+            elif said.strip("0."):
+                found.unread.append(Unread("sequence[TIME_RELATIVE]/head", f"{said} {head.get('unit', '')}".strip()))
+    for sequence in group.findall("component/sequence"):
+        code, value = sequence.find("code"), sequence.find("value")
+        name = code.get("code", "") if code is not None else ""
+        if name.startswith("MDC_ECG_LEAD_"):
+            lead = _lead(name.removeprefix("MDC_ECG_LEAD_"), value, period, found)
+            found.leads += [replace(lead, beat=beat, start="" if beat else start)] if lead is not None else []
+        elif not name.startswith("TIME_"):
+            found.unread.append(Unread(f"sequence[{name}]", "a sequence that is no lead of an ECG"))
 
 
 def _period(value: Element) -> str:
+    """Milliseconds between samples; empty when the increment, or its unit, is not said."""
     step = value.find("increment")
-    if step is None:
+    number = _decimal(step.get("value", "")) if step is not None else None
+    factor = _SECONDS.get(step.get("unit", "")) if step is not None else None
+    if number is None or factor is None or number <= 0:
         return ""
+    return format((number * factor).normalize(), "f")
+
+
+def _decimal(written: str) -> Decimal | None:
+    """A number of usual size; None for any other text."""
     try:
-        number = Decimal(step.get("value", ""))
+        number = Decimal(written)
     except InvalidOperation:
-        return ""
-    factor = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001")}.get(step.get("unit", "s"))
-    return format((number * factor).normalize(), "f") if factor is not None else ""
+        return None
+    return number if number.is_finite() and -12 <= number.adjusted() <= 12 else None
 
 
-def _lead(name: str, value: Element, period: str, beat: bool, found: Recording) -> None:
-    origin, scale, digits = value.find("origin"), value.find("scale"), value.find("digits")
+def _lead(name: str, value: Element | None, period: str, found: Recording) -> Lead | None:
+    origin, scale, digits = (value.find(tag) if value is not None else None for tag in ("origin", "scale", "digits"))
     samples = " ".join((digits.text or "").split()) if digits is not None else ""
     unit = scale.get("unit", "") if scale is not None else ""
-    if not samples or not period or unit not in _UNITS or scale is None:
-        told = "A lead has no samples, no sampling interval, or no scale in volts; it is kept in the file alone."
-        found.issues.append(Issue("bad-waveform", "warning", f"lead[{name}]", told))
-        return
-    try:
-        factor = Decimal(scale.get("value", "0")) * _UNITS[unit]
-        start = origin.get("value") or "0" if origin is not None else "0"
-        zero = Decimal(start) * _UNITS.get(origin.get("unit", unit) if origin is not None else unit, Decimal(1))
-    except InvalidOperation:
+    if not samples or not period or unit not in _UNITS or scale is None or not scale.get("value"):
+        _bad(name, "has no samples, no sampling interval with its unit, or no scale in volts", found)
+        return None
+    factor = _decimal(scale.get("value", ""))
+    start = _decimal(origin.get("value") or "0") if origin is not None else Decimal(0)
+    if factor is None or start is None:
         told = "The scale or origin of a lead is no number; send the file again."
-        raise Unreadable(Issue("bad-waveform", "error", f"lead[{name}]", told)) from None
+        raise Unreadable(Issue("bad-waveform", "error", f"lead[{name}]", told))
+    base = _UNITS.get(origin.get("unit", "") if origin is not None else "")
+    if start and base is None:
+        _bad(name, "has an origin without a unit in volts", found)
+        return None
     if not all(s.lstrip("+-").replace(".", "", 1).isdigit() for s in samples.split()):
         raise Unreadable(
             Issue(
                 "bad-waveform", "error", f"lead[{name}]", "The samples of a lead are not numbers; send the file again."
             )
         )
-    found.leads.append(
-        Lead(name, period, format(factor.normalize(), "f"), format(zero.normalize(), "f"), samples, beat)
-    )
+    zero = start * (base or Decimal(1))
+    factor *= _UNITS[unit]
+    return Lead(name, period, format(factor.normalize(), "f"), format(zero.normalize(), "f"), samples)
 
 
-def _annotation(annotation: Element, beat: bool, found: Recording) -> None:
+def _bad(name: str, fault: str, found: Recording) -> None:
+    told = f"A lead {fault}; it is kept in the file alone."
+    found.issues.append(Issue("bad-waveform", "warning", f"lead[{name}]", told))
+
+
+def _annotations(sets: list[tuple[bool, Element]], found: Recording) -> None:
+    """What a person annotated counts before what the device did, which is then listed as unread where it differs."""
+    by_people = [s for _, s in sets if s.find("author//assignedPerson/name") is not None]
+    if by_people:
+        found.status = "F"
+        found.reader = trimmed("", words(by_people[-1].find("author//assignedPerson/name")))
+        found.reported = max(_times(s.find("activityTime"))[0] for s in by_people)
+    for person in (True, False):
+        said: list[str] = []
+        for derived, one in sets:
+            if (one in by_people) == person:
+                for annotation in one.findall("component/annotation"):
+                    _annotation(annotation, derived, said, found)
+        if person or not found.statements:
+            found.statements += said
+        else:
+            found.unread += [Unread("annotation[device]", s) for s in said if s not in found.statements]
+
+
+def _annotation(annotation: Element, derived: bool, said: list[str], found: Recording) -> None:
     """Measurements of the average beat or of the whole series; those of single beats stay in the file, listed as unread."""
-    code, value = annotation.find("code"), annotation.find("value")
+    code = annotation.find("code")
     name = code.get("code", "") if code is not None else ""
-    if name == "MDC_ECG_BEAT" and not beat:
-        if not any(u.where == "annotation[MDC_ECG_BEAT]" for u in found.unread):
-            found.unread.append(Unread("annotation[MDC_ECG_BEAT]", "measurements of single beats"))
+    if name == "MDC_ECG_BEAT" and not derived:
+        _unread("MDC_ECG_BEAT", "measurements of single beats", found)
         return
     for inner in annotation.iter("annotation"):
-        kind, measured = inner.find("code"), inner.find("value")
-        key = _MEASURES.get(kind.get("code", "")) if kind is not None else None
-        if key and measured is not None and measured.get("value"):
-            found.measures.setdefault(
-                key,
-                (measured.get("value", ""), {"bpm": "/min"}.get(measured.get("unit", ""), measured.get("unit", ""))),
-            )
-        elif kind is not None and kind.get("code", "").startswith(_STATEMENTS) and measured is not None:
-            said = words(measured) or measured.get("displayName", "") or measured.get("code", "")
-            if said and said not in found.statements:
-                found.statements.append(said)
-    if (
-        value is not None
-        and name.startswith("MDC_ECG_INTERPRETATION")
-        and words(value)
-        and words(value) not in found.statements
-    ):
-        found.statements.append(words(value))
+        kind, value = inner.find("code"), inner.find("value")
+        name = kind.get("code", "") if kind is not None else ""
+        if not name or value is None:
+            continue
+        key = _MEASURES.get(name)
+        if key and value.get("value"):
+            unit = value.get("unit", "")
+            measured = value.get("value", ""), {"bpm": "/min"}.get(unit, unit)
+            if found.measures.setdefault(key, measured) != measured:
+                _unread(name, " ".join(measured), found)
+        elif name.startswith(_STATEMENTS):
+            text = words(value) or value.get("displayName", "") or value.get("code", "")
+            if text and text not in said:
+                said.append(text)
+        elif not name.startswith(("MDC_ECG_WAVC", "MDC_ECG_BEAT")):
+            text = words(value) or " ".join(value.get(a, "") for a in ("value", "unit", "code") if value.get(a))
+            if text:
+                _unread(name, text, found)
+
+
+def _unread(name: str, said: str, found: Recording) -> None:
+    one = Unread(f"annotation[{name}]", said)
+    if one not in found.unread:
+        found.unread.append(one)
+
+
+def _settings(root: Element) -> list[Unread]:
+    """Filters and other settings of the recorder, and what else was noted beside the waveforms: each kind once."""
+    out: dict[Unread, None] = {}
+    for inner in root.iter("controlVariable", "relatedObservation"):
+        code, value = inner.find("code"), inner.find("value")
+        if code is not None and value is not None:
+            said = words(value) or " ".join(value.get(a, "") for a in ("value", "unit", "code") if value.get(a))
+            out[Unread(f"controlVariable[{code.get('displayName') or code.get('code', '')}]", said)] = None
+    return [u for u in out if u.value]
 
 
 def _people(series: Element, found: Recording) -> None:

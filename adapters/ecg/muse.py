@@ -6,7 +6,7 @@ import re
 from decimal import Decimal, InvalidOperation
 
 from adapters import xmltree
-from adapters.ecg.recording import Lead, Recording, message, samples_of
+from adapters.ecg.recording import MEASURES, Lead, Recording, message, numbered, samples_of
 from adapters.segments import Message
 from adapters.xmltree import Element, words
 from conformance.issue import Issue
@@ -20,7 +20,19 @@ _MEASURES = {
 }  # fmt: skip
 _STATUS = {"CONFIRMED": "F", "UNCONFIRMED": "P", "EDITED": "P"}
 _DATE = re.compile(r"(\d{2})-(\d{2})-(\d{4})")
+_SCALE = re.compile(r"\d{1,6}(?:\.\d{1,9})?")
 _TIME = re.compile(r"(\d{2}):(\d{2})(?::(\d{2}))?")
+_READ = {
+    "PatientDemographics": {"PatientID", "PatientLastName", "PatientFirstName", "DateofBirth", "Gender"},
+    "TestDemographics": {
+        "AcquisitionDate", "AcquisitionTime", "EditDate", "EditTime", "Status", "AcquisitionDevice", "CartNumber", "SiteName",
+        "AcquisitionTechLastName", "AcquisitionTechFirstName", "OverreaderLastName", "OverreaderFirstName",
+    },
+    "Order": {"RequisitionNumber"},
+    "RestingECGMeasurements": set(_MEASURES),
+}  # fmt: skip
+"""Blocks of which single elements are read; what else they hold is listed as unread."""
+_WHOLE = ("MuseInfo", "Diagnosis", "OriginalDiagnosis", "Waveform")
 _AXES = frozenset({"p-axis", "qrs-axis", "t-axis"})
 
 
@@ -33,7 +45,8 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
     found.patient = (_text(person, "PatientID"),) if _text(person, "PatientID") else ()
     found.family, found.given = _text(person, "PatientLastName"), _text(person, "PatientFirstName")
     found.birth = _moment(_text(person, "DateofBirth"), "")
-    found.sex = {"MALE": "M", "FEMALE": "F", "UNKNOWN": "U"}.get(_text(person, "Gender").upper(), "")
+    sex = _text(person, "Gender")
+    found.sex = {"MALE": "M", "FEMALE": "F", "UNKNOWN": "U"}.get(sex.upper(), sex)
     found.taken = _moment(_text(test, "AcquisitionDate"), _text(test, "AcquisitionTime"))
     found.reported = _moment(_text(test, "EditDate"), _text(test, "EditTime"))
     found.status = _STATUS.get(_text(test, "Status").upper(), "")
@@ -45,8 +58,7 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
     order = root.find("Order")
     if _text(order, "RequisitionNumber"):
         found.order = (_text(order, "RequisitionNumber"),)
-    # MUSE writes no number of the recording: the cart and the second it was taken tell it, also after it was read over.
-    found.number = (f"{_text(test, 'CartNumber') or 'ECG'}-{found.taken}",) if found.taken else ()
+    found.number = numbered(_text(test, "CartNumber"), _text(person, "PatientID"), found.taken)
     found.document = str(found.number[0]) if found.number else ""
     _measures(root.find("RestingECGMeasurements"), found)
     found.statements = _statements(root.find("Diagnosis"))
@@ -56,17 +68,14 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
         found.unread.append(Unread("OriginalDiagnosis", " ".join(_statements(root.find("OriginalDiagnosis")))))
     for waveform in root.findall("Waveform"):
         _waveform(waveform, found)
-    known = {
-        "MuseInfo",
-        "PatientDemographics",
-        "TestDemographics",
-        "Order",
-        "RestingECGMeasurements",
-        "Diagnosis",
-        "OriginalDiagnosis",
-        "Waveform",
-    }
-    found.unread += [Unread(e.tag, words(e)[:80]) for e in root if e.tag not in known and words(e)]
+    found.unread += [
+        Unread(f"{block.tag}/{e.tag}", words(e)[:80])
+        for block in root
+        if block.tag in _READ
+        for e in block
+        if e.tag not in _READ[block.tag] and words(e)
+    ]
+    found.unread += [Unread(e.tag, words(e)[:80]) for e in root if e.tag not in (*_READ, *_WHOLE) and words(e)]
     return message(found, raw, tree)
 
 
@@ -75,10 +84,10 @@ def _text(parent: Element | None, name: str) -> str:
 
 
 def _moment(day: str, time: str) -> str:
-    """MM-DD-YYYY and HH:MM:SS -> HL7 time; a date of another form is passed on as written and is then said to be wrong."""
+    """MM-DD-YYYY and HH:MM:SS -> HL7 time; a date of another form is passed on as written, and is then read or said to be wrong."""
     found, clock = _DATE.fullmatch(day), _TIME.fullmatch(time)
     if not found:
-        return day
+        return f"{day} {time}".strip()
     return f"{found[3]}{found[1]}{found[2]}" + (f"{clock[1]}{clock[2]}{clock[3] or '00'}" if clock else "")
 
 
@@ -87,7 +96,7 @@ def _measures(block: Element | None, found: Recording) -> None:
         value = _text(block, tag)
         # The cart writes 0 for an interval it could not measure; an axis may be 0.
         if value and (value.lstrip("0") or key in _AXES):
-            found.measures[key] = (value, "")
+            found.measures[key] = (value, MEASURES[key][2])
 
 
 def _statements(block: Element | None) -> list[str]:
@@ -112,11 +121,13 @@ def _waveform(waveform: Element, found: Recording) -> None:
     for lead in waveform.findall("LeadData"):
         name, factor = _text(lead, "LeadID"), _text(lead, "LeadAmplitudeUnitsPerBit")
         samples = samples_of(words(lead.find("WaveFormData")))
-        if not (name and period and factor and samples) or _text(lead, "LeadAmplitudeUnits").upper() not in (
-            "",
-            "MICROVOLTS",
-        ):
-            told = "A lead has no samples, no sampling rate, or no scale in microvolts; it is kept in the file alone."
+        said = _text(lead, "LeadSampleCountTotal")
+        sized = _text(lead, "LeadSampleSize") in ("", "2") and (not said or said == str(len(samples.split())))
+        scaled = bool(_SCALE.fullmatch(factor)) and _text(lead, "LeadAmplitudeUnits").upper() == "MICROVOLTS"
+        if not (name and period and samples and scaled and sized):
+            told = "A lead has no samples, not as many as it says, no rate, or no scale in microvolts; it is kept in the file alone."
             found.issues.append(Issue("bad-waveform", "warning", f"lead[{name}]", told))
             continue
+        if _text(lead, "LeadOff").upper() == "TRUE":
+            found.unread.append(Unread(f"lead[{name}]/LeadOff", "TRUE: the electrode was off"))
         found.leads.append(Lead(name, period, factor, "0", samples, beat))

@@ -5,23 +5,25 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from adapters import xmltree
 from adapters.ecg import xli
-from adapters.ecg.recording import Lead, Recording, message, samples_of
+from adapters.ecg.recording import MEASURES, Lead, Recording, message, numbered, samples_of
 from adapters.segments import Message
 from adapters.xmltree import Element, words
 from conformance.issue import Issue
+from mappings.model import Unread
 from mappings.outbound.line import trimmed
 
 ROOT = "restingecgdata"
 _MEASURES = {
     "heartrate": "hr", "print": "pr", "qrsdur": "qrs", "qtint": "qt", "qtcb": "qtc", "pfrontaxis": "p-axis", "qrsfrontaxis": "qrs-axis",
-    "tfrontaxis": "t-axis",
+    "tfrontaxis": "t-axis", "meanventrate": "hr", "meanprint": "pr", "meanqrsdur": "qrs", "meanqtint": "qt", "meanqtc": "qtc",
 }  # fmt: skip
-_STANDARD = ["I", "II", "III", "AVR", "AVL", "AVF"]
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_LIMBS = ["I", "II", "III", "aVR", "aVL", "aVF"]
+_NUMBER = re.compile(r"-?\d{1,9}(?:\.\d{1,9})?", re.ASCII)
+_PLAIN = re.compile(r"[\s\d-]+", re.ASCII)
 _CLOCK = re.compile(r"\D")
 
 
@@ -40,13 +42,16 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
     acquirer = root.find("dataacquisition/acquirer")
     if acquirer is not None:
         operator = acquirer.find("operator")
-        found.technician = trimmed(operator.get("id", ""), words(operator)) if operator is not None else ()
+        found.technician = (
+            trimmed(operator.get("id", ""), words(operator))
+            if operator is not None
+            else trimmed(words(acquirer.find("operatorid")))
+        )
         found.organization = words(acquirer.find("institutionname")) or words(acquirer.find("facilityname"))
     order = words(root.find("orderinfo/ordernumber")) or words(root.find("orderinfo/uniqueorderid"))
     found.order = (order,) if order else ()
-    if found.taken:
-        found.number = (f"{found.device[1] or 'ECG'}-{found.taken}",)
-        found.document = found.number[0] if isinstance(found.number[0], str) else ""
+    found.number = numbered(found.device[1], str(found.patient[0]) if found.patient else "", found.taken)
+    found.document = str(found.number[0]) if found.number else ""
     _interpretation(root, found)
     _waveforms(root, found)
     return message(found, raw, tree)
@@ -65,25 +70,22 @@ def _person(person: Element | None, found: Recording) -> None:
     if name is not None:
         found.family, found.given = (words(name.find(p)).strip("-") for p in ("lastname", "firstname"))
     found.birth = _CLOCK.sub("", words(person.find("age/dateofbirth")) or words(person.find("dateofbirth")))
-    found.sex = {"male": "M", "female": "F", "unknown": "U"}.get(words(person.find("sex")).lower(), "")
+    sex = words(person.find("sex"))
+    found.sex = {"male": "M", "female": "F", "unknown": "U"}.get(sex.lower(), sex)
 
 
 def _interpretation(root: Element, found: Recording) -> None:
     """The last interpretation counts; it is final when a doctor confirmed it."""
     every = root.findall("interpretations/interpretation")
-    if not every:
+    last = every[-1] if every else None
+    _measures(root, last, found)
+    if last is None:
         return
-    last = every[-1]
-    block = last.find("globalmeasurements")
-    for tag, key in _MEASURES.items():
-        value = words(block.find(tag)) if block is not None else ""
-        if _NUMBER.fullmatch(value):
-            found.measures[key] = (value, "")
+    for earlier in every[:-1]:
+        said = " ".join(s for e in earlier.findall("statement") if (s := _statement(e)))
+        found.unread += [Unread("interpretation[earlier]", said)] if said else []
     for statement in last.findall("statement"):
-        said = " ".join(
-            w for w in (words(statement.find("leftstatement")), words(statement.find("rightstatement"))) if w
-        )
-        if said:
+        if said := _statement(statement):
             found.statements.append(said)
     if words(last.find("severity")):
         found.statements.append(words(last.find("severity")))
@@ -96,6 +98,23 @@ def _interpretation(root: Element, found: Recording) -> None:
         found.reader = trimmed(doctor.get("id", ""), family.strip(), given.strip())
 
 
+def _statement(statement: Element) -> str:
+    return " ".join(w for w in (words(statement.find("leftstatement")), words(statement.find("rightstatement"))) if w)
+
+
+def _measures(root: Element, last: Element | None, found: Recording) -> None:
+    """1.04: globalmeasurements of the interpretation. 1.03: those of the recording, after interpretationmeasurements."""
+    blocks = [last.find("globalmeasurements"), last.find("interpretationmeasurements")] if last is not None else []
+    for block in (*blocks, root.find("measurements/globalmeasurements")):
+        for element in block if block is not None else ():
+            key, value = _MEASURES.get(element.tag), words(element)
+            if not key or not _NUMBER.fullmatch(value):
+                if value and (key or block is not root.find("measurements/globalmeasurements")):
+                    found.unread.append(Unread(f"{block.tag}/{element.tag}", value[:80]))
+            elif found.measures.setdefault(key, (value, MEASURES[key][2]))[0] != value:
+                found.unread.append(Unread(f"{block.tag}/{element.tag}", value))
+
+
 def _waveforms(root: Element, found: Recording) -> None:
     rhythm = root.find("waveforms/parsedwaveforms")
     signal = root.find("dataacquisition/signalcharacteristics")
@@ -105,11 +124,12 @@ def _waveforms(root: Element, found: Recording) -> None:
     if beats is None:
         return
     period = _period(beats.get("samplespersec", "") or _of(signal, "samplingrate"))
-    factor = beats.get("resolution", "") or _of(signal, "resolution")
+    factor = beats.get("resolution", "") or _resolution(signal)
     for beat in beats.findall("repbeat"):
         data = beat.find("waveform") if beat.find("waveform") is not None else beat
-        samples = samples_of(data.text or "")
-        if samples and period and factor:
+        text, plain = data.text or "", beats.get("dataencoding", "").lower() == "plain"
+        samples = " ".join(text.split()) if plain and _PLAIN.fullmatch(text) else "" if plain else samples_of(text)
+        if samples and period and _NUMBER.fullmatch(factor):
             found.leads.append(Lead(beat.get("leadname", ""), period, factor, "0", samples, True))
         else:
             _bad(beat.get("leadname", ""), found)
@@ -119,27 +139,50 @@ def _of(signal: Element | None, name: str) -> str:
     return words(signal.find(name)) if signal is not None else ""
 
 
+def _resolution(signal: Element | None) -> str:
+    return _of(signal, "resolution") or _of(signal, "signalresolution")
+
+
 def _period(rate: str) -> str:
-    try:
-        return format((1000 / Decimal(rate)).normalize(), "f")
-    except (InvalidOperation, ArithmeticError):
-        return ""
+    """Milliseconds between samples at so many a second; empty when that is no usual number."""
+    return format((1000 / Decimal(rate)).normalize(), "f") if _NUMBER.fullmatch(rate) and Decimal(rate) > 0 else ""
 
 
 def _bad(name: str, found: Recording) -> None:
-    told = "The samples, their rate or their scale cannot be read; the waveform is kept in the file alone."
+    told = "The samples, their number, rate or scale cannot be read; the waveform is kept in the file alone."
     found.issues.append(Issue("bad-waveform", "warning", f"lead[{name}]", told))
 
 
+def _labels(rhythm: Element, signal: Element | None) -> list[str]:
+    """Names of the leads. 1.03 says them by the kind of acquisition: the twelve of the standard, in order."""
+    said: list[str] = rhythm.get("leadlabels", "").split()
+    number = rhythm.get("numberofleads", "") if said else _of(signal, "numberchannelsallocated")
+    if not said and _of(signal, "acquisitiontype").upper() in ("STD-12", "10-WIRE"):
+        said = [*_LIMBS, *(f"V{n}" for n in range(1, 7))]
+    return said[: int(number)] if number.isdigit() else said
+
+
 def _rhythm(rhythm: Element, signal: Element | None, found: Recording) -> None:
-    labels = rhythm.get("leadlabels", "").split()
-    period = _period(rhythm.get("samplespersecond", "") or _of(signal, "samplingrate"))
-    factor = rhythm.get("resolution", "") or _of(signal, "resolution")
+    labels = _labels(rhythm, signal)
+    rate = rhythm.get("samplespersecond", "") or _of(signal, "samplingrate")
+    period = _period(rate)
+    factor = rhythm.get("resolution", "") or _resolution(signal)
+    # What another offset, or samples of another kind, would mean the layout does not say.
+    usual = all(
+        (rhythm.get(name, "") or _of(signal, name) or said[0]).lower() in said
+        for name, said in (("signaloffset", ("0",)), ("bitspersample", ("16",)), ("signalsigned", ("true", "yes")))
+    )
     try:
         every = _samples(rhythm, labels)
     except (xli.XliError, ValueError, binascii.Error):
         every = []
-    if not (period and factor and labels) or len(every) < len(labels):
+    sound = usual and period and _NUMBER.fullmatch(factor) and labels and len(every) >= len(labels)
+    length = rhythm.get("durationperchannel", "")
+    # As long as the file says, or nobody knows what the samples are.
+    if sound and _NUMBER.fullmatch(length):
+        number = Decimal(length) * Decimal(rate) / 1000
+        sound = all(abs(len(s) - number) <= 1 for s in every[: len(labels)])
+    if not sound:
         _bad("rhythm", found)
         return
     for name, samples in zip(labels, every, strict=False):
@@ -149,12 +192,19 @@ def _rhythm(rhythm: Element, signal: Element | None, found: Recording) -> None:
 def _samples(rhythm: Element, labels: list[str]) -> list[list[int]]:
     """Samples of each lead. Raises ValueError, binascii.Error, XliError."""
     text = rhythm.text or ""
+    packing = (rhythm.get("compressmethod", "") or rhythm.get("compression", "")).upper()
+    if rhythm.get("compressflag", "").lower() == "false":
+        packing = ""
+    if packing == "XLI":
+        stored = xli.leads(base64.b64decode("".join(text.split()), validate=True))
+        return xli.limbs(stored) if labels[:6] == _LIMBS else stored
+    if packing not in ("", "NONE", "UNCOMPRESSED"):
+        raise ValueError
     if rhythm.get("dataencoding", "").lower() == "plain":
         numbers = [int(n) for n in text.split()]
-    elif rhythm.get("compression", "").upper() == "XLI":
-        stored = xli.leads(base64.b64decode("".join(text.split()), validate=True))
-        return xli.limbs(stored) if [n.upper() for n in labels[:6]] == _STANDARD else stored
     else:
         numbers = [int(n) for n in samples_of(text).split()]
-    size = len(numbers) // len(labels) if labels else 0
-    return [numbers[n * size : (n + 1) * size] for n in range(len(labels))] if size else []
+    size, left = divmod(len(numbers), len(labels) or 1)
+    if left or not labels:
+        raise ValueError
+    return [numbers[n * size : (n + 1) * size] for n in range(len(labels))]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import sys
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from adapters.segments import Draft, Message
@@ -40,7 +42,8 @@ _STATEMENT = ("18844-1", "心电图诊断", "LN")
 class Lead:
     """One lead. period: milliseconds between samples; microvolts = sample * factor + origin; samples: as written.
 
-    beat  the series is an average beat, not the rhythm
+    beat   the series is an average beat, not the rhythm
+    start  time of the first sample where the file says it for this lead
     """
 
     name: str
@@ -49,6 +52,7 @@ class Lead:
     origin: str
     samples: str
     beat: bool = False
+    start: str = ""
 
 
 @dataclass(slots=True)
@@ -84,8 +88,8 @@ class Recording:
     unread: list[Unread] = field(default_factory=list)
 
 
-def message(found: Recording, raw: bytes, tree: Tree) -> Message:
-    """The recording as a Source: MSH, PID, OBR, OBX, TXA with the file itself."""
+def message(found: Recording, raw: bytes, tree: Tree, more: Sequence[Recording] = ()) -> Message:
+    """The recording, and those recorded in the same file, as a Source: MSH, PID, OBR, OBX, TXA with the file itself."""
     draft = Draft()
     digest = hashlib.sha256(raw).hexdigest()[:32]
     msh = draft.add("MSH")
@@ -99,16 +103,22 @@ def message(found: Recording, raw: bytes, tree: Tree) -> Message:
     pid.put(5, trimmed(found.family, found.given))
     pid.put(7, found.birth)
     pid.put(8, found.sex)
-    write(found, raw, draft, ("application", "xml"))
+    for one in (found, *more):
+        _report(one, draft)
+    _file(found, raw, draft, ("application", "xml"))
     return Message(found.kind, draft.records(), tree.charset, [*tree.issues, *found.issues], found.unread)
 
 
 def write(found: Recording, raw: bytes, draft: Draft, media: tuple[str, str]) -> None:
     """The report of a recording: OBR, OBX, and TXA with the file itself, whose media type is ``media``."""
-    digest = hashlib.sha256(raw).hexdigest()[:32]
+    _report(found, draft)
+    _file(found, raw, draft, media)
+
+
+def _report(found: Recording, draft: Draft) -> None:
     obr = draft.add("OBR", found.kind)
     obr.put(2, found.order)
-    obr.put(3, found.number)
+    obr.put(3, found.number or _by_samples(found))
     obr.put(4, STUDY)
     obr.put(7, found.taken)
     obr.put(8, found.until if found.until != found.taken else "")
@@ -122,12 +132,13 @@ def write(found: Recording, raw: bytes, draft: Draft, media: tuple[str, str]) ->
     for text in found.comment:
         draft.add("NTE", found.kind).put(3, (text,))
     for key, (value, unit) in found.measures.items():
-        code, name, usual = MEASURES[key]
+        code, name, _ = MEASURES[key]
         obx = draft.add("OBX", f"measurement[{key}]")
         obx.put(2, "NM")
         obx.put(3, (code, name, "LN"))
         obx.put(5, (value,))
-        obx.put(6, (unit or usual, "", "UCUM"))
+        if unit:
+            obx.put(6, (unit, "", "UCUM"))
         _common(obx.fields, found)
     for number, statement in enumerate(found.statements, 1):
         obx = draft.add("OBX", f"statement[{number}]")
@@ -142,6 +153,12 @@ def write(found: Recording, raw: bytes, draft: Draft, media: tuple[str, str]) ->
         obx.put(4, "REPRESENTATIVE_BEAT" if lead.beat else "")
         obx.put(5, (lead.origin, "uV", lead.period, lead.factor, lead.samples))
         _common(obx.fields, found)
+        if lead.start:
+            obx.put(14, lead.start)
+
+
+def _file(found: Recording, raw: bytes, draft: Draft, media: tuple[str, str]) -> None:
+    digest = hashlib.sha256(raw).hexdigest()[:32]
     txa = draft.add("TXA", found.kind)
     txa.put(2, STUDY)
     txa.put(6, found.reported or found.taken)
@@ -161,6 +178,19 @@ def _common(fields: dict[int, tuple[Field, ...]], found: Recording) -> None:
             fields[number] = ((value,),)
     if any(found.device):
         fields[18] = ((found.device[0], "", found.device[1]) if found.device[1] else (found.device[0],),)
+
+
+def _by_samples(found: Recording) -> Field:
+    """Number of a recording that has none: its samples, which stay the same when it is read over. None without samples."""
+    digest = hashlib.sha256("".join(f"{lead.name}:{lead.samples};" for lead in found.leads).encode()).hexdigest()
+    return (f"ECG-{digest[:24]}",) if found.leads else ()
+
+
+def numbered(cart: str, patient: str, taken: str) -> Field:
+    """Number of a recording whose file has none: the cart and the second it was taken, also after it was read over; without a cart
+    the patient instead, since two carts may record in one second. None without a time: then its samples tell."""
+    clock = re.sub(r"\D", "", taken)
+    return (f"{cart or patient or 'ECG'}-{clock}",) if len(clock) >= 12 else ()
 
 
 def samples_of(text: str) -> str:

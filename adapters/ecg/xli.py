@@ -67,6 +67,8 @@ def _unpacked(data: bytes) -> bytes:
 
 def _differences(data: bytes, start: int) -> list[int]:
     """High bytes first, low bytes after; then x[n] = 2 x[n-1] - x[n-2] - d[n-1], the d less 64."""
+    # A last low byte of zero may be left out.
+    data += b"\0" * (len(data) % 2)
     half = len(data) // 2
     if half < 2:
         raise XliError
