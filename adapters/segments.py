@@ -57,6 +57,10 @@ class Draft:
         """The segments of another draft after these."""
         self._lines += more._lines
 
+    def has(self, name: str) -> bool:
+        """Whether a segment of this name was added."""
+        return any(line.name == name for line, _ in self._lines)
+
     def header(self, code: str) -> None:
         """Another message code in MSH-9.1."""
         msh = next(line for line, _ in self._lines if line.name == "MSH")

@@ -124,6 +124,9 @@ def _patient(root: Element, reading: Reading, draft: Draft, header: Header) -> N
     reading.use(*role.findall("addr"), *role.findall("telecom"))
     if patient is not None:
         _person(patient, pid, reading)
+    for other in root.findall("recordTarget")[1:]:
+        # The engine holds a report of two patients.
+        draft.add("PID", where(other)).put(3, *(f for e in other.findall("patientRole/id") if (f := identifier(e))))
     kind = role.find("patientType/*")
     _visit(root, reading, draft, visits, kind)
 

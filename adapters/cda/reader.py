@@ -74,14 +74,17 @@ def read(raw: bytes, fallback_charset: str = "") -> Message:
     # The body first tells whether there are results at all; the header is written before it.
     header = read_header(root, reading, draft, digest, issues, results=True)
     read_diagnoses(root, reading, draft)
-    results = cn or imaging
     if cn:
         wst500.read_report(root, reading, body, header, issues)
     elif imaging:
         read_imaging(root, reading, body, header)
     else:
-        results = sum(read_reports(section, reading, body, header, issues) for section in sections) > 0
+        for section in sections:
+            read_reports(section, reading, body, header, issues)
+    # A report whose entries say no result is a document: what it says is in its narrative.
+    results = body.has("OBX")
     if not results:
+        body = Draft()
         draft.header("CDA")
         wst500.read_orders(root, reading, body, header)
     draft.extend(body)

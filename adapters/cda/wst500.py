@@ -42,18 +42,19 @@ class _Item:
     method: str = ""
     flags: list[Element] = field(default_factory=list)
     values: list[Element] = field(default_factory=list)
-    units: list[str] = field(default_factory=list)
+    unit: str = ""
     specimens: list[Element] = field(default_factory=list)
     conditions: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Found:
-    """The data elements of a report."""
+    """The data elements of a report. units: of the values, where the unit stands beside its value and not below it."""
 
     items: list[_Item] = field(default_factory=list)
     texts: list[tuple[str, str, Element]] = field(default_factory=list)
     others: list[Element] = field(default_factory=list)
+    units: dict[Element, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     clinical: list[str] = field(default_factory=list)
     kind: str = ""
@@ -83,6 +84,8 @@ def _collect(root: Element, reading: Reading, issues: list[Issue]) -> _Found:
     found = _Found()
     method = ""
     loose: list[tuple[str, Element]] = []
+    last: Element | None = None
+    units: list[Element] = []
     for observation in root.iter("observation"):
         kind = element_of(observation)
         value = observation.find("value")
@@ -92,14 +95,22 @@ def _collect(root: Element, reading: Reading, issues: list[Issue]) -> _Found:
             reading.use(observation.find("code"))
         elif kind in (FLAG, VALUE):
             reading.use(observation.find("code"))
+            last = observation if kind == VALUE else last
             held = (item.flags if kind == FLAG else item.values) if item is not None else None
             if held is None or held:
                 loose.append((kind, observation))
             else:
                 held.append(observation)
         elif kind == UNIT and item is not None and _ancestor(observation, VALUE) is None:
-            item.units.append(reading.text(value))
+            units.append(observation)
             reading.use(observation.find("code"))
+            values = [*item.values, *(o for k, o in loose if k == VALUE)]
+            if last in values and last not in found.units:
+                found.units[last] = reading.text(value)
+            elif not values and not item.unit:
+                item.unit = reading.text(value)
+            else:
+                loose.append((kind, observation))
         elif kind == _SPECIMEN and item is not None:
             item.specimens.append(observation)
             reading.use(observation.find("code"))
@@ -112,7 +123,7 @@ def _collect(root: Element, reading: Reading, issues: list[Issue]) -> _Found:
         else:
             _other(kind, observation, found, reading, issues)
     if loose:
-        _pair(found.items, loose, issues)
+        _pair(found, loose, units, reading, issues)
     return found
 
 
@@ -120,18 +131,24 @@ def _ancestor(observation: Element, kind: str) -> Element | None:
     return next((a for a in observation.iterancestors("observation") if element_of(a) == kind), None)
 
 
-def _pair(items: list[_Item], loose: list[tuple[str, Element]], issues: list[Issue]) -> None:
+def _pair(
+    found: _Found, loose: list[tuple[str, Element]], units: list[Element], reading: Reading, issues: list[Issue]
+) -> None:
     """All items first, all values after: the n-th value is of the n-th item, if there are as many; else nobody can tell."""
-    for kind in (FLAG, VALUE):
+    items = found.items
+    for kind in (FLAG, VALUE, UNIT):
         more = [o for k, o in loose if k == kind]
-        held = [o for i in items for o in (i.flags if kind == FLAG else i.values)]
+        held = [o for i in items for o in (i.flags if kind == FLAG else i.values)] if kind != UNIT else []
         if not more:
             continue
-        every = held + more
+        every = held + more if kind != UNIT else units
         if len(every) != len(items) or any(_before(o, items[-1].element) for o in every):
             words_ = "Items and values cannot be told apart by their order (WS/T 500 links them by position); mend the sender."
             issues.append(Issue("positional-link", "error", where(more[0]), words_))
             return
+        if kind == UNIT:
+            found.units = {v: reading.text(u, "value") for i, u in zip(items, units, strict=True) for v in i.values}
+            continue
         for item, one in zip(items, every, strict=True):
             (item.flags if kind == FLAG else item.values)[:] = [one]
 
@@ -260,7 +277,7 @@ def _result(item: _Item, tested: str, found: _Found, reading: Reading, draft: Dr
         if inner is not None:
             unit = reading.text(inner.find("value"))
             reading.use(inner)
-    unit = unit or next((u for u in item.units if u), "")
+        unit = unit or found.units.get(observation, "") or item.unit
     if unit:
         obx.put(6, (unit,))
     for observation in item.flags:
