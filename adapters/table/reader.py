@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 
 from adapters import xmltree
 from adapters.contract import Unreadable
 from adapters.segments import Draft, Message
-from adapters.table.rows import ZIP, Row, header_of, is_json, printable, read_rows
+from adapters.table.rows import SURPLUS, Row, Rows, header_of, is_json, printable, read_rows
+from adapters.table.workbook import ZIP
 from conformance.issue import Issue
 from mappings.facility import Facility, Table
 from mappings.model import Unread
@@ -41,6 +42,12 @@ _TIMES = frozenset(
         "OBX-19",
     }
 )
+_NUMBERED = ("PID-", "PV1-19", "ORC-2", "ORC-3", "OBR-2", "OBR-3")
+_ABOUT = ("PV1-19", "ORC-2", "ORC-3", "OBR-2", "OBR-3", "OBR-4", "OBX-3", "OBX-5")
+_SHORTENED = re.compile(r"\d(?:\.\d+)?[Ee]\+?\d{1,3}", re.ASCII)
+_SPREADSHEET_ERRORS = frozenset(
+    {"#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "######", "########"}
+)
 _SERIAL = re.compile(r"\d{5}(?:\.\d+)?")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
 _DAY_ZERO = datetime(1899, 12, 30, tzinfo=UTC)
@@ -52,20 +59,29 @@ def is_table(raw: bytes, facility: Facility) -> bool:
         return True
     if xmltree.root_name(raw):
         return any(t.element for t in facility.tables)
-    names = set(header_of(raw, facility.charset)) if facility.tables else set()
+    names = header_of(raw, facility.charset, _columns(facility)) if facility.tables else set()
     return any(len(names & set(t.columns.values())) * 2 > len(t.columns) for t in facility.tables)
+
+
+def _columns(facility: Facility) -> set[str]:
+    return {column for table in facility.tables for column in table.columns.values()}
+
+
+def _read(raw: bytes, facility: Facility) -> Rows:
+    elements = [t.element for t in facility.tables if t.element]
+    return read_rows(raw, facility.charset, elements, _columns(facility))
 
 
 def split(raw: bytes, facility: Facility) -> Iterator[bytes]:
     """The messages of a file, each the JSON text of its rows. A file nobody can read comes back whole, so that reading it says why."""
     try:
-        rows = read_rows(raw, facility.charset, [t.element for t in facility.tables if t.element])
-        table = _contract(rows, facility)
+        found = _read(raw, facility)
+        table = _contract(found.names, facility)
     except Unreadable:
         yield raw
         return
     groups: dict[tuple[str, ...], list[Row]] = {}
-    for number, row in enumerate(rows):
+    for number, row in enumerate(found.rows):
         key = tuple(
             row.get(table.columns.get(place, ""), "") for place in ("PID-3", "PID-3.1", "OBR-2", "OBR-3", "PV1-19")
         )
@@ -75,12 +91,11 @@ def split(raw: bytes, facility: Facility) -> Iterator[bytes]:
         yield json.dumps({"table": table.name, "rows": group}, ensure_ascii=False).encode()
 
 
-def _contract(rows: list[Row], facility: Facility) -> Table:
-    """The table whose columns the rows have. Raises Unreadable ``missing-columns`` or ``unknown-format``."""
-    names: set[str] = set().union(*rows) if rows else set()
+def _contract(names: Collection[str], facility: Facility) -> Table:
+    """The table whose columns these are. Raises Unreadable ``missing-columns`` or ``unknown-format``."""
     missing: list[list[str]] = []
     for table in facility.tables:
-        lacking = sorted(c for c in set(table.columns.values()) - names if c not in table.optional)
+        lacking = sorted(c for c in set(table.columns.values()) - set(names) if c not in table.optional)
         if not lacking:
             return table
         missing.append(lacking)
@@ -113,6 +128,7 @@ def read(raw: bytes, facility: Facility) -> Message:
     if read_at and 7 not in msh.fields:
         msh.put(7, read_at)
     _agree(rows, table, issues)
+    _sound(rows, table, issues)
     before: tuple[str, ...] | None = None
     for number, row in enumerate(rows, 1):
         where = f"row[{number}]"
@@ -150,10 +166,10 @@ def _message(raw: bytes, facility: Facility) -> tuple[list[Row], Table, str]:
             )
             raise Unreadable(Issue("charset-unknown", "error", "", words))
         return rows, table, read_at
-    rows = read_rows(raw, facility.charset, [t.element for t in facility.tables if t.element])
-    if not rows:
+    whole = _read(raw, facility)
+    if not whole.rows:
         raise Unreadable(Issue("bad-table", "error", "", "The table has a header and no rows."))
-    return rows, _contract(rows, facility), ""
+    return whole.rows, _contract(whole.names, facility), ""
 
 
 def _agree(rows: list[Row], table: Table, issues: list[Issue]) -> None:
@@ -162,6 +178,25 @@ def _agree(rows: list[Row], table: Table, issues: list[Issue]) -> None:
         if place.startswith("PID-") and len({row.get(column, "") for row in rows}) > 1:
             words = f"The rows of one report differ in the column {column}; whose report it is cannot be told."
             issues.append(Issue("rows-disagree", "error", f"row[1].{column}", words))
+
+
+def _sound(rows: list[Row], table: Table, issues: list[Issue]) -> None:
+    """Rows that a program for tables has spoilt are held: cells beyond the header, shortened numbers, error values; and rows about
+    no report, order or result where the contract has some (a line of totals)."""
+    for number, row in enumerate(rows, 1):
+        if row.get(SURPLUS):
+            words = "The row has more cells than the header, so nobody knows which is which: quote cells that hold the delimiter."
+            issues.append(Issue("row-cells", "error", f"row[{number}]", words))
+        for place, column in table.columns.items():
+            value = row.get(column, "")
+            shortened = place.startswith(_NUMBERED) and _SHORTENED.fullmatch(value)
+            if shortened or value in _SPREADSHEET_ERRORS:
+                words = f"The column {column} holds a number a program for tables shortened, or its error value: export it as text."
+                issues.append(Issue("spoilt-cell", "error", f"row[{number}].{column}", words))
+    said = [column for place, column in table.columns.items() if place.startswith(_ABOUT)]
+    if said and not any(row.get(column) for row in rows for column in said):
+        words = "The row names no report, order or result; it may be a line of totals."
+        issues.append(Issue("bad-table", "error", "row[1]", words))
 
 
 def _fill(

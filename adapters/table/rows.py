@@ -1,6 +1,7 @@
 """Bytes of a table -> rows of named texts: CSV and TSV (RFC 4180), XLSX (ECMA-376), JSON or JSON lines, XML with an element a row.
 
-Values stay as written: a number keeps its digits. A workbook that unpacks to much more than it is, is refused before it is unpacked.
+Values stay as written: a number keeps its digits. A title above the header, and the header again on each
+page, are no rows.
 """
 
 from __future__ import annotations
@@ -8,33 +9,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-import lzma
 import re
-import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from adapters import xmltree
-from adapters.charset import decode
+from adapters.charset import decode, wide_codec
 from adapters.contract import Unreadable
-from conformance.issue import Issue
+from adapters.table.workbook import ZIP, refuse, sheets
 
 Row = dict[str, str]
+SURPLUS = ""
+"""Name of the cells a row has more than the header: no column has it."""
+_ABOVE = 10
+"""Lines above the header that may be a title."""
+_GUARDED = re.compile(r'="([^"]*)"')
 _DELIMITERS = (",", "\t", ";", "|")
 _MOST_ROWS = 200_000
-_MOST_UNPACKED = 128 * 1024 * 1024
-_MOST_RATIO = 200
-_MOST_FILES = 500
-_MOST_ELEMENTS = 4_000_000
-_COLUMN = re.compile(r"[A-Z]+")
-_LONG_NUMBER = re.compile(r"-?\d+\.\d{12,}(?:[Ee][-+]?\d+)?|-?\d+(?:\.\d+)?[Ee][-+]?\d+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
-ZIP = b"PK\x03\x04"
-
-
-def _refuse(key: str, words: str) -> Unreadable:
-    return Unreadable(Issue(key, "error", "", words))
 
 
 def is_json(raw: bytes) -> bool:
@@ -42,23 +35,33 @@ def is_json(raw: bytes) -> bool:
     return raw.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
 
 
-def read_rows(raw: bytes, charset: str, elements: Sequence[str] = ()) -> list[Row]:
-    """All rows with something in them; the first row of a text or sheet names the columns.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """names: all columns there are, also those without a value; rows: those with something in them."""
 
-    elements  names of XML elements that are rows. Raises Unreadable: ``bad-table``, ``zip-bomb``, ``charset-unknown``, and those of
-    adapters.xmltree.parse.
+    names: frozenset[str]
+    rows: list[Row]
+
+
+def read_rows(raw: bytes, charset: str, elements: Sequence[str] = (), columns: Collection[str] = frozenset()) -> Rows:
+    """All rows of a table; of a workbook those of every sheet that has the same columns.
+
+    elements  names of XML elements that are rows; columns: those a contract knows: the line of text or row of a sheet that has the most
+    of them is the header. Raises Unreadable: ``bad-table``, ``zip-bomb``, ``charset-unknown``, and those of adapters.xmltree.parse.
     """
     if raw.startswith(ZIP):
-        rows = _named(_sheet(raw))
+        found = _sheets(raw, columns)
     elif is_json(raw):
-        rows = _objects(raw, charset)
+        found = _objects(raw, charset)
     elif xmltree.root_name(raw):
         rows = _elements(raw, charset, elements)
+        found = Rows(frozenset().union(*rows), rows)
     else:
-        rows = _named(_lines(decode(raw, "", charset).text))
-    if len(rows) > _MOST_ROWS:
-        raise _refuse("bad-table", f"The table has more than {_MOST_ROWS} rows; send it in parts.")
-    return [clean for row in rows if any((clean := printable(row)).values())]
+        found = _named(_lines(decode(raw, "", charset).text, columns), columns)
+    if len(found.rows) > _MOST_ROWS:
+        raise refuse("bad-table", f"The table has more than {_MOST_ROWS} rows; send it in parts.")
+    names = frozenset(_CONTROL.sub("", name) for name in found.names)
+    return Rows(names, [clean for row in found.rows if any((clean := printable(row)).values())])
 
 
 def printable(row: Row) -> Row:
@@ -66,54 +69,100 @@ def printable(row: Row) -> Row:
     return {_CONTROL.sub("", name): _CONTROL.sub("", value).strip() for name, value in row.items()}
 
 
-def header_of(raw: bytes, charset: str) -> list[str]:
-    """The first line of a text as columns, by the delimiter that gives the most; empty when it is no text."""
-    first = re.split(rb"[\r\n]", raw[: 64 * 1024].removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n"), maxsplit=1)[0]
+def header_of(raw: bytes, charset: str, columns: Collection[str]) -> set[str]:
+    """The columns of a contract that a line near the beginning of a text has; empty when it is no text."""
+    # Cut after a line, so that no character is cut.
+    head = raw[: 64 * 1024]
+    if len(raw) > len(head) and wide_codec(raw) is None:
+        head = head[: head.rfind(b"\n") + 1] or head
     try:
-        every = [_cells([decode(first, "", charset).text], d) for d in _DELIMITERS]
+        cells = _lines(decode(head, "", charset).text, columns)
     except Unreadable:
-        return []
-    return max((cells[0] for cells in every if cells), key=len, default=[])
+        return set()
+    return set(cells[_header(cells, columns)]) & set(columns) if cells else set()
 
 
-def _cells(lines: Iterable[str], delimiter: str) -> list[list[str]]:
-    reader = csv.reader(lines, delimiter=delimiter, strict=False)
-    try:
-        return [[cell.strip() for cell in row] for row in reader]
-    except csv.Error as fault:
-        raise _refuse("bad-table", f"The table cannot be read ({fault}).") from None
+def _header(cells: list[list[str]], columns: Collection[str]) -> int:
+    """Which of the first rows is the header: the first with the most known columns; the very first where none is known."""
+    return max(range(min(len(cells), _ABOVE)), key=lambda n: (len(set(cells[n]) & set(columns)), -n), default=0)
 
 
-def _lines(text: str) -> list[list[str]]:
+def _lines(text: str, columns: Collection[str]) -> list[list[str]]:
+    """Cells by the delimiter that gives the most known columns; without any, by the one the first line has most."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "").lstrip("\n")
+    head = "\n".join(text.split("\n", _ABOVE)[:_ABOVE])
     first = text.split("\n", 1)[0]
-    best = max(_DELIMITERS, key=first.count)
-    return _cells(io.StringIO(text), best)
+
+    def fits(delimiter: str) -> tuple[int, int]:
+        cells = [row for row in _cells(head, delimiter) if any(row)]
+        return len(set(cells[_header(cells, columns)]) & set(columns)) if cells else 0, first.count(delimiter)
+
+    return [row for row in _cells(text, max(_DELIMITERS, key=fits)) if any(row)]
 
 
-def _named(cells: list[list[str]]) -> list[Row]:
-    filled = [row for row in cells if any(row)]
-    if not filled:
-        raise _refuse("bad-table", "The table is empty.")
-    names = filled[0]
+def _cells(text: str, delimiter: str) -> list[list[str]]:
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=False)
+    try:
+        return [[_GUARDED.sub(r"\1", cell.strip()) for cell in row] for row in reader]
+    except csv.Error as fault:
+        raise refuse("bad-table", f"The table cannot be read ({fault}).") from None
+
+
+def _sheets(raw: bytes, columns: Collection[str]) -> Rows:
+    """The sheet with most known columns, and all others that have these; a sheet with some of them refuses the workbook."""
+    every = [_named(cells, columns) for cells in ([r for r in s if any(r)] for s in sheets(raw)) if cells]
+    if not every:
+        raise refuse("bad-table", "The table is empty.")
+    first = max(every, key=lambda sheet: len(sheet.names & set(columns)))
+    known = first.names & set(columns)
+    rows = list(first.rows)
+    for sheet in every:
+        if sheet is first or not sheet.names & known:
+            continue
+        if missing := sorted(known - sheet.names):
+            raise refuse("missing-columns", f"A further sheet of the workbook lacks columns: {', '.join(missing)}.")
+        rows += sheet.rows
+    return Rows(first.names, rows)
+
+
+def _named(cells: list[list[str]], columns: Collection[str]) -> Rows:
+    if not cells:
+        raise refuse("bad-table", "The table is empty.")
+    at = _header(cells, columns)
+    names = cells[at]
     doubled = {n for n in names if n and names.count(n) > 1}
     if doubled:
-        raise _refuse("bad-table", f"Columns are named twice: {', '.join(sorted(doubled))}.")
-    return [{n: v for n, v in zip(names, row, strict=False) if n and v} for row in filled[1:]]
+        raise refuse("bad-table", f"Columns are named twice: {', '.join(sorted(doubled))}.")
+    rows = []
+    for row in cells[at + 1 :]:
+        if row == names:
+            continue
+        made = {n: v for n, v in zip(names, row, strict=False) if n and v}
+        beyond = [v for v in row[len(names) :] if v]
+        rows.append({**made, SURPLUS: " ".join(beyond)} if beyond else made)
+    return Rows(frozenset(n for n in names if n), rows)
 
 
-def _objects(raw: bytes, charset: str) -> list[Row]:
+def _objects(raw: bytes, charset: str) -> Rows:
     text = decode(raw, "", charset).text.strip()
     try:
         if text.startswith("["):
             found = json.loads(text, parse_float=str, parse_int=str)
         else:
-            found = [json.loads(line, parse_float=str, parse_int=str) for line in text.splitlines() if line.strip()]
+            found = [_object(line, n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     except (ValueError, RecursionError):
-        raise _refuse("bad-table", "This is neither a list of JSON objects nor one JSON object a line.") from None
+        raise refuse("bad-table", "This is neither a list of JSON objects nor one JSON object a line.") from None
     if not all(isinstance(row, dict) for row in found):
-        raise _refuse("bad-table", "Each row has to be a JSON object.")
-    return [{str(k): _plain(v) for k, v in row.items() if v not in (None, "")} for row in found]
+        raise refuse("bad-table", "Each row has to be a JSON object.")
+    rows = [{str(k): _plain(v) for k, v in row.items() if v not in (None, "")} for row in found]
+    return Rows(frozenset(str(k) for row in found for k in row), rows)
+
+
+def _object(line: str, number: int) -> Any:
+    try:
+        return json.loads(line, parse_float=str, parse_int=str)
+    except (ValueError, RecursionError):
+        raise refuse("bad-table", f"Line {number} is no JSON object; no line of this file was taken.") from None
 
 
 def _plain(value: Any) -> str:
@@ -138,7 +187,7 @@ def _elements(raw: bytes, charset: str, elements: Sequence[str]) -> list[Row]:
                 row.setdefault(name, value)
         rows.append(row)
     if not rows:
-        raise _refuse("unknown-format", f"No table of the profile has rows in an XML document of type {root.tag}.")
+        raise refuse("unknown-format", f"No table of the profile has rows in an XML document of type {root.tag}.")
     return rows
 
 
@@ -172,75 +221,3 @@ def _beside(holder: xmltree.Element, holders: set[xmltree.Element], elements: Se
                 if row.setdefault(name, value) != value:
                     row.setdefault(f"{child.tag}/{name}", value)
     return row
-
-
-# --- XLSX --------------------------------------------------------------------------------------------------------------------
-
-
-def _sheet(raw: bytes) -> list[list[str]]:
-    """The first sheet of a workbook. Formulas give their stored value; dates come as Excel's numbers."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as book:
-            _check(book, len(raw))
-            names = set(book.namelist())
-            sheets = sorted(
-                (n for n in names if re.fullmatch(r"xl/worksheets/sheet\d+\.xml", n)),
-                key=lambda n: int(re.sub(r"\D", "", n)),
-            )
-            if not sheets:
-                raise _refuse("bad-table", "The file is not an Excel workbook (XLSX) with a sheet.")
-            shared = _shared(book.read("xl/sharedStrings.xml")) if "xl/sharedStrings.xml" in names else []
-            return _grid(book.read(sheets[0]), shared)
-    # What zipfile lets through of a file that is damaged (zlib; lzma; OSError: bz2), cut off (EOFError), has offsets that lie
-    # (ValueError), or is encrypted or packed by a method it does not know (RuntimeError).
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError):
-        raise _refuse("bad-table", "The workbook is damaged or encrypted; save it again as XLSX.") from None
-
-
-def _check(book: zipfile.ZipFile, size: int) -> None:
-    unpacked = sum(i.file_size for i in book.infolist())
-    if len(book.infolist()) > _MOST_FILES or unpacked > _MOST_UNPACKED or unpacked > _MOST_RATIO * size + 1_000_000:
-        raise _refuse("zip-bomb", "The workbook unpacks to far more than it should; it was not unpacked.")
-
-
-def _shared(raw: bytes) -> list[str]:
-    return [
-        "".join(t.text or "" for t in si.iter("t"))
-        for si in xmltree.parse(raw, max_elements=_MOST_ELEMENTS).root.findall("si")
-    ]
-
-
-def _grid(raw: bytes, shared: list[str]) -> list[list[str]]:
-    out: list[list[str]] = []
-    for row in xmltree.parse(raw, max_elements=_MOST_ELEMENTS).root.iter("row"):
-        cells: list[str] = []
-        for cell in row.findall("c"):
-            place = _COLUMN.match(cell.get("r", ""))
-            column = _number(place[0]) if place else len(cells)
-            if column > 1000:
-                continue
-            cells.extend("" for _ in range(column + 1 - len(cells)))
-            cells[column] = _cell(cell, shared)
-        out.append(cells)
-    return out
-
-
-def _number(letters: str) -> int:
-    out = 0
-    for letter in letters[:4]:
-        out = out * 26 + ord(letter) - 64
-    return out - 1
-
-
-def _cell(cell: xmltree.Element, shared: list[str]) -> str:
-    kind, value = cell.get("t", "n"), cell.findtext("v") or ""
-    if kind == "s":
-        return shared[int(value)].strip() if value.isdigit() and int(value) < len(shared) else ""
-    if kind == "inlineStr":
-        return "".join(t.text or "" for t in cell.iter("t")).strip()
-    if kind == "b":
-        return {"1": "true", "0": "false"}.get(value, value)
-    if kind == "n" and _LONG_NUMBER.fullmatch(value):
-        # Excel stores 6.3 as 6.2999999999999998: fifteen digits are what it shows.
-        return format(float(value), ".15g")
-    return "" if kind == "e" else value.strip()

@@ -1,0 +1,158 @@
+"""Tables as people export them: titles, merged cells, several sheets, and what Excel makes of numbers: no value is wrong."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xlsxwriter
+
+from adapters.contract import Unreadable
+from adapters.convert import convert, recognise, split
+from mappings.model import Conversion
+from mappings.profile import Profile, load_profiles
+
+COLUMNS = ["病人号", "姓名", "身份证号", "报告单号", "组合", "报告时间", "项目代码", "结果", "单位"]
+PLACES = ["PID-3", "PID-5", "PID-19", "OBR-3", "OBR-4.2", "OBR-22", "OBX-3", "OBX-5", "OBX-6"]
+ROW = ["P1", "王小明", "", "R1", "血常规", "2026-03-02 09:00", "WBC", "6.30", "10^9/L"]
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    folder: Path = tmp_path_factory.mktemp("profiles")
+    columns = ", ".join(f"{place}: {name}" for place, name in zip(PLACES, COLUMNS, strict=True))
+    (folder / "east.yaml").write_text(
+        f"id: east\norganization: {{name: 东山}}\ntables:\n  - name: lab\n    columns: {{{columns}}}\n"
+        "    constants: {OBR-25: F, OBX-11: F}\n    optional: [身份证号]\n",
+        "utf-8",
+    )
+    return load_profiles(folder)["east"]
+
+
+def row(**changed: str) -> list[str]:
+    return [changed.get(name, value) for name, value in zip(COLUMNS, ROW, strict=True)]
+
+
+def text(*rows: list[str], delimiter: str = ",") -> bytes:
+    return "\n".join(delimiter.join(r) for r in rows).encode()
+
+
+def messages(raw: bytes, profile: Profile) -> list[Conversion]:
+    assert recognise(raw, profile) == "table"
+    return [convert(m, profile, "table") for m in split(io.BytesIO(raw), "table", profile)]
+
+
+def values(found: list[Conversion]) -> list[tuple[str, Any]]:
+    """Patient's number and value of every result that is stored."""
+    out = []
+    for one in found:
+        if one.held is None:
+            (key,) = {
+                e.resource["identifier"][0]["value"] for e in one.entries if e.resource["resourceType"] == "Patient"
+            }
+            for e in one.entries:
+                if e.resource["resourceType"] == "Observation":
+                    quantity = e.resource.get("valueQuantity")
+                    out.append((key, str(quantity["value"]) if quantity else e.resource.get("valueString")))
+    return out
+
+
+def held(found: list[Conversion]) -> list[tuple[str, str]]:
+    return [(one.held.key, one.held.where) for one in found if one.held is not None]
+
+
+def book(*sheets: list[list[str]], merged: str = "", since_1904: bool = False) -> bytes:
+    out = io.BytesIO()
+    with xlsxwriter.Workbook(out, {"in_memory": True, "date_1904": since_1904}) as made:
+        for cells in sheets:
+            sheet = made.add_worksheet()
+            if merged:
+                sheet.merge_range(merged, "")
+            for number, line in enumerate(cells):
+                for column, cell in enumerate(line):
+                    if cell:
+                        sheet.write_string(number, column, cell)
+    return out.getvalue()
+
+
+def test_a_column_that_is_empty_in_every_row_is_not_missing(profile: Profile) -> None:
+    assert values(messages(text(COLUMNS, row(结果="阴性", 单位="")), profile)) == [("P1", None)]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        text(["东山县医院检验报告"], COLUMNS, ROW),
+        text(["sep=;"], COLUMNS, ROW, delimiter=";"),
+        text(["东山县医院,检验报告,2026,03"], COLUMNS, ROW, delimiter="\t"),
+        text(COLUMNS, ROW, COLUMNS),
+        ('"病人号\n"' + text(COLUMNS, ROW).decode()[len("病人号") :]).encode(),
+        text(COLUMNS, ROW, delimiter="\t").decode().encode("utf-16"),
+        text(COLUMNS, ["=\"P1\"", *ROW[1:]]),
+    ],
+)  # fmt: skip
+def test_what_stands_around_a_table_does_no_harm(raw: bytes, profile: Profile) -> None:
+    assert values(messages(raw, profile)) == [("P1", "6.30")]
+
+
+@pytest.mark.parametrize("column", ["病人号", "身份证号", "报告单号"])
+def test_a_number_that_excel_shortened_belongs_to_nobody(column: str, profile: Profile) -> None:
+    found = messages(text(COLUMNS, row(**{column: "9.90121E+17"}), row(病人号="P2", 报告单号="R2")), profile)
+    assert held(found) == [("spoilt-cell", f"row[1].{column}")]
+    assert values(found) == [("P2", "6.30")]
+
+
+def test_a_result_in_powers_of_ten_is_a_result(profile: Profile) -> None:
+    assert values(messages(text(COLUMNS, row(结果="6.3E-2")), profile)) == [("P1", "0.063")]
+
+
+def test_an_error_of_a_formula_is_no_result(profile: Profile) -> None:
+    assert held(messages(text(COLUMNS, row(结果="#DIV/0!")), profile)) == [("spoilt-cell", "row[1].结果")]
+
+
+def test_a_row_with_more_cells_than_the_header_is_held_and_the_others_are_not(profile: Profile) -> None:
+    shifted = ["P1", "王", *ROW[1:]]
+    found = messages(text(COLUMNS, shifted, row(病人号="P2", 报告单号="R2")), profile)
+    assert held(found) == [("row-cells", "row[1]")]
+    assert values(found) == [("P2", "6.30")]
+
+
+def test_a_line_of_totals_is_no_patient(profile: Profile) -> None:
+    found = messages(text(COLUMNS, ROW, ["合计", "1", *[""] * 7]), profile)
+    assert held(found) == [("bad-table", "row[1]")]
+    assert values(found) == [("P1", "6.30")]
+
+
+def test_a_broken_json_line_is_named_by_its_number(profile: Profile) -> None:
+    with pytest.raises(Unreadable) as fault:
+        messages(b'{"a": 1}\n\n{"a": \n{"a": 3}', profile)
+    assert "Line 3" in fault.value.issue.text
+
+
+def test_a_cell_merged_over_the_rows_of_a_patient_counts_for_each(profile: Profile) -> None:
+    raw = book([COLUMNS, ROW, ["", *row(项目代码="HGB", 结果="130")[1:]]], merged="A2:A3")
+    assert values(messages(raw, profile)) == [("P1", "6.30"), ("P1", "130")]
+
+
+def test_every_sheet_with_the_columns_is_read_and_notes_are_not(profile: Profile) -> None:
+    raw = book(
+        [["说明"], ["导出人", "李"]],
+        [["东山县医院"], COLUMNS, ROW],
+        [COLUMNS, row(病人号="P2", 报告单号="R2", 结果="4.1")],
+    )
+    assert values(messages(raw, profile)) == [("P1", "6.30"), ("P2", "4.1")]
+
+
+@pytest.mark.parametrize(
+    ("raw", "key"),
+    [
+        (book([COLUMNS, ROW], [COLUMNS[:-1], ROW[:-1]]), "missing-columns"),
+        (book([COLUMNS, ROW], since_1904=True), "bad-table"),
+    ],
+)
+def test_a_workbook_that_cannot_be_read_whole_is_refused(raw: bytes, key: str, profile: Profile) -> None:
+    with pytest.raises(Unreadable) as fault:
+        messages(raw, profile)
+    assert fault.value.issue.key == key
