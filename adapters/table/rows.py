@@ -17,7 +17,8 @@ from typing import Any
 from adapters import xmltree
 from adapters.charset import decode, wide_codec
 from adapters.contract import Unreadable
-from adapters.table.workbook import ZIP, refuse, sheets
+from adapters.table.workbook import ZIP, sheets
+from conformance.issue import Issue
 
 Row = dict[str, str]
 SURPLUS = ""
@@ -28,6 +29,10 @@ _GUARDED = re.compile(r'="([^"]*)"')
 _DELIMITERS = (",", "\t", ";", "|")
 _MOST_ROWS = 200_000
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
+
+
+def _refuse(key: str, words: str) -> Unreadable:
+    return Unreadable(Issue(key, "error", "", words))
 
 
 def is_json(raw: bytes) -> bool:
@@ -59,7 +64,7 @@ def read_rows(raw: bytes, charset: str, elements: Sequence[str] = (), columns: C
     else:
         found = _named(_lines(decode(raw, "", charset).text, columns), columns)
     if len(found.rows) > _MOST_ROWS:
-        raise refuse("bad-table", f"The table has more than {_MOST_ROWS} rows; send it in parts.")
+        raise _refuse("bad-table", f"The table has more than {_MOST_ROWS} rows; send it in parts.")
     names = frozenset(_CONTROL.sub("", name) for name in found.names)
     return Rows(names, [clean for row in found.rows if any((clean := printable(row)).values())])
 
@@ -105,14 +110,14 @@ def _cells(text: str, delimiter: str) -> list[list[str]]:
     try:
         return [[_GUARDED.sub(r"\1", cell.strip()) for cell in row] for row in reader]
     except csv.Error as fault:
-        raise refuse("bad-table", f"The table cannot be read ({fault}).") from None
+        raise _refuse("bad-table", f"The table cannot be read ({fault}).") from None
 
 
 def _sheets(raw: bytes, columns: Collection[str]) -> Rows:
     """The sheet with most known columns, and all others that have these; a sheet with some of them refuses the workbook."""
     every = [_named(cells, columns) for cells in ([r for r in s if any(r)] for s in sheets(raw)) if cells]
     if not every:
-        raise refuse("bad-table", "The table is empty.")
+        raise _refuse("bad-table", "The table is empty.")
     first = max(every, key=lambda sheet: len(sheet.names & set(columns)))
     known = first.names & set(columns)
     rows = list(first.rows)
@@ -120,19 +125,19 @@ def _sheets(raw: bytes, columns: Collection[str]) -> Rows:
         if sheet is first or not sheet.names & known:
             continue
         if missing := sorted(known - sheet.names):
-            raise refuse("missing-columns", f"A further sheet of the workbook lacks columns: {', '.join(missing)}.")
+            raise _refuse("missing-columns", f"A further sheet of the workbook lacks columns: {', '.join(missing)}.")
         rows += sheet.rows
     return Rows(first.names, rows)
 
 
 def _named(cells: list[list[str]], columns: Collection[str]) -> Rows:
     if not cells:
-        raise refuse("bad-table", "The table is empty.")
+        raise _refuse("bad-table", "The table is empty.")
     at = _header(cells, columns)
     names = cells[at]
     doubled = {n for n in names if n and names.count(n) > 1}
     if doubled:
-        raise refuse("bad-table", f"Columns are named twice: {', '.join(sorted(doubled))}.")
+        raise _refuse("bad-table", f"Columns are named twice: {', '.join(sorted(doubled))}.")
     rows = []
     for row in cells[at + 1 :]:
         if row == names:
@@ -151,9 +156,9 @@ def _objects(raw: bytes, charset: str) -> Rows:
         else:
             found = [_object(line, n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     except (ValueError, RecursionError):
-        raise refuse("bad-table", "This is neither a list of JSON objects nor one JSON object a line.") from None
+        raise _refuse("bad-table", "This is neither a list of JSON objects nor one JSON object a line.") from None
     if not all(isinstance(row, dict) for row in found):
-        raise refuse("bad-table", "Each row has to be a JSON object.")
+        raise _refuse("bad-table", "Each row has to be a JSON object.")
     rows = [{str(k): _plain(v) for k, v in row.items() if v not in (None, "")} for row in found]
     return Rows(frozenset(str(k) for row in found for k in row), rows)
 
@@ -162,7 +167,7 @@ def _object(line: str, number: int) -> Any:
     try:
         return json.loads(line, parse_float=str, parse_int=str)
     except (ValueError, RecursionError):
-        raise refuse("bad-table", f"Line {number} is no JSON object; no line of this file was taken.") from None
+        raise _refuse("bad-table", f"Line {number} is no JSON object; no line of this file was taken.") from None
 
 
 def _plain(value: Any) -> str:
@@ -187,7 +192,7 @@ def _elements(raw: bytes, charset: str, elements: Sequence[str]) -> list[Row]:
                 row.setdefault(name, value)
         rows.append(row)
     if not rows:
-        raise refuse("unknown-format", f"No table of the profile has rows in an XML document of type {root.tag}.")
+        raise _refuse("unknown-format", f"No table of the profile has rows in an XML document of type {root.tag}.")
     return rows
 
 

@@ -22,13 +22,13 @@ _MERGED = re.compile(r"([A-Z]{1,3})(\d{1,7}):[A-Z]{1,3}(\d{1,7})", re.ASCII)
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{12,}(?:[Ee][-+]?\d+)?|-?\d+(?:\.\d+)?[Ee][-+]?\d+")
 
 
-def refuse(key: str, words: str) -> Unreadable:
-    """The fault that refuses a whole table."""
+def _refuse(key: str, words: str) -> Unreadable:
     return Unreadable(Issue(key, "error", "", words))
 
 
 def sheets(raw: bytes) -> list[list[list[str]]]:
-    """Sheets, rows, cells of a workbook. Formulas give their stored value, a cell merged over rows stands in each; dates are Excel's numbers.
+    """Sheets, rows, cells of a workbook. Formulas give their stored value; a cell merged over rows stands in each.
+    Dates are Excel's numbers.
 
     Raises Unreadable: ``bad-table``, ``zip-bomb``.
     """
@@ -41,21 +41,21 @@ def sheets(raw: bytes) -> list[list[list[str]]]:
                 key=lambda n: int(re.sub(r"\D", "", n)),
             )
             if not found:
-                raise refuse("bad-table", "The file is not an Excel workbook (XLSX) with a sheet.")
+                raise _refuse("bad-table", "The file is not an Excel workbook (XLSX) with a sheet.")
             shared = _shared(book.read("xl/sharedStrings.xml")) if "xl/sharedStrings.xml" in names else []
             if "xl/workbook.xml" in names and _since_1904(book.read("xl/workbook.xml")):
-                raise refuse("bad-table", "The workbook counts days from 1904; save it with the usual dates of Excel.")
+                raise _refuse("bad-table", "The workbook counts days from 1904; save it with the usual dates of Excel.")
             return [_grid(book.read(name), shared) for name in found]
     # What zipfile lets through of a file that is damaged (zlib; lzma; OSError: bz2), cut off (EOFError), has offsets that lie
     # (ValueError), or is encrypted or packed by a method it does not know (RuntimeError).
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError):
-        raise refuse("bad-table", "The workbook is damaged or encrypted; save it again as XLSX.") from None
+        raise _refuse("bad-table", "The workbook is damaged or encrypted; save it again as XLSX.") from None
 
 
 def _check(book: zipfile.ZipFile, size: int) -> None:
     unpacked = sum(i.file_size for i in book.infolist())
     if len(book.infolist()) > _MOST_FILES or unpacked > _MOST_UNPACKED or unpacked > _MOST_RATIO * size + 1_000_000:
-        raise refuse("zip-bomb", "The workbook unpacks to far more than it should; it was not unpacked.")
+        raise _refuse("zip-bomb", "The workbook unpacks to far more than it should; it was not unpacked.")
 
 
 def _shared(raw: bytes) -> list[str]:
