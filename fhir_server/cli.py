@@ -403,6 +403,10 @@ def status(
     try:
         with database(chosen, as_it_is=True) as url, psycopg.connect(url, connect_timeout=10) as conn:
             found = state.read(conn, known, chosen.data_dir)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+        raise _fail(
+            "This database has no tables of this version: start tongjian serve, or run tongjian migrate."
+        ) from None
     except (CannotServe, psycopg.Error) as fault:
         raise _fail(f"The state cannot be read: {fault}") from None
     if as_json:

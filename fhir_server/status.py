@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +21,10 @@ from mappings.ids import SHARDS
 from mappings.profile import Profile
 
 _NEWEST = 100
+_DISK_FULL = 0.05
+_QUEUE_OLD = 300.0
+_RELAY_SILENT = 3600.0
+"""Seconds and shares of the shipped alarms (deploy/prometheus-rules.yaml)."""
 _LAG = """
 SELECT extract(epoch FROM converted_at - received_at)::double precision FROM (
     SELECT n.id, n.received_at, n.converted_at FROM generate_series(0, %s) AS s(shard) CROSS JOIN LATERAL (
@@ -152,6 +156,7 @@ class Status:
     stored: int
     database_bytes: int
     disk_free_bytes: int
+    disk_total_bytes: int
     versions: Mapping[str, str]
 
 
@@ -162,6 +167,7 @@ def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_di
     workers = conn.execute(backlog.WORKERS).fetchall()
     lags = sorted(max(0.0, lag) for (lag,) in conn.execute(_LAG, (SHARDS - 1, _NEWEST)))
     size, server, schema = conn.execute(backlog.DATABASE).fetchall()[0]
+    disk = shutil.disk_usage(data_dir)
     totals = add(orjson.loads(w[4]) for w in workers)
     return Status(
         waiting=sum(q[3] for q in queue),
@@ -186,7 +192,8 @@ def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_di
         converted=_total(totals, "tongjian_messages_converted_total"),
         stored=_total(totals, "tongjian_resources_stored_total"),
         database_bytes=size,
-        disk_free_bytes=shutil.disk_usage(data_dir).free,
+        disk_free_bytes=disk.free,
+        disk_total_bytes=disk.total,
         versions={"tongjian": version("tongjian"), "postgresql": server, "schema": schema},
     )
 
@@ -216,13 +223,55 @@ def _total(totals: Mapping[str, float], name: str) -> int:
     return int(sum(value for key, value in totals.items() if orjson.loads(key)[0] == name))
 
 
+def troubles(status: Status) -> tuple[str, ...]:
+    """What is wrong and what to do, in sentences, the worst first; empty when all is well."""
+    return tuple(_troubles(status))
+
+
+def _troubles(status: Status) -> Iterator[str]:
+    if not any(w.alive for w in status.workers):
+        yield "No worker is alive, so nothing is converted: is the service running (systemctl status tongjian)?"
+    if status.disk_free_bytes < _DISK_FULL * status.disk_total_bytes:
+        yield (
+            f"The disk of the data folder is nearly full ({_size(status.disk_free_bytes)} free):"
+            " make space; when it is full, senders are told AE and keep their messages."
+        )
+    if status.oldest_seconds is not None and status.oldest_seconds > _QUEUE_OLD:
+        yield (
+            f"A message has waited for {_time(status.oldest_seconds)}: see which feed below;"
+            " start more workers, or give a bulk load a channel with backfill: true."
+        )
+    held = sum(h.messages for h in status.held)
+    if held:
+        yield f"{held} messages are on hold: the reasons are below and in docs/issues.md; mend, then tongjian replay."
+    dead = sum(o.messages for o in status.outbound if o.status == "dead")
+    if dead:
+        yield f"{dead} results were given up on their way to others: tongjian deliveries list --status dead tells why."
+    lost = sum(p.objects for p in status.pixels if p.status == "dead")
+    if lost:
+        yield f"{lost} images were given up on their way to an archive: docs/connect-dicom.md tells what to do."
+    for a in status.archives:
+        if a.reason:
+            yield f"The archive {a.archive} of {a.facility} cannot be asked: {a.reason}."
+    for p in status.polls:
+        if p.fault or not p.alive:
+            yield f"The database {p.poll} of {p.facility} is not read: {_state(p)}."
+    for r in status.relays:
+        if r.silent_seconds > _RELAY_SILENT:
+            yield f"The relay {r.name} of {r.facility} was last heard {_time(r.silent_seconds)} ago: is it on, is its line up?"
+        if r.dead:
+            yield f"The relay {r.name} of {r.facility} gave up {r.dead} messages: tongjian relay dead, there, tells why."
+
+
 def as_json(status: Status) -> str:
-    """One JSON object; times in seconds, sizes in bytes."""
-    return orjson.dumps(asdict(status), option=orjson.OPT_INDENT_2).decode()
+    """One JSON object; times in seconds, sizes in bytes; ``troubles``: sentences."""
+    return orjson.dumps(asdict(status) | {"troubles": troubles(status)}, option=orjson.OPT_INDENT_2).decode()
 
 
 def show(console: Console, status: Status) -> None:
     """For people."""
+    for trouble in troubles(status):
+        console.print(f"! {trouble}", style="red", markup=False, highlight=False, soft_wrap=True)
     alive = sum(w.alive for w in status.workers)
     lag = (
         f", lag {_time(status.lag_p50_seconds)} (slowest {_time(status.lag_max_seconds)})"
