@@ -270,7 +270,7 @@ def watch(
     data: DataDir = None,
     profiles: Profiles = None,
 ) -> None:
-    """Take files into the inbox (HL7 v2, CDA, ECG, tables) and move them to done or failed; a running server converts them."""
+    """Take files into the inbox (HL7 v2, CDA, ECG, DICOM, tables) and move them to done or failed; a running server converts them."""
     from fhir_server.watch import watch_folder  # noqa: PLC0415
 
     chosen = _settings(data_dir=data, profiles_dir=profiles)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 
 import asyncpg
 import psycopg
@@ -281,7 +282,7 @@ async def serve(settings: Settings, profiles: Mapping[str, Profile], url: str) -
         images = ["--socket", str(dicom_socket.fileno())] if dicom_socket is not None else []
     inherited = [dicom_socket.fileno()] if dicom_socket is not None else []
     workers = asyncio.create_task(Workers(settings, url, images, inherited, polls=polled).supervise())
-    dropping = _drop_folders(settings, profiles, receiver, services.clock)
+    dropping = _drop_folders(settings, profiles, receiver, intake, services.clock)
     following = asyncio.create_task(live.follow(services.pool))
     indexing = asyncio.create_task(reindexing.follow(services))
     keeping = asyncio.create_task(audit_retention.keep(url, settings.audit_keep_days, services.clock))
@@ -336,7 +337,11 @@ def _polls(settings: Settings, profiles: Mapping[str, Profile]) -> bool:
 
 
 def _drop_folders(
-    settings: Settings, profiles: Mapping[str, Profile], receiver: Receiver, now: Callable[[], datetime]
+    settings: Settings,
+    profiles: Mapping[str, Profile],
+    receiver: Receiver,
+    pool: asyncpg.Pool,
+    now: Callable[[], datetime],
 ) -> list[asyncio.Task[None]]:
     """One task for each facility folder of ``drop_dir``. Raises CannotServe when there is none."""
     if settings.drop_dir is None:
@@ -347,7 +352,13 @@ def _drop_folders(
         raise CannotServe(
             f"drop_dir {settings.drop_dir} has no folder named like a facility ({', '.join(sorted(profiles))})."
         )
-    intakes = [FileIntake(folder, profiles[name], receiver, now, profiles) for name, folder in found.items()]
+    from fhir_server.imaging.dropped import DroppedImages  # noqa: PLC0415 - a DICOM library that only who has folders needs
+
+    images = partial(DroppedImages, pool, quiet=settings.dicom_study_seconds, clock=now)
+    intakes = [
+        FileIntake(folder, profiles[name], receiver, now, profiles, partial(images, profiles[name]))
+        for name, folder in found.items()
+    ]
     return [asyncio.create_task(intake.watch(settings.drop_seconds)) for intake in intakes]
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from fhir_server import clock
+from fhir_server.imaging.dropped import DroppedImages
 from fhir_server.ingest.files import FileIntake
 from fhir_server.ingest.receive import Receiver
 from fhir_server.settings import Settings
@@ -22,13 +24,16 @@ async def watch_folder(
     now = clock.of(settings)
     receiver = Receiver(pool, {profile.id: profile}, clock=now)
     await receiver.open()
-    intake = FileIntake(folder, profile, receiver, now, profiles)
+    images = partial(DroppedImages, pool, profile, quiet=settings.dicom_study_seconds, clock=now)
+    intake = FileIntake(folder, profile, receiver, now, profiles, images)
     try:
         if not once:
             await intake.watch(settings.drop_seconds)
         await intake.look()
         await asyncio.sleep(settings.drop_seconds)
-        return await intake.look()
+        taken = await intake.look()
+        await intake.end()
+        return taken
     finally:
         await receiver.close()
         await pool.close()

@@ -19,7 +19,7 @@ from pydicom.filereader import read_dataset
 
 from adapters.contract import Unreadable
 from adapters.dicom import texts
-from adapters.dicom.structure import Part10, take_apart
+from adapters.dicom.structure import Part10
 from adapters.dicom.texts import Texts
 from conformance.issue import Issue
 
@@ -155,16 +155,11 @@ def _vr(tag: int) -> str:
     return str(dictionary_VR(tag)) if dictionary_has_tag(tag) else "UN"
 
 
-def read(raw: bytes, fallback_charset: str, wanted: frozenset[int] | None = None) -> tuple[Item, Texts]:
-    """One Part 10 object.
-
-    wanted  tags to read; None: all. Raises Unreadable (structure.take_apart; ``charset-unknown``, ``dicom-damaged``)
-    """
-    return of_part(take_apart(raw), fallback_charset, wanted)
-
-
 def of_part(part: Part10, fallback_charset: str, wanted: frozenset[int] | None = None) -> tuple[Item, Texts]:
-    """As ``read``, of an object that was taken apart."""
+    """One object that was taken apart.
+
+    wanted  tags to read; None: all. Raises Unreadable (``charset-unknown``, ``dicom-damaged``)
+    """
     stream = io.BytesIO(part.dataset[: part.pixels])
     try:
         with warnings.catch_warnings():

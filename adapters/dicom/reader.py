@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from adapters import segments
@@ -43,7 +44,7 @@ CONTENT: Final[dict[str, Write]] = {
 def read(raw: bytes, facility: Facility) -> Message:
     """One message.
 
-    Raises Unreadable: of ``package.unpack``, ``structure.take_apart`` and ``dataset.read``; ``dicom-no-uid``, ``dicom-directory``,
+    Raises Unreadable: of ``package.unpack``, ``structure.take_apart`` and ``dataset.of_part``; ``dicom-no-uid``, ``dicom-directory``,
     ``two-studies``, ``two-patients``.
     """
     issues: list[Issue] = []
@@ -119,10 +120,33 @@ def peek(raw: bytes, facility: Facility) -> Envelope:
     one = next(package.unpack(raw), None)
     if one is None:
         raise _refuse("dicom-empty", "", "The study package holds no object.")
-    item, found = dataset.read(one, facility.charset, WANTED)
+    part = take_apart(one)
+    if not raw.startswith(PACKAGE):
+        check_pixels(part.dataset, part.pixels)
+    item, found = dataset.of_part(part, facility.charset, WANTED)
     draft = _header(Study(_uid(item, 1), item), raw, facility)
     codec = found.codec or "iso-2022"
     return segments.envelope(Message("dicom", draft.records(), codec, list(found.issues), []), facility)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which object a file is (UIDs), and its bytes up to the pixels."""
+
+    study: str
+    series: str
+    instance: str
+    header: bytes
+
+
+def identify(raw: bytes, facility: Facility) -> Identity:
+    """One object with what it takes to gather it with the others of its study. Raises Unreadable like ``read``."""
+    part = take_apart(raw)
+    check_pixels(part.dataset, part.pixels)
+    item, _ = dataset.of_part(part, facility.charset, WANTED)
+    study = Study(_uid(item, 1), item)
+    _check(item, study, 1)
+    return Identity(study.uid, item.text("SeriesInstanceUID"), item.text("SOPInstanceUID"), package.header_bytes(raw))
 
 
 def _uid(item: Item, place: int) -> str:

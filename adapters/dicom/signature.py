@@ -26,6 +26,11 @@ def start_of(raw: bytes) -> int | None:
     return 0 if raw.startswith(_META) or raw[:4] in _BARE else None
 
 
+def is_object(raw: bytes) -> bool:
+    """The bytes start like one DICOM object."""
+    return start_of(raw) is not None
+
+
 def is_dicom(raw: bytes) -> bool:
     """The bytes start like a DICOM object or a study package."""
-    return raw.startswith(PACKAGE) or start_of(raw) is not None
+    return raw.startswith(PACKAGE) or is_object(raw)

@@ -47,8 +47,14 @@ WITH given AS (
     FROM given
     ON CONFLICT (shard, facility, study, instance) DO UPDATE SET
         channel = EXCLUDED.channel, series = EXCLUDED.series, received_at = EXCLUDED.received_at, digest = EXCLUDED.digest,
-        header = EXCLUDED.header, size = EXCLUDED.size, pixels = EXCLUDED.pixels, content = EXCLUDED.content, place = EXCLUDED.place,
-        archive = EXCLUDED.archive, due = EXCLUDED.due, attempts = 0, reason = NULL
+        header = EXCLUDED.header, size = EXCLUDED.size,
+        -- A copy whose pixels nobody keeps takes nothing from those that are kept or on their way.
+        (pixels, content, place, archive, due, attempts, reason) = (
+            SELECT k.pixels, k.content, k.place, k.archive, k.due, k.attempts, k.reason
+            FROM (VALUES (EXCLUDED.pixels, EXCLUDED.content, EXCLUDED.place, EXCLUDED.archive, EXCLUDED.due, 0, NULL::text, false),
+                         (o.pixels, o.content, o.place, o.archive, o.due, o.attempts, o.reason, true))
+                AS k(pixels, content, place, archive, due, attempts, reason, stays)
+            WHERE k.stays = (EXCLUDED.pixels = 'dropped'))
     WHERE o.digest <> EXCLUDED.digest
        OR EXCLUDED.pixels <> 'dropped' AND (o.content IS DISTINCT FROM EXCLUDED.content OR o.pixels = 'dead')
     RETURNING o.shard, o.facility, o.study, o.instance, o.channel
@@ -100,6 +106,15 @@ async def settle(conn: asyncpg.Pool, studies: Sequence[tuple[int, str, str]], se
         [s[1] for s in studies],
         [s[2] for s in studies],
         seconds,
+    )
+
+
+async def settle_channel(conn: asyncpg.Pool, facility: str, channel: str) -> None:
+    """Nothing more comes by a channel: its studies count as quiet."""
+    await conn.execute(
+        "UPDATE image_study SET due = least(due, clock_timestamp()) WHERE facility = $1 AND channel = $2 AND due IS NOT NULL",
+        facility,
+        channel,
     )
 
 

@@ -11,7 +11,10 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
+from adapters.contract import Unreadable
+from adapters.dicom.signature import is_object
 from adapters.transports.folder import DropFolder
 from conformance.issue import Issue
 from fhir_server import telemetry
@@ -28,6 +31,18 @@ MOST = 64 * 1024 * 1024
 """Bytes of one file."""
 
 
+class Gathering(Protocol):
+    """Objects of one study come as many files and are one message (fhir_server.imaging.dropped)."""
+
+    async def take(self, raw: bytes) -> None:
+        """Makes one object durable. Raises Unreadable when it is none that could be gathered."""
+        ...
+
+    async def pack(self, *, last: bool = False) -> None:
+        """Studies that are quiet, or with ``last`` all that were taken, go to the inbox."""
+        ...
+
+
 class FileIntake:
     """Takes the files of one folder for one facility."""
 
@@ -38,8 +53,10 @@ class FileIntake:
         receiver: Receiver,
         clock: Callable[[], datetime],
         others: Mapping[str, Profile],
+        images: Callable[[str], Gathering],
     ) -> None:
-        """receiver: open; others: all profiles. The profile's channel named ``folder`` may set ``max_bytes`` and ``backfill``."""
+        """receiver: open; images: gathers objects of DICOM that come by a channel (its name);
+        others: all profiles. The profile's channel named ``folder`` may set ``max_bytes`` and ``backfill``."""
         self._drop = DropFolder(folder)
         self._profile = profile
         self._receiver = receiver
@@ -47,6 +64,7 @@ class FileIntake:
         facility = profile.facility
         channel = next((c for c in facility.channels if c.name == CHANNEL), Channel(name=CHANNEL, max_bytes=MOST))
         self._intake = Intake(profile, channel, others)
+        self._images = images(channel.name)
 
     async def watch(self, seconds: float) -> None:
         """Looks every ``seconds`` until cancelled. A folder that is away is waited for."""
@@ -67,7 +85,12 @@ class FileIntake:
             await asyncio.to_thread(self._drop.finish, path, "\n".join(map(_said, faults)))
             taken += 1
             log.info("file_taken facility=%s faults=%d", self._profile.id, len(faults))
+        await self._images.pack()
         return taken
+
+    async def end(self) -> None:
+        """Nothing more comes: studies that were begun go to the inbox as they are."""
+        await self._images.pack(last=True)
 
     def _too_large(self) -> Issue:
         words = (
@@ -78,6 +101,15 @@ class FileIntake:
     async def _take(self, raw: bytes) -> list[Issue]:
         """Makes every message of a file durable; gives why some cannot be read."""
         faults: list[Issue] = []
+        if is_object(raw):
+            telemetry.RECEIVED.labels(self._profile.id, CHANNEL, "dicom").inc()
+            try:
+                await self._images.take(raw)
+            except Unreadable:
+                pass  # Kept and held with the reason, as any other file.
+            else:
+                self._receiver.hear(self._profile.id, CHANNEL)
+                return []
         kind, messages = await asyncio.to_thread(self._intake.messages, raw)
         for message in messages:
             arrival, fault = await asyncio.to_thread(self._intake.arrival, message, kind, self._clock())

@@ -129,6 +129,26 @@ def test_kept_pixels_lie_in_the_folder_and_are_committed_to(
     asyncio.run(work())
 
 
+def test_a_copy_takes_nothing_from_pixels_that_are_kept_or_on_their_way(
+    database_url: str, profiles: dict[str, Profile], tmp_path: Path
+) -> None:
+    async def work() -> None:
+        async with receiving(database_url, profiles, tmp_path) as r:
+            first, second = ct_slice(1), ct_slice(2)
+            assert await r.send("KEEP", first) == [0]
+            assert await r.send("SEND", second) == [0]
+            before = await rows(r.pool, "pixels, place, archive, due, content")
+            assert [row[0] for row in before] == ["kept", "waiting"]
+            for one in (first, second):
+                one.StudyDescription = "Chest, corrected"
+            assert await r.send("COPY", first, second) == [0, 0]
+            assert await rows(r.pool, "pixels, place, archive, due, content") == before
+            headers = [inbox.decompress(header) for (header,) in await rows(r.pool, "header")]
+            assert all(b"Chest, corrected" in header for header in headers)
+
+    asyncio.run(work())
+
+
 def test_what_is_no_dicom_object_or_another_one_is_refused(
     database_url: str, profiles: dict[str, Profile], tmp_path: Path
 ) -> None:

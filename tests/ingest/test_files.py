@@ -7,17 +7,22 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from adapters.dicom.package import unpack
 from adapters.transports.folder import DropFolder
+from fhir_server.imaging.dropped import DroppedImages
+from fhir_server.ingest import inbox
 from fhir_server.ingest.files import FileIntake
 from fhir_server.ingest.receive import Receiver
 from fhir_server.ingest.worker import Worker
 from fhir_server.store.database import open_pool
+from tests.dicom_objects import image, part10
 
 GOLDEN = Path(__file__).parents[1] / "mappings" / "golden"
 CDA = (GOLDEN / "cda-c0007-blood-count.xml").read_bytes()
@@ -31,7 +36,8 @@ def taking(url: str, folder: Path, profiles: Any, story: Callable[[FileIntake], 
         receiver = Receiver(pool, profiles, clock=lambda: datetime.now(UTC))
         await receiver.open()
         try:
-            await story(FileIntake(folder, profiles["alpha"], receiver, lambda: datetime.now(UTC), profiles))
+            images = partial(DroppedImages, pool, profiles["alpha"], quiet=900, clock=lambda: datetime.now(UTC))
+            await story(FileIntake(folder, profiles["alpha"], receiver, lambda: datetime.now(UTC), profiles, images))
         finally:
             await receiver.close()
             await pool.close()
@@ -153,3 +159,29 @@ def test_odd_names_stay_in_the_folder(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_text("x")
         assert drop.finish(path, "because").parent == tmp_path / "failed"
+
+
+def test_images_of_a_study_dropped_one_by_one_are_one_message(database_url: str, profiles: Any, tmp_path: Path) -> None:
+    async def story(intake: FileIntake) -> None:
+        for series, number in ((1, 1), (2, 1), (1, 2)):
+            (tmp_path / f"{series}-{number}.dcm").write_bytes(part10(image(series=series, number=number)))
+        (tmp_path / "other.dcm").write_bytes(part10(image("2")))
+        await twice(intake)
+        # The study may still grow: nothing of it is told yet.
+        with psycopg.connect(database_url) as conn:
+            assert conn.execute("SELECT count(*) FROM inbox").fetchone() == (0,)
+        (tmp_path / "1-3.dcm").write_bytes(part10(image(number=3)))
+        (tmp_path / "again.dcm").write_bytes(part10(image(number=2)))
+        (tmp_path / "cut.dcm").write_bytes(part10(image(number=4))[:-100])
+        await twice(intake)
+        await intake.end()
+
+    taking(database_url, tmp_path, profiles, story)
+    assert len(names(tmp_path / "done")) == 6
+    assert names(tmp_path / "failed") == ["cut.dcm", "cut.dcm.error.txt"]
+    assert "dicom-truncated" in (tmp_path / "failed" / "cut.dcm.error.txt").read_text("utf-8")
+    with psycopg.connect(database_url) as conn:
+        found = conn.execute("SELECT raw FROM inbox WHERE format = 'dicom' AND status = 'ready'").fetchall()
+        assert sorted(len(list(unpack(inbox.decompress(raw)))) for (raw,) in found) == [1, 4]
+        held = conn.execute("SELECT format FROM inbox WHERE status = 'held'").fetchall()
+    assert held == [("dicom",)]
