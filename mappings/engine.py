@@ -87,7 +87,7 @@ def convert(source: Source, profile: Profile, digest: str = "", received_at: str
     found = plan(code)
     x.family = found.map.family
     groups = group(records)
-    plausible.check_times(groups, x, results=found.map.family == "result")
+    plausible.check_times(groups, x)
     provenance = map_header(groups, x, found)
     _hold(groups, x, found)
     reports: Reports = {}

@@ -24,6 +24,7 @@ _MODALITIES = (
 )
 _DOPPLER = re.compile("彩色多普勒|彩超|彩色超声|多普勒")
 _LOW_DOSE = re.compile("低剂量|ldct")
+_DIFFUSION = re.compile("[弥彌扩]散(?:加权)?(?:成像)?")
 _WITHOUT = re.compile("平扫")
 _WITH = re.compile("增强")
 _SIDES = (("both", r"双侧|两侧|双"), ("left", r"左侧|左"), ("right", r"右侧|右"))
@@ -103,6 +104,7 @@ def examination(text: str) -> Examination | None:
     rest = _LOW_DOSE.sub(" ", rest)
     contrast = ("+" if _WITHOUT.search(rest) else "") + ("contrast" if _WITH.search(rest) else "")
     contrast = {"+": "without", "contrast": "with", "+contrast": "both"}.get(contrast, "")
+    rest = _DIFFUSION.sub("dwi", rest)
     if "dwi" in rest:
         contrast += "+dwi"
     rest = _WITH.sub(" ", _WITHOUT.sub(" ", rest)).replace("dwi", " ")

@@ -31,7 +31,7 @@ _PANEL = re.compile(
     r"^[\u3400-\u9fff]*(?:常规|功能?|生化|电解质|血脂|凝血|甲功|两对半|五项|三项|四项|八项|全套|组套)[-—_:：]"
 )
 _SERUM = re.compile(r"^s-(?=[a-z]{2,})")
-_TAIL = re.compile(r"(?:测定|检测|检查|试验|定量|定性|水平|浓度|含量|数值|结果|筛查|计算|(?<=[a-z])值|测量)$")
+_TAIL = re.compile(r"(?:测定|检测|检查|试验|定量|定性|水平|浓度|含量|数值|结果|筛查|计算|快速|速测|(?<=[a-z])值|测量)$")
 _METHOD = re.compile(r"[-—][^-—]*法$")
 INSIDE = 0.08
 """What it costs to read only what stands in brackets."""

@@ -19,7 +19,9 @@ _FUTURE = "This lies in the future; correct the clock or the date and send again
 _TOLERANCE = timedelta(days=1)
 """So far a sender's clock or zone may be ahead."""
 _UTC = ZoneInfo("UTC")
-_RESULT_TIMES = (7, 8, 22)
+_RESULT_TIMES = (7, 8, 14, 22)
+_UNDER_WAY = frozenset({"A01", "A02", "A03", "A06", "A07", "A12", "A13"})
+"""Events of a visit that has begun: its admission (PV1-44) is past. Others may announce one."""
 
 
 def latest(received_at: str) -> str:
@@ -43,12 +45,21 @@ def check_header(header: Record, code: str, x: Context) -> None:
         x.issue("future-date", "error", _FUTURE, header.first(7), f"{header.where}-7")
 
 
-def check_times(groups: Groups, x: Context, *, results: bool) -> None:
-    """Birth, death, and in results when it was measured, reported and taken. OBX-14 is looked at where it is mapped."""
+def check_times(groups: Groups, x: Context) -> None:
+    """Birth and death; in results when it was measured, reported and taken; when it was ordered; when a visit began and ended, and the
+    event happened. OBX-14 is looked at where it is mapped."""
+    for event in groups.header.get("EVN", ()) if x.family == "admission" else ():
+        _not_future(event, (2, 6), x)
     for patient in groups.patients:
         if patient.pid is not None:
             _not_future(patient.pid, (7, 29), x)
-        for order in patient.orders if results else ():
+        if patient.visit is not None and x.family == "admission" and x.trigger in _UNDER_WAY:
+            _not_future(patient.visit.record, (44, 45) if x.trigger == "A03" else (44,), x)
+        for order in patient.orders:
+            if order.orc is not None and x.family == "order":
+                _not_future(order.orc, (9,), x)
+            if x.family != "result":
+                continue
             if order.obr is not None:
                 _not_future(order.obr, _RESULT_TIMES, x)
             for specimen in order.specimens:

@@ -135,6 +135,7 @@ class Proposer:
                     offer(number, likeness(seen, other), "examination")
         if chinese:
             self._by_parts(text, offer)
+            self._by_letters(local, text, offer)
             for spelling, cost in spellings:
                 if len(names.han(spelling)) >= 2 and cost < names.INSIDE:
                     self._by_spelling(spelling, cost, offer)
@@ -167,6 +168,21 @@ class Proposer:
         if parts and all(parts):
             for number in set.intersection(*parts):
                 offer(number, 0.95, "alias")
+
+    def _by_letters(self, local: Local, text: str, offer: _Offer) -> None:
+        """A name half in letters, ``糖化HbA1c``, ``LDL-胆固醇``: letters or code abbreviate the thing and the Chinese part is
+        a piece of one of its names, or both letters and code say the same."""
+        whole = names.key(text)
+        chinese, code = names.han(whole), names.key(local.code)
+        runs = {r for r in names.letters(whole) if len(r.strip("0123456789%#")) >= 3}
+        said = {n for run in runs for n in self._by_abbreviation.get(run, ())}
+        coded = set(self._by_abbreviation.get(code, ())) if runs else set()
+        for number in said | coded:
+            pieces = [spelling for spelling in self._known[number].names if chinese in spelling]
+            if len(chinese) >= 2 and pieces:
+                offer(number, 0.9 if chinese in pieces else 0.8, "abbreviation")
+            elif number in said and number in coded:
+                offer(number, 0.72, "abbreviation")
 
     def _by_spelling(self, spelling: str, cost: float, offer: _Offer) -> None:
         chinese, letters = names.han(spelling), names.letters(spelling)

@@ -123,3 +123,10 @@ def test_the_measured_shares_hold() -> None:
         shares, _ = bench.measure([r for r in every if bench.half(r) == half])
         assert shares["named"] > 250
         assert (shares["top1"] >= 0.85, shares["top5"] >= 0.97, shares["refused"] >= 0.90) == (True, True, True)
+
+
+def test_a_name_half_in_letters_is_known_by_its_letters_and_what_is_left_of_its_words() -> None:
+    propose = shipped_proposer().propose
+    assert propose(Local("HBA1C", "糖化HbA1c", "%", "4-6"))[0].item == "L0026"
+    assert propose(Local("", "颅脑MRI平扫+弥散加权成像", "", ""))[0].item == "R0052"
+    assert propose(Local("CP-IgM", "肺炎衣原体IgM抗体", "", "阴性")) == []
