@@ -70,7 +70,7 @@ async def observation_lastn(request: Request, asker: Asker) -> Response:
     most = asked.number("max")
     if most == 0:
         raise Fault(Category.INVALID, "max must be 1 or more.", where="max")
-    names = {n.partition(":")[0].partition(".")[0] for n, _ in asked.pairs}
+    names = {n.partition(":")[0].partition(".")[0] for n, value in asked.pairs if value}
     if not names & {"patient", "subject"}:
         raise Fault(Category.INVALID, "Say whose results: patient or subject.", where="patient")
     pairs = [(n, v) for n, v in asked.pairs if n not in ("max", "_count", "_sort", "_cursor")]

@@ -15,8 +15,10 @@ from fastapi import APIRouter, Request, Response
 from conformance import capability, fhirjson
 from conformance.capability import RESOURCE_TYPES
 from conformance.operations.served import operations as operations_of
+from fhir_server.access import Principal
 from fhir_server.api import (
     audit_events,
+    batch_requests,
     export,
     interaction,
     json_patch,
@@ -106,33 +108,40 @@ async def transact(request: Request, asker: Asker) -> Response:
     steps = await interaction.in_thread(transaction.read_steps, resource, base)
     kind = str(resource["type"])
     for step in steps:
-        if isinstance(step, Fault):
-            if kind == "transaction":
-                raise step
-            continue
-        for needed in step.interactions:
-            await permit(request, asker, needed, step.type)
-    results: list[transaction.Step | Fault] = list(steps)
+        if isinstance(step, Fault) and kind == "transaction":
+            raise step
+        if isinstance(step, transaction.Step):
+            for needed in step.interactions:
+                await permit(request, asker, needed, step.type)
+    good = [s for s in steps if isinstance(s, transaction.Step)]
+    results: list[transaction.Step | Fault | bytes] = []
     if kind == "transaction":
-        good = [s for s in steps if not isinstance(s, Fault)]
-        results = list(await in_transaction(services, context, asker, lambda w: transaction.all_or_nothing(w, good)))
+        results.extend(await in_transaction(services, context, asker, lambda w: transaction.all_or_nothing(w, good)))
     else:
-        for position, step in enumerate(steps):
-            if isinstance(step, Fault):
-                continue
-            try:
-                results[position] = await in_transaction(services, context, asker, transaction.single(step))
-            except EXPECTED as error:
-                results[position] = fault_of(error)
-    done = [s for s in results if not isinstance(s, Fault)]
-    touched = [Touched(name, patient) for s in done for name, patient in s.touched]
-    await audited(request, asker, "E", kind, touched, types={s.type for s in steps if not isinstance(s, Fault)})
+        for step in steps:
+            results.append(await _alone(request, asker, step))
+    touched = [Touched(name, who) for s in results if isinstance(s, transaction.Step) for name, who in s.touched]
+    await audited(request, asker, "E", kind, touched, types={s.type for s in good})
     refused = {
         s.type for s, r in zip(steps, results, strict=True) if isinstance(r, Fault) and isinstance(s, transaction.Step)
     }
     if refused:
         await audited(request, asker, "E", kind, (), types=refused, outcome="4")
     return fhir(request, transaction.answer(kind, results, wanted, base))
+
+
+async def _alone(
+    request: Request, asker: Principal, step: transaction.Step | batch_requests.OwnRequest | Fault
+) -> transaction.Step | Fault | bytes:
+    """What became of one entry of a batch."""
+    if isinstance(step, Fault):
+        return step
+    try:
+        if isinstance(step, batch_requests.OwnRequest):
+            return await batch_requests.answered(request, step)
+        return await in_transaction(services_of(request), context_of(request), asker, transaction.single(step))
+    except EXPECTED as error:
+        return fault_of(error)
 
 
 @router.api_route("/_history", methods=READ)

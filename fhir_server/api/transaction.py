@@ -16,6 +16,7 @@ from typing import Any, Final
 from conformance import fhirjson
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.api import json_patch, references, subset
+from fhir_server.api.batch_requests import OwnRequest, own_request
 from fhir_server.api.bundle import bundle, searchset
 from fhir_server.api.content import Preferences, etag, query_pairs, versions_in
 from fhir_server.api.responses import issues_of, outcome
@@ -75,8 +76,11 @@ class Step:
         return [*needed, "search-type"] if self.query or self.if_none_exist is not None else needed
 
 
-def read_steps(resource: Mapping[str, Any], base: str) -> list[Step | Fault]:
-    """The entries of a transaction or batch, each understood or a Fault. Raises Fault INVALID when the Bundle itself is not one."""
+def read_steps(resource: Mapping[str, Any], base: str) -> list[Step | OwnRequest | Fault]:
+    """The entries of a transaction or batch, each understood or a Fault; in a batch some are requests of their own.
+
+    Raises Fault INVALID when the Bundle itself is not one.
+    """
     if resource.get("resourceType") != "Bundle" or resource.get("type") not in ("transaction", "batch"):
         raise Fault(
             Category.INVALID, "Send a Bundle of type transaction or batch to this address.", where="Bundle.type"
@@ -84,16 +88,17 @@ def read_steps(resource: Mapping[str, Any], base: str) -> list[Step | Fault]:
     entries = resource.get("entry", [])
     if not isinstance(entries, list):
         raise Fault(Category.INVALID, "Bundle.entry must be a list.", where="Bundle.entry")
-    out: list[Step | Fault] = []
+    alone = resource["type"] == "batch"
+    out: list[Step | OwnRequest | Fault] = []
     for number, entry in enumerate(entries):
         try:
-            out.append(_step(entry, f"Bundle.entry[{number}]", base))
+            out.append(_step(entry, f"Bundle.entry[{number}]", base, alone=alone))
         except Fault as fault:
             out.append(fault)
     return out
 
 
-def _step(entry: Any, at: str, base: str) -> Step:
+def _step(entry: Any, at: str, base: str, *, alone: bool) -> Step | OwnRequest:
     request = entry.get("request") if isinstance(entry, dict) else None
     if not isinstance(request, dict):
         raise Fault(Category.INVALID, "An entry needs a request with method and url.", where=f"{at}.request")
@@ -110,7 +115,13 @@ def _step(entry: Any, at: str, base: str) -> Step:
     if method == "POST" and (searched := _SEARCH.fullmatch(url)):
         method, url = "GET", f"{searched['type']}?{searched['query'] or ''}"
     m = _URL.fullmatch(url)
-    if m is None or m["type"] not in RESOURCE_TYPES or (m["inner"] or m["type"]) not in RESOURCE_TYPES:
+    known = m is not None and m["type"] in RESOURCE_TYPES
+    if not known and (own := own_request(method, url, entry)) is not None:
+        if alone:
+            return own
+        text = "Histories, operations and searches over several types stand in a batch, not in a transaction."
+        raise Fault(Category.INVALID, text, where=f"{at}.request.url")
+    if m is None or not known or (m["inner"] or m["type"]) not in RESOURCE_TYPES:
         raise Fault(
             Category.INVALID, "The url must be Type, Type/id or Type?query of a served type.", where=f"{at}.request.url"
         )
@@ -314,10 +325,11 @@ def _get(writer: Writer, step: Step) -> None:
     step.touched.extend((hit.type, hit.patient) for hit in found.hits)
 
 
-def answer(kind: str, results: Sequence[Step | Fault], preferences: Preferences, base: str) -> bytes:
-    """The transaction-response or batch-response; entries in the order they were sent."""
+def answer(kind: str, results: Sequence[Step | Fault | bytes], preferences: Preferences, base: str) -> bytes:
+    """The transaction-response or batch-response; entries in the order they were sent. bytes: an entry that is finished."""
+    whole = preferences.returns == "representation"
     entries = [
-        _failed(r) if isinstance(r, Fault) else _done(r, preferences.returns == "representation", base) for r in results
+        r if isinstance(r, bytes) else _failed(r) if isinstance(r, Fault) else _done(r, whole, base) for r in results
     ]
     return bundle(f"{kind}-response", entries)
 

@@ -40,6 +40,10 @@ TARGETS: dict[str, tuple[str, str]] = {
     "audit.seconds": ("<= 60 at 10 M", ""),
     "search.p95_ms": ("<= 10", "5"),
     "search.page_1000.resources_per_s": (">= 20000", "65000"),
+    "search.lastn.p95_ms": ("<= 20", ""),
+    "search.has.p95_ms": ("<= 50", ""),
+    "search.chain_to_patient.p95_ms": ("<= 50", ""),
+    "search.chain_to_result.p95_ms": ("<= 50", ""),
     "search.server_peak_mb": ("<= 300", ""),
     "recognize.p99_ms": ("<= 50", "25"),
     "recognize.requests_per_s": (">= 50", ""),
@@ -205,7 +209,7 @@ def read(
 def search(
     observations: Observations = 100_000, seconds: Seconds = 10, data: Data = None, as_json: AsJson = False
 ) -> None:
-    """Patient + code + date, a patient's history, _include, and pages of 1,000 Observations, 8 clients."""
+    """Patient + code + date, a patient's history, _include, pages of 1,000 Observations, $lastn, _has and chains, 8 clients."""
     _measured(("search",), observations, seconds, data, as_json=as_json)
 
 

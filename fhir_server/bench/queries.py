@@ -6,7 +6,12 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import psycopg
+
+from conformance.capability import RESOURCE_TYPES
+from fhir_server.store.body import Codec
+from mappings.ids import home_shard
 
 _DRAWN = 2000
 _AROUND = timedelta(days=30)
@@ -33,7 +38,7 @@ def reads(conn: psycopg.Connection[Any]) -> list[str]:
 def searches(conn: psycopg.Connection[Any]) -> dict[str, list[str]]:
     """Name of a kind of search -> paths."""
     some = drawn(conn)
-    codes = sorted({loinc for *_, loinc in some})
+    coded = [quote(f"http://loinc.org|{code}") for code in sorted({loinc for *_, loinc in some})]
     return {
         "patient_code_date": [_by_code_and_date(*row) for row in some],
         "patient_history": [f"Observation?patient={patient}&_sort=-date&_count=100" for _, patient, *_ in some],
@@ -41,8 +46,25 @@ def searches(conn: psycopg.Connection[Any]) -> dict[str, list[str]]:
             f"DiagnosticReport?patient={patient}&_sort=-date&_count=3&_include=DiagnosticReport:result"
             for _, patient, *_ in some
         ],
-        "page_1000": [f"Observation?code={quote(f'http://loinc.org|{code}')}&_count=1000" for code in codes],
+        "page_1000": [f"Observation?code={code}&_count=1000" for code in coded],
+        "lastn": [f"Observation/$lastn?patient={patient}" for _, patient, *_ in some],
+        "has": [f"Patient?_has:Observation:patient:code={code}" for code in coded],
+        "chain_to_patient": [f"Observation?patient.identifier={said}" for said in _identifiers(conn, some)],
+        "chain_to_result": [f"DiagnosticReport?result.code={code}" for code in coded],
     }
+
+
+def _identifiers(conn: psycopg.Connection[Any], some: list[tuple[str, str, Any, str]]) -> list[str]:
+    """``system|value`` of the first identifier of each Patient."""
+    codec = Codec.load(conn)
+    patients = sorted({patient for _, patient, *_ in some})
+    found = conn.execute(
+        'SELECT r.dict, r.body, r.id, r.patient, r."order" FROM unnest(%s::smallint[], %s::text[]) AS k(shard, id)'
+        " JOIN resource r ON r.shard = k.shard AND r.rtype = %s AND r.id = k.id ORDER BY md5(r.id)",
+        ([home_shard("Patient", p) for p in patients], patients, RESOURCE_TYPES["Patient"]),
+    ).fetchall()
+    first = [orjson.loads(codec.decompress(row[0], bytes(row[1]), row[2:]))["identifier"][0] for row in found]
+    return [quote(f"{i['system']}|{i['value']}") for i in first]
 
 
 def _by_code_and_date(logical: str, patient: str, at: Any, loinc: str) -> str:

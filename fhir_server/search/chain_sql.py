@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from conformance.capability import RESOURCE_TYPES
 from fhir_server.search.definitions import Parameter, Path, about
 from fhir_server.search.leaves import COMMON_TARGETS, hash_in_sql
 from fhir_server.search.statement import Statement
+
+FEW: Final = 300
+"""Most resources at the other end whose hashes are looked for one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,7 @@ class Link:
     type       resource type of the rows
     reverse    ``_has``: the other end points here
     each, collected   conditions on the other end (sql.Where)
+    narrow     they leave few rows
     """
 
     parameter: Parameter
@@ -30,6 +36,7 @@ class Link:
     reverse: bool
     each: Sequence[str]
     collected: Sequence[str]
+    narrow: bool = False
 
     @property
     def by_index(self) -> bool:
@@ -55,9 +62,22 @@ def pointing_to(link: Link, out: Statement) -> tuple[str, str]:
     if link.other in COMMON_TARGETS:
         kinds = f"SELECT k.id FROM resource_kind k WHERE k.tokens && ARRAY({hashes})"  # noqa: S608
         return f"r.tokens[1] IN ({kinds})", f"r.tokens[1] = ANY(ARRAY({kinds}))"
+    one = f"EXISTS (SELECT FROM unnest(r.tokens) t(h) WHERE (t.h IN ({hashes})) IS TRUE)"
+    if link.narrow or not out.window:
+        return one, f"r.tokens && ARRAY({hashes})"
+    return one, _few_or_many(hashes, one, RESOURCE_TYPES[link.type], out)
+
+
+def _few_or_many(hashes: str, one: str, rtype: int, out: Statement) -> str:
+    """Rows of a window by the index of tokens when few match at the other end, else each row of the window is looked at: an array of
+    a hundred thousand hashes is no key to look for, and comparing it with every row is slower than anything."""
+    kind, few = out.arg(rtype, "smallint"), out.arg(FEW, "int")
+    some = "(SELECT f.h FROM f)"
     return (
-        f"EXISTS (SELECT FROM unnest(r.tokens) t(h) WHERE (t.h IN ({hashes})) IS TRUE)",
-        f"r.tokens && ARRAY({hashes})",
+        f"(r.shard, r.id) IN (WITH f AS MATERIALIZED (SELECT ARRAY(SELECT m.h FROM ({hashes}) m LIMIT {few} + 1) AS h) "  # noqa: S608
+        # An expression instead of the column leaves the index of tokens as the only one.
+        f"SELECT r.shard, r.id FROM resource r WHERE (r.rtype + 0) = {kind} AND cardinality({some}) <= {few} AND r.tokens && {some} "
+        f"UNION ALL SELECT r.shard, r.id FROM resource r WHERE r.rtype = {kind}{out.within} AND cardinality({some}) > {few} AND {one})"
     )
 
 

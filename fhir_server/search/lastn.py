@@ -51,7 +51,7 @@ def search(
     if wanted and found.matches:
         yield from come_along(wanted, found, context, decompress, allowed)
     found.total = len(found.matches)
-    return found
+    return Found(total=found.total) if query.summary == "count" else found
 
 
 def _groups(hits: Sequence[tuple[Hit, datetime]]) -> list[list[Hit]]:

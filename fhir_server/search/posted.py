@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
@@ -42,14 +43,19 @@ def compiled(definition: Mapping[str, Any], number: int) -> dict[str, Parameter]
     ``extension('url')``, ``as(Type)``, ``ofType(Type)`` and ``[n]``, or ends in a datatype that cannot be searched by its type.
     """
     kind, code = definition["type"], definition["code"]
-    if kind not in INDEXED_KINDS:
-        raise Unsupported(f"Parameters of type {kind} cannot be added; use {', '.join(sorted(INDEXED_KINDS))}.", "type")
+    if kind not in (*INDEXED_KINDS, "composite"):
+        raise Unsupported(
+            f"Parameters of type {kind} cannot be added; use {', '.join(sorted(INDEXED_KINDS))}, composite.", "type"
+        )
     if not (expression := definition.get("expression")):
         raise Unsupported("Give the FHIRPath expression.", "expression")
     out = {}
     for name in _bases(definition["base"]):
         if code in definitions.official(name) or code in ("_id", "_lastUpdated", "_has", "_type", "_list"):
             raise Unsupported(f"{name} has a search parameter {code} already.", "code")
+        if kind == "composite":
+            out[name] = _composite(name, definition)
+            continue
         paths = tuple(_paths(name, kind, expression, number))
         if not paths:
             raise Unsupported(f"No part of the expression begins with {name}.", "expression")
@@ -58,6 +64,37 @@ def compiled(definition: Mapping[str, Any], number: int) -> dict[str, Parameter]
             code, kind, definition["url"], paths, targets if kind == "reference" else (), "", own=number
         )
     return out
+
+
+def _composite(type: str, definition: Mapping[str, Any]) -> Parameter:
+    """A composite of two official parameters of the resource itself: both hold, so nothing is stored for it.
+
+    Raises Unsupported for one of an element, whose values would have to stand together, and for components that are no official
+    parameters with that expression.
+    """
+    if definition["expression"].strip() != type:
+        raise Unsupported(f"A composite that is added looks at the resource itself: write {type}.", "expression")
+    components = definition.get("component", ())
+    if len(components) != 2:
+        raise Unsupported("A composite has two components.", "component")
+    known = {p.url: p for p in definitions.official(type).values() if p.indexed and p.kind != "composite"}
+    joined = []
+    for n, component in enumerate(components):
+        part = known.get(component["definition"].partition("|")[0])
+        if part is None:
+            raise Unsupported(
+                f"{type} has no official search parameter of this definition.", f"component[{n}].definition"
+            )
+        wanted = [f"{type}.{e.removeprefix(f'{type}.')}" for e in union(component["expression"])]
+        paths = tuple(
+            (path, only)
+            for path, only in part.paths
+            if any(path.text == w or path.text.startswith((f"{w}.as(", f"{w}.where(")) for w in wanted)
+        )
+        if not paths:
+            raise Unsupported(f"{part.code} of {type} does not look at this element.", f"component[{n}].expression")
+        joined.append(replace(part, paths=paths))
+    return Parameter(definition["code"], "composite", definition["url"], joined[-1].paths, (), "", tuple(joined))
 
 
 def _bases(named: Iterable[str]) -> list[str]:
@@ -228,6 +265,8 @@ def values(type: str, parameter: Parameter, resource: Mapping[str, Any]) -> list
 def extractors(type: str, parameter: Parameter) -> tuple[tuple[str, Leaf], ...]:
     """JSON names at the top -> what files the values below them."""
     found: list[tuple[str, Leaf]] = []
+    if parameter.kind == "composite":
+        return ()
     for path, _ in parameter.paths:
         found += walk(type, path.steps, _End(parameter.kind, path, _wanted(path)))
     return tuple(found)

@@ -169,7 +169,11 @@ def read_filter(type: str, name: str, value: str) -> Filter | str:
         return _has(type, name, value)
     if "." in name:
         return _chain(type, name, value)
-    if code == "_list":
+    if code == "_list" and value:
+        if value.startswith("$"):
+            raise Fault(
+                Category.INVALID, f"Lists such as {value} are not kept here: name a List by its id.", where=name
+            )
         return _has(type, "_has:List:item:_id", value)
     if code in _REFUSED:
         return f"Search parameter {code} is not supported; it was ignored."
@@ -274,6 +278,8 @@ def _known(type: str, code: str) -> tuple[str, Parameter | None]:
 
 
 def _sort(query: Query, value: str) -> str:
+    if not value.strip(",- "):
+        return "_sort names no search parameter; it was ignored."
     for part in value.split(","):
         descending = part.startswith("-")
         code = part.removeprefix("-").strip()
@@ -318,6 +324,8 @@ def _include(query: Query, name: str, value: str) -> str:
     reverse = direction == "_revinclude"
     source, _, rest = value.partition(":")
     code, _, target = rest.partition(":")
+    if value != "*" and not code:
+        raise Fault(Category.INVALID, f"Write {name}=Type:parameter, Type:parameter:Target or Type:*.", where=name)
     if value == "*":
         code = "*"
         sources = list(RESOURCE_TYPES) if reverse or modifier else [query.type]

@@ -15,6 +15,8 @@ class Where:
     PostgreSQL cannot estimate how often values occur that its statistics have never seen, above all in lists, so it is not left to
     guess whether to walk an index in page order or to collect matches and sort (search/page):
     narrow   they leave few rows (an identifier, a patient, an id): collect and sort
+    hashed   one of them is a hash that few rows have
+    placed   they name patients or ids
     keyed    they name one patient: the plan is the same for every value
     driven   what narrows them is in ``either``
     tokens   they contain a token search that may match much or little: collect in windows
@@ -25,6 +27,8 @@ class Where:
 
     texts: list[str]
     narrow: bool = False
+    hashed: bool = False
+    placed: bool = False
     keyed: bool = False
     driven: bool = False
     tokens: bool = False

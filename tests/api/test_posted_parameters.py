@@ -15,6 +15,7 @@ from fhir_server.store.body import Codec
 from .conftest import Api
 
 EXT = "http://example.org/sd/ward-color"
+GENDER = {"definition": "http://hl7.org/fhir/SearchParameter/individual-gender", "expression": "gender"}
 CASES: list[tuple[str, str, str, dict[str, str]]] = [
     # type, kind, expression, {value of the parameter: ids that match}
     (
@@ -194,7 +195,19 @@ def test_a_changed_parameter_is_indexed_anew_and_a_retired_one_answers_no_more(a
         ({"expression": "Observation.code"}, "expression", "No part"),
         ({"expression": "Patient.extension('u').value.code"}, "expression", "only its value"),
         ({"expression": None}, "expression", "FHIRPath"),
-        ({"type": "composite"}, "type", "composite"),
+        ({"type": "special"}, "type", "cannot be added"),
+        ({"type": "composite"}, "expression", "resource itself"),
+        ({"type": "composite", "expression": "Patient"}, "component", "two components"),
+        (
+            {"type": "composite", "expression": "Patient", "component": [GENDER, {**GENDER, "definition": "http://x"}]},
+            "component[1].definition",
+            "no official",
+        ),
+        (
+            {"type": "composite", "expression": "Patient", "component": [GENDER, {**GENDER, "expression": "active"}]},
+            "component[1].expression",
+            "does not look",
+        ),
         ({"code": "name"}, "code", "already"),
         ({"code": "_id"}, "code", "already"),
         ({"base": ["Medication"]}, "base", "not served"),
@@ -210,6 +223,26 @@ def test_what_cannot_be_used_is_refused_with_the_reason(
     told = answer.json()["issue"][0]
     assert reason in str(told)
     assert where in str(told.get("expression"))
+
+
+def test_a_composite_of_official_parameters_needs_both_to_hold(api: Api) -> None:
+    when = {"definition": "http://hl7.org/fhir/SearchParameter/individual-birthdate", "expression": "birthDate"}
+    for logical, gender, day in (("a", "female", "1980-05-17"), ("b", "female", "1990"), ("c", "male", "1980-05-17")):
+        api.put(resourceType="Patient", id=logical, gender=gender, birthDate=day)
+    api.create(**parameter("Patient", "composite", "Patient", component=[GENDER, when]))
+    work(api)
+    for value, ids in {
+        "female$1980-05-17": "a",
+        "female$1980": "a",
+        "female$ge1980": "a b",
+        "female$1980,male$lt1981": "a c",
+        "unknown$1980": "",
+    }.items():
+        assert (value, sorted(api.ids(f"Patient?added={value}"))) == (value, ids.split())
+    assert api.http.get("/Patient?added=female").status_code == 400
+    told = api.http.get("/metadata").json()["rest"][0]["resource"]
+    named = {p["name"]: p["type"] for r in told if r["type"] == "Patient" for p in r["searchParam"]}
+    assert named["added"] == "composite"
 
 
 def test_a_second_parameter_of_the_same_code_is_refused(api: Api) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from fhir_server.search import chain_sql
+
 WARD = yaml.safe_load((Path(__file__).parents[1] / "data" / "search" / "ward.yaml").read_text("utf-8"))
 
 
@@ -48,3 +50,13 @@ def test_a_chain_tells_no_more_than_a_search_at_its_other_end(ward: Any) -> None
         assert ward.http.get(f"/{query}", headers=headers).status_code == 403, query
     seen = ward.http.get("/Observation?subject._id=a,g", headers=headers).json()
     assert [e["resource"]["id"] for e in seen["entry"]] == ["q7"]
+
+
+@pytest.mark.parametrize("few", [0, 1, 300])
+def test_a_chain_finds_the_same_whether_little_or_much_matches_at_its_end(
+    ward: Any, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain_sql, "FEW", few)
+    for query, expected in WARD["cases"].items():
+        if query.startswith(("DiagnosticReport?result", "Observation?specimen.type", "Provenance?target")):
+            assert (query, sorted(ward.ids(f"{spelled(query)}&_count=1"))) == (query, sorted(expected.split()))

@@ -129,5 +129,8 @@ def test_queries_ask_for_what_is_there(loaded: psycopg.Connection[Any]) -> None:
     stored = resources(loaded)
     assert set(queries.reads(loaded)) <= set(stored)
     asked = queries.searches(loaded)
-    assert set(asked) == {"patient_code_date", "patient_history", "include", "page_1000"}
+    assert set(asked) == {
+        *("patient_code_date", "patient_history", "include", "page_1000"),
+        *("lastn", "has", "chain_to_patient", "chain_to_result"),
+    }
     assert all(asked.values())
