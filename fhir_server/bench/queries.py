@@ -50,7 +50,10 @@ def searches(conn: psycopg.Connection[Any]) -> dict[str, list[str]]:
         "lastn": [f"Observation/$lastn?patient={patient}" for _, patient, *_ in some],
         "has": [f"Patient?_has:Observation:patient:code={code}" for code in coded],
         "chain_to_patient": [f"Observation?patient.identifier={said}" for said in _identifiers(conn, some)],
-        "chain_to_result": [f"DiagnosticReport?result.code={code}" for code in coded],
+        "chain_to_result": [
+            f"DiagnosticReport?patient={patient}&result.code={quote(f'http://loinc.org|{code}')}"
+            for _, patient, _, code in some
+        ],
     }
 
 

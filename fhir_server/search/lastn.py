@@ -14,6 +14,7 @@ import orjson
 
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include
+from fhir_server.search.followed import followed
 from fhir_server.search.page import COLUMNS, Row, Sql
 from fhir_server.search.query import Query
 from fhir_server.search.run import Decompress, Found, Hit, come_along, hit_of, settled
@@ -30,6 +31,7 @@ def search(
 ) -> Generator[Sql, Sequence[Row], Found]:
     """The newest ``most`` matches of each group, newest first; the group with the newest result first. As ``run.search`` otherwise."""
     query = yield from settled(query, decompress, allowed)
+    query = yield from followed(query, context, decompress)
     out = Statement()
     conditions = " AND ".join(where(query, context, out).collected())
     rows = yield Sql(

@@ -14,6 +14,7 @@ import orjson
 
 from conformance.capability import TYPE_NAMES
 from fhir_server.search import include, page, sort_keys
+from fhir_server.search.followed import followed
 from fhir_server.search.page import Place, Row, Sql
 from fhir_server.search.query import Include, Query, restrict
 from fhir_server.search.statement import Context
@@ -59,6 +60,7 @@ def search(
     looked at by a chain."""
     found = Found()
     query = yield from settled(query, decompress, allowed)
+    query = yield from followed(query, context, decompress)
     if query.summary != "count" and query.count:
         if sort_keys.needed(query):
             rows = yield from sort_keys.rows_of(query, context, decompress)

@@ -13,6 +13,7 @@ from typing import Any
 from fhir_server.errors import Category, Fault
 from fhir_server.search import include, page
 from fhir_server.search.definitions import compartments, parameters
+from fhir_server.search.followed import followed
 from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import CURSOR, Filter, Query, parse
 from fhir_server.search.run import Decompress, Found, come_along, hit_of, settled
@@ -79,7 +80,8 @@ def search(
     first = queries[0]
     settled_: list[Query] = []
     for query in queries:
-        settled_.append((yield from settled(query, decompress, allowed)))
+        own = yield from settled(query, decompress, allowed)
+        settled_.append((yield from followed(own, context, decompress)))
     if first.summary != "count" and first.count:
         matches: list[Match] = []
         for query in settled_:
