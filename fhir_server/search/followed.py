@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import orjson
 
+from conformance.capability import RESOURCE_TYPES
 from fhir_server.search import include
 from fhir_server.search.definitions import about
 from fhir_server.search.page import COLUMNS, Row, Sql
@@ -63,14 +64,14 @@ def _references(
         if not ids:
             continue
         out = Statement()
-        given = out.arg(ids, "text[]")
+        given, rtype = out.arg(ids, "text[]"), out.arg(RESOURCE_TYPES[other], "smallint")
         shards = out.arg([-1 if (shard := shard_of_id(i)) is None else shard for i in ids], "smallint[]")
         ends = where_of(other, [end], context, out)
         # An id names its shard, or the directory client_id does.
         rows = yield Sql(
             f"SELECT r.id FROM unnest({given}, {shards}) AS n(id, derived) CROSS JOIN LATERAL ("  # noqa: S608 -- placeholders only
             f"SELECT r.id FROM resource r WHERE {' AND '.join(ends.each())} AND r.id = n.id AND r.shard IN "
-            "(n.derived, (SELECT c.shard FROM client_id c WHERE c.rtype = r.rtype AND c.id = n.id)) OFFSET 0) r",
+            f"(n.derived, (SELECT c.shard FROM client_id c WHERE c.rtype = {rtype} AND c.id = n.id)) OFFSET 0) r",
             out.args,
         )
         found += [f"{other}/{row['id']}" for row in rows]
