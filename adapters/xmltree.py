@@ -34,6 +34,7 @@ _LESS = re.compile(r"<(?![A-Za-z_/!?:])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _CDATA = re.compile(r"(<!\[CDATA\[.*?\]\]>)", re.DOTALL)
 _ENTITY = re.compile(r"&(?!amp;|lt;|gt;|quot;|apos;)[A-Za-z_][\w.-]*;")
+_PARTED = frozenset({"br", "tr", "td", "th", "item", "paragraph", "caption", "title", "list", "table", "section"})
 _USED_PREFIX = re.compile(r"(?:</?|\s)([A-Za-z_][\w-]*):[A-Za-z_][\w.-]*(?=[\s=/>])")
 
 
@@ -218,8 +219,20 @@ def _check(root: Element, most: int) -> None:
 
 
 def words(element: Element | None) -> str:
-    """All text of an element, blanks levelled; empty for none."""
-    return " ".join("".join(element.itertext()).split()) if element is not None else ""
+    """All text of an element, blanks levelled; empty for none. Cells, lines and paragraphs of a narrative are parted by a blank."""
+    if element is None:
+        return ""
+    if not len(element):
+        return " ".join((element.text or "").split())
+    out: list[str] = []
+    for event, inner in etree.iterwalk(element, events=("start", "end")):
+        if inner.tag in _PARTED:
+            out.append(" ")
+        if event == "start":
+            out.append(inner.text or "")
+        elif inner is not element:
+            out.append(inner.tail or "")
+    return " ".join("".join(out).split())
 
 
 def lines(elements: Iterable[Element]) -> str:
@@ -228,6 +241,8 @@ def lines(elements: Iterable[Element]) -> str:
     for top in elements:
         for event, element in etree.iterwalk(top, events=("start", "end")):
             if event == "start":
+                if element.tag in ("tr", "item", "paragraph", "caption", "list", "table"):
+                    out.append("\n")
                 out.append(element.text or "")
             else:
                 if element.tag in ("br", "tr", "item", "paragraph", "caption", "title", "list", "table"):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from adapters.cda.header import Header
 from adapters.cda.tree import Reading, coded, instant, number, person, where
 from adapters.segments import Draft
-from adapters.xmltree import Element, words
+from adapters.xmltree import Element, lines
 from conformance.issue import Issue
 from mappings.outbound.line import Line, trimmed
 from mappings.source import Element as Field
@@ -226,6 +226,10 @@ def _value(value: Element, reading: Reading) -> tuple[str, Field, str] | None:
     if kind.startswith("RTO"):
         parts = [value.find(side) for side in ("numerator", "denominator")]
         one, two = (p.get("value", "") if p is not None else "" for p in parts)
+        units = [p.get("unit", "") if p is not None else "" for p in parts]
+        if one and two and any(u not in ("", "1") for u in units):
+            # A ratio of quantities is no titre: a field of numbers has no room for two units.
+            return "ST", (" / ".join(" ".join((n, u)).strip() for n, u in zip((one, two), units, strict=True)),), ""
         return ("SN", ("", one, ":", two), "") if one and two else None
     if kind == "TS":
         return ("TS", (written,), "") if written else None
@@ -280,7 +284,8 @@ def read_imaging(root: Element, reading: Reading, draft: Draft, header: Header) 
     obr.put(25, header.status)
     interpreters(obr, header)
     for section in root.iter("section"):
-        said = words(section.find("text"))
+        text = section.find("text")
+        said = lines([text]) if text is not None else ""
         if not said:
             continue
         obx = draft.add("OBX", where(section))

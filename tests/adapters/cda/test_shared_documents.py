@@ -139,3 +139,22 @@ def test_a_report_in_narrative_alone_is_a_document_with_its_text_and_no_empty_re
         if b["contentType"].startswith("text/plain")
     ]
     assert texts == ["主观提示：未见异常"]
+
+
+def test_a_ratio_of_quantities_keeps_both_units_and_a_titre_is_a_ratio() -> None:
+    ratio = '<value xsi:type="RTO_PQ_PQ"><numerator value="1" unit="mg"/><denominator value="8" unit="mL"/></value>'
+    titre = '<value xsi:type="RTO"><numerator value="1"/><denominator value="160"/></value>'
+    found = converted(document(item("A") + entry("DE04.30.015", ratio) + item("B") + entry("DE04.30.015", titre)))
+    one, two = of_kind(found, "Observation")
+    assert one["valueString"] == "1 mg / 8 mL"
+    assert str(two["valueRatio"]["denominator"]["value"]) == "160"
+
+
+def test_lines_and_cells_of_a_narrative_do_not_run_into_one_another() -> None:
+    raw = document(
+        "",
+        "18748-4",
+        "<title>Findings</title><text>Lungs clear.<br/>Node<table><tr><td>3</td><td>5 mm</td></tr></table></text>",
+    )
+    (found,) = of_kind(converted(raw.replace(b"2.16.156.10011.2.4", b"2.16.840.1.113883.6.1")), "Observation")
+    assert found["valueString"].split() == ["Lungs", "clear.", "Node", "3", "5", "mm"]
