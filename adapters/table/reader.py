@@ -44,7 +44,7 @@ _TIMES = frozenset(
 )
 _NUMBERED = ("PID-", "PV1-19", "ORC-2", "ORC-3", "OBR-2", "OBR-3")
 _ABOUT = ("PV1-19", "ORC-2", "ORC-3", "OBR-2", "OBR-3", "OBR-4", "OBX-3", "OBX-5")
-_SHORTENED = re.compile(r"\d(?:\.\d+)?[Ee]\+?\d{1,3}", re.ASCII)
+_SHORTENED = re.compile(r"\d(?:\.\d+)?[Ee]\+\d{1,3}|\d\.\d+[Ee]\d{1,3}", re.ASCII)
 _SPREADSHEET_ERRORS = frozenset(
     {"#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "######", "########"}
 )

@@ -104,6 +104,10 @@ def test_a_number_that_excel_shortened_belongs_to_nobody(column: str, profile: P
     assert values(found) == [("P2", "6.30")]
 
 
+def test_a_number_with_an_e_in_it_is_a_number(profile: Profile) -> None:
+    assert values(messages(text(COLUMNS, row(病人号="3E12")), profile)) == [("3E12", "6.30")]
+
+
 def test_a_result_in_powers_of_ten_is_a_result(profile: Profile) -> None:
     assert values(messages(text(COLUMNS, row(结果="6.3E-2")), profile)) == [("P1", "0.063")]
 
