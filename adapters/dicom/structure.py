@@ -58,9 +58,10 @@ def _refuse(key: str, words: str) -> Unreadable:
     return Unreadable(Issue(key, "error", "", words))
 
 
-def take_apart(raw: bytes) -> Part10:
+def take_apart(raw: bytes, values: dict[int, bytes] | None = None) -> Part10:
     """One Part 10 object, checked.
 
+    values  by tag, filled in as ``walk`` does
     Raises Unreadable: ``not-dicom``, ``dicom-truncated``, ``dicom-bad-length``, ``dicom-too-deep``, ``too-large``.
     """
     start, syntax = _meta(raw)
@@ -71,15 +72,17 @@ def take_apart(raw: bytes) -> Part10:
         little = syntax != _BIG_ENDIAN
         # Some writers name one syntax and use the other: the first element tells.
         explicit = dataset[4:6].isalpha() and dataset[4:6].isupper() if len(dataset) > 5 else syntax != _IMPLICIT
-    return Part10(syntax, dataset, walk(dataset, explicit, little), explicit, little)
+    return Part10(syntax, dataset, walk(dataset, explicit, little, values), explicit, little)
 
 
-def header_bytes(part10: bytes) -> bytes:
+def header_bytes(part10: bytes, values: dict[int, bytes] | None = None) -> bytes:
     """The object as it was sent, up to Pixel Data; the whole of it when it has none (reports, documents, waveforms).
+
+    values  by tag, filled in as ``walk`` does
 
     Of a deflated object the compressed bytes that hold as much. Raises Unreadable like ``take_apart``.
     """
-    found = take_apart(part10)
+    found = take_apart(part10, values)
     start, syntax = _meta(part10)
     if found.pixels == len(found.dataset):
         return part10
@@ -153,8 +156,11 @@ def _meta(raw: bytes) -> tuple[int, str]:
     return at, syntax
 
 
-def walk(data: bytes, explicit: bool, little: bool) -> int:
-    """Step over every element, down into sequences -> offset of Pixel Data at the top, or the length of ``data``."""
+def walk(data: bytes, explicit: bool, little: bool, values: dict[int, bytes] | None = None) -> int:
+    """Step over every element, down into sequences -> offset of Pixel Data at the top, or the length of ``data``.
+
+    values  the tags in it get the bytes of their elements at the top, where those are there
+    """
     order = "<" if little else ">"
     head = struct.Struct(order + "HHL").unpack_from
     short = struct.Struct(order + "H").unpack_from
@@ -207,6 +213,8 @@ def walk(data: bytes, explicit: bool, little: bool) -> int:
                 f"The length of element ({group:04X},{number:04X}) leads beyond the end of the object; send it again."
             )
             raise _refuse("dicom-bad-length", words)
+        if values and tag in values and not ends:
+            values[tag] = data[at : at + length]
         at += length
 
 

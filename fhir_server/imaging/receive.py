@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import io
 import logging
 import mmap
 import os
@@ -21,12 +20,9 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
-import pydicom
 
 from adapters.contract import Unreadable
-from adapters.dicom.dataset import FAULTS
-from adapters.dicom.package import header_bytes
-from adapters.dicom.structure import check_pixels
+from adapters.dicom.structure import check_pixels, header_bytes
 from adapters.transports import dicom_scp
 from adapters.transports.dicom_scp import Caller, Received, Reference
 from fhir_server import telemetry
@@ -45,7 +41,8 @@ _LOOK: Final = 128 * 1024
 """Bytes looked at first for the pixels; eight times as many when they do not begin there."""
 _COPY: Final = 1024 * 1024
 _WAITS_FOR_SENDING: Final = 60.0
-_TAGS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
+_TAGS: Final = (0x0020000D, 0x0020000E, 0x00080018, 0x00080016)
+"""Study, Series and SOP Instance UID, SOP Class UID."""
 
 
 class ImageReceiver:
@@ -170,12 +167,9 @@ class ImageReceiver:
 
     def _row(self, source: Bound, received: Received) -> ImageObject | int:
         """The object's row, its pixels kept; or a status when it is not what the request says. Raises Unreadable and OSError."""
-        header = header_of(received.path)
-        try:
-            found = pydicom.dcmread(io.BytesIO(header), specific_tags=_TAGS, stop_before_pixels=True)
-        except FAULTS:
-            return dicom_scp.CANNOT_UNDERSTAND
-        study, series, instance, kind = (str(found.get(tag, "")) for tag in _TAGS)
+        found = dict.fromkeys(_TAGS, b"")
+        header = header_of(received.path, found)
+        study, series, instance, kind = (found[tag].decode("ascii", "replace").strip(" \0") for tag in _TAGS)
         if instance != received.instance or kind != received.sop_class:
             return dicom_scp.MISMATCH
         if not all(_UID.fullmatch(uid) and len(uid) <= 64 for uid in (study, series, instance)):
@@ -241,8 +235,8 @@ class ImageReceiver:
         return (host, int(port)) if host else None
 
 
-def header_of(path: Path) -> bytes:
-    """The header bytes of a Part 10 file, read no further than needed. Raises Unreadable and OSError."""
+def header_of(path: Path, values: dict[int, bytes]) -> bytes:
+    """The header bytes of a Part 10 file, read no further than needed; fills in values by tag. Raises Unreadable and OSError."""
     size = path.stat().st_size
     look = _LOOK
     with path.open("rb") as file:
@@ -251,7 +245,7 @@ def header_of(path: Path) -> bytes:
             raw = file.read(look)
             whole = len(raw) >= size
             try:
-                found = header_bytes(raw)
+                found = header_bytes(raw, values)
                 if whole or len(found) < len(raw):
                     return found
             except Unreadable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -16,10 +17,15 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import C_STORE_RSP
+from pynetdicom.dimse_primitives import C_STORE
 
 from adapters.transports import dicom_scp
+from adapters.transports.dicom_connection import store_response
 from adapters.transports.dicom_scp import Caller, Limits, Received, Reference, Server, Source
+from fhir_server.serve import server_tls
 from tests.ct_slices import ct_slice
+from tests.edge.certificates import Authority, Pair
 
 WITHIN = 20.0
 
@@ -42,8 +48,10 @@ class Images:
     refused: list[int] = field(default_factory=list)
     ended_ones: list[int] = field(default_factory=list)
     place: tuple[str, int] | None = None
+    callers: list[Caller] = field(default_factory=list)
 
     def admit(self, caller: Caller) -> Source | None:
+        self.callers.append(caller)
         return self.sources.get(caller.ae)
 
     def store(self, source: Source, received: Received) -> int:
@@ -72,12 +80,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts servers; they are stopped at the end."""
     running: list[Server] = []
 
-    def started(sources: dict[str, Known] | None = None, **limits: Any) -> tuple[Server, Images, list[str]]:
+    def started(
+        sources: dict[str, Known] | None = None, tls: ssl.SSLContext | None = None, **limits: Any
+    ) -> tuple[Server, Images, list[str]]:
         images = Images(sources or {"CT1": Known()})
         closed: list[str] = []
         chosen = Limits(closed=closed.append, **limits)
         bound = socket.create_server(("127.0.0.1", 0))
-        server = dicom_scp.serve(bound, images, ae_title="TONGJIAN", incoming=tmp_path / "incoming", limits=chosen)
+        incoming = tmp_path / "incoming"
+        server = dicom_scp.serve(bound, images, ae_title="TONGJIAN", incoming=incoming, limits=chosen, tls=tls)
         running.append(server)
         return server, images, closed
 
@@ -116,6 +127,75 @@ def test_an_object_arrives_whole_and_is_answered_with_what_storing_it_gave(start
     assert raw.endswith(sent.PixelData)
     wait_for(lambda: len(images.ended_ones) == 1)
     wait_for(lambda: not list((tmp_path / "incoming").iterdir()))
+
+
+@pytest.mark.parametrize("status", [0, 0xA700, 0xC000])
+@pytest.mark.parametrize("instance", ["1.2.3", "1.2.34"], ids=["odd", "even"])
+def test_the_answer_to_an_object_is_the_one_the_library_would_write(status: int, instance: str) -> None:
+    answer = C_STORE()
+    answer.MessageIDBeingRespondedTo, answer.Status = 517, status
+    answer.AffectedSOPClassUID, answer.AffectedSOPInstanceUID = CTImageStorage, instance
+    message = C_STORE_RSP()
+    message.primitive_to_message(answer)
+    (data,) = message.encode_msg(1, 16384)
+    assert data.presentation_data_value_list == [(1, b"\x03" + store_response(answer))]
+
+
+def context_of(authority: Authority, own: Pair | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.file))
+    if own is not None:
+        context.load_cert_chain(own.certificate, own.key)
+    return context
+
+
+def encrypted(port: int, authority: Authority, own: Pair | None) -> Association:
+    entity = AE("CT1")
+    entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = WITHIN
+    entity.add_requested_context(CTImageStorage)
+    return entity.associate("127.0.0.1", port, ae_title="TONGJIAN", tls_args=(context_of(authority, own), "127.0.0.1"))
+
+
+def refused(port: int, authority: Authority, own: Pair | None) -> bool:
+    """In TLS 1.2 the client learns within the handshake that its certificate is not taken."""
+    context = context_of(authority, own)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    line = socket.create_connection(("127.0.0.1", port), WITHIN)
+    try:
+        context.wrap_socket(line, server_hostname="127.0.0.1").close()
+    except OSError:
+        return True
+    return False
+
+
+def test_objects_come_over_tls_and_a_plain_caller_does_not_get_in(start: Start, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("tongjian", server=True)
+    server, images, closed = start(tls=server_tls(pair.certificate, pair.key, None))
+    assoc = encrypted(server.port, authority, None)
+    assert assoc.send_c_store(ct_slice(1, pixels=300_000)).Status == 0
+    assoc.release()
+    assert images.stored[0][1].endswith(ct_slice(1, pixels=300_000).PixelData)
+    assert images.callers[0].certificate_names == ()
+    with socket.create_connection(("127.0.0.1", server.port), WITHIN) as plain:
+        plain.sendall(b"\x01\x00" + bytes(200))
+        wait_for(lambda: closed == ["tls"])
+    assert len(images.callers) == 1
+
+
+def test_with_an_authority_for_modalities_only_their_certificates_get_in(start: Start, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("tongjian", server=True)
+    server, images, closed = start(tls=server_tls(pair.certificate, pair.key, authority.file))
+    assert refused(server.port, authority, None)
+    stranger = Authority(tmp_path, "stranger").issue("ct-1.example.org")
+    assert refused(server.port, authority, stranger)
+    wait_for(lambda: closed == ["tls", "tls"])
+    assert not images.callers
+    assoc = encrypted(server.port, authority, authority.issue("ct-2.example.org"))
+    assert assoc.send_c_store(ct_slice(1)).Status == 0
+    assoc.release()
+    # The profile's image source binds the title to this name (mappings/facility.py, certificate).
+    assert set(images.callers[0].certificate_names) == {"ct-2.example.org"}
 
 
 @pytest.mark.parametrize(("ae", "called"), [("NOBODY", "TONGJIAN"), ("CT1", "OTHER")])
