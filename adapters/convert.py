@@ -109,6 +109,8 @@ def recognise(raw: bytes, profile: Profile | None = None) -> str:
     """The format of a file by its first bytes; ``hl7v2`` for what starts like no other: that reader says best what is wrong."""
     if is_dicom(raw):
         return "dicom"
+    if hl7v2_peek.is_marked(raw):
+        return "hl7v2"
     root = xmltree.root_name(raw)
     known = {aecg.ROOT: "aecg", muse.ROOT: "muse", philips.ROOT: "philips"}
     if root in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from zoneinfo import ZoneInfo
 
 from adapters.contract import Envelope
@@ -16,7 +17,16 @@ from mappings.quality_control import is_quality_control
 from mappings.source import Record
 from mappings.trigger import trigger_name
 
+_MARKED = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?[ \t\r\n]*[\[<][A-Za-z0-9]{2,5}[\]>][ \t]*(?:\xef\xbb\xbf)?(?:MSH|FHS|BHS)(?=[^A-Za-z0-9\r\n])",
+    re.IGNORECASE,
+)
 _WANTED = frozenset(("EVN", "PID", "MRG", "SPM"))
+
+
+def is_marked(raw: bytes) -> bool:
+    """Whether a header follows a mark of stripped framing (``[SOM]MSH|``, ``<VT>MSH|``), which looks like JSON or XML at first."""
+    return _MARKED.match(raw) is not None
 
 
 def peek(raw: bytes, facility: Facility) -> Envelope:

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.contract import Envelope, Unreadable
+from adapters.convert import recognise
 from adapters.hl7v2.peek import peek
 from mappings.facility import Facility, Identifiers, Organization
+from mappings.profile import load_profiles
 
 FACILITY = Facility(id="h1", organization=Organization(name="县医院"))
 
@@ -143,3 +145,14 @@ def test_never_raises_anything_else(noise: bytes, with_header: bool) -> None:
         peek(raw, FACILITY)
     except Unreadable as refused:
         assert refused.issue.key
+
+
+@pytest.mark.parametrize("mark", ["[SOM]", "<VT>", "\r\n[SOM] ", "\ufeff[0B]"])
+@pytest.mark.parametrize("header", ["MSH|^~\\&|LIS", "FHS|^~\\&|LIS"])
+def test_a_mark_of_stripped_framing_before_the_header_is_neither_json_nor_xml(mark: str, header: str) -> None:
+    assert recognise((mark + header).encode(), load_profiles()["generic"]) == "hl7v2"
+
+
+@pytest.mark.parametrize("text", ['["MSH|"]', "[1,2]MSH|", "<MSH>|", "<abc>MSHX|"])
+def test_json_and_xml_that_speak_of_headers_stay_what_they_are(text: str) -> None:
+    assert recognise(text.encode(), load_profiles()["generic"]) != "hl7v2"
