@@ -76,32 +76,49 @@ def write_report(item: Item, raw: bytes, draft: Draft, issues: list[Issue]) -> N
 
 
 class _Leaf:
-    """A content item with a value: where it stands, the headings above it, the group of measurements it belongs to."""
+    """A content item with a value: where it stands, the headings above it, the group of measurements it belongs to, and what the
+    group says of all of them (site, side, method)."""
 
-    __slots__ = ("group", "headings", "item", "where")
+    __slots__ = ("common", "group", "headings", "item", "where")
 
-    def __init__(self, item: Item, where: str, headings: tuple[Element, ...], group: str) -> None:
-        self.item, self.where, self.headings, self.group = item, where, headings, group
+    def __init__(
+        self, item: Item, where: str, headings: tuple[Element, ...], group: str, common: list[tuple[str, Element]]
+    ) -> None:
+        self.item, self.where, self.headings, self.group, self.common = item, where, headings, group, common
 
 
-def _leaves(item: Item, headings: tuple[Element, ...], where: str) -> Iterator[_Leaf]:
+def _modifiers(item: Item) -> list[tuple[str, Element]]:
+    """Site, side and method of an item, by the code of the concept; a side may stand below its site (TID 1501, TID 300)."""
+    out = []
+    for inner in item.items("ContentSequence"):
+        code, value = _code(inner), coded(inner.item("ConceptCodeSequence"))
+        if value and code in _SITES | _SIDES | _METHODS:
+            out.append((code, value))
+            out += [found for found in _modifiers(inner) if found[0] in _SIDES]
+    return out
+
+
+def _leaves(
+    item: Item, headings: tuple[Element, ...], where: str, common: list[tuple[str, Element]] | None = None
+) -> Iterator[_Leaf]:
     """The content items below one, in document order. Depth is limited by the structure (adapters.dicom.structure)."""
     group = ""
+    common = _modifiers(item) or common or []
     for inner in item.items("ContentSequence"):
         if _code(inner) == _TRACKING:
             group = inner.text("TextValue")
     for number, inner in enumerate(item.items("ContentSequence"), 1):
         place = f"{where}.{number}" if where else f"content[{number}]"
         if inner.text("ValueType") == "CONTAINER":
-            yield from _leaves(inner, (*headings, coded(inner.item("ConceptNameCodeSequence"))), place)
+            yield from _leaves(inner, (*headings, coded(inner.item("ConceptNameCodeSequence"))), place, common)
             continue
         if inner.text("RelationshipType") in ("HAS OBS CONTEXT", "HAS CONCEPT MOD", "HAS ACQ CONTEXT"):
             continue
         if _code(inner) != _TRACKING:
-            yield _Leaf(inner, place, headings, group)
+            yield _Leaf(inner, place, headings, group, common)
         # What a finding was inferred from, or has as property, is said below it.
         if inner.items("ContentSequence"):
-            yield from _leaves(inner, headings, place)
+            yield from _leaves(inner, headings, place, common)
 
 
 def _code(item: Item) -> str:
@@ -140,12 +157,12 @@ def _write_leaf(found: _Leaf, status: str, draft: Draft) -> bool:
         return False
     if 5 not in line.fields:
         return False
-    for modifier in item.items("ContentSequence"):
-        code, value = _code(modifier), coded(modifier.item("ConceptCodeSequence"))
-        if value and code in _SITES | _SIDES:
-            line.fields[20] = (*line.fields.get(20, ()), value)
-        elif value and code in _METHODS:
+    own = _modifiers(item)
+    for code, value in own + [one for one in found.common if one[0] not in {code for code, _ in own}]:
+        if code in _METHODS:
             line.put(17, value)
+        else:
+            line.fields[20] = (*line.fields.get(20, ()), value)
     # Table 0085 has no word for a part of a report: what is there may still change.
     line.put(11, "P" if status == "A" else status)
     out = draft.add("OBX", found.where)

@@ -148,6 +148,23 @@ def test_measurements_of_two_groups_are_told_apart_and_keep_their_units() -> Non
     assert observations[0]["bodySite"]["coding"][0]["code"] == "39607008"
 
 
+def test_the_site_of_a_measurement_group_is_that_of_each_of_its_measurements() -> None:
+    # TID 1501 of PS3.16: Finding Site modifies the group; a measurement may name one of its own.
+    def site(value: str, meaning: str) -> Dataset:
+        words = code("363698007", "Finding Site", "SCT")
+        out = content("CODE", words, ConceptCodeSequence=Sequence([code(value, meaning, "SCT")]))
+        out.RelationshipType = "HAS CONCEPT MOD"
+        return out
+
+    long = measured(code("103339001", "Long axis", "SCT"), "8.5", "mm")
+    short = measured(code("103340004", "Short axis", "SCT"), "6", "mm", site("10200004", "Liver"))
+    group = content("CONTAINER", code("125007", "Measurement Group"), site("39607008", "Lung"), long, short)
+    other = measured(code("410668003", "Length", "SCT"), "3", "mm")
+    found = converted(report(content("CONTAINER", code("126010", "Imaging Measurements"), group, other)))
+    told = [o.get("bodySite", {}).get("coding", [{}])[0].get("code") for o in kinds(found, "Observation")]
+    assert told == ["39607008", "10200004", None]
+
+
 def test_a_verified_report_takes_the_place_of_the_draft_it_names() -> None:
     draft = report(text(code("121071", "Finding"), "草稿"), uid="9.1", VerificationFlag="UNVERIFIED")
     sop, series, study = Dataset(), Dataset(), Dataset()
