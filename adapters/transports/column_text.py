@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -12,14 +13,19 @@ from adapters.contract import Unreadable
 _LATIN1: Final[dict[str, int]] = {bytes([n]).decode("cp1252", "ignore") or chr(n): n for n in range(256)}
 """What databases make of a byte of a column they call Latin-1 (cp1252 and, where that has none, the control character)."""
 
+_ZERO_DATE: Final = re.compile(r"0000-00-00(?:[ T]00:00:00(?:\.0{1,6})?)?", re.ASCII)
+"""MySQL's and MariaDB's way of saying that there is no date."""
+
 
 def text_of(value: Any, charset: str, *, latin1: bool = False) -> tuple[str, bool]:
-    """A value that is not NULL as text, and whether it could be decoded (else its bytes as hexadecimal digits).
+    """A value that is not NULL as text (MySQL's zero date: none), and whether it could be decoded (else its bytes as hex digits).
 
     charset  of binary columns, and with ``latin1`` of texts that the database takes for Latin-1; empty: UTF-8 or GB18030
     """
     if isinstance(value, str):
         text = value.strip()
+        if _ZERO_DATE.fullmatch(text):
+            return "", True
         if not latin1 or text.isascii() or not all(c in _LATIN1 for c in text):
             return text, True
         value = bytes(_LATIN1[c] for c in text)

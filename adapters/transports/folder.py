@@ -6,6 +6,7 @@ no names that begin with a dot or end like an unfinished copy. Nothing a file is
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 DONE, FAILED = "done", "failed"
 _UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".swp", "~")
 SIDECAR = ".error.txt"
+_LONGEST_NAME = 255
 
 
 class DropFolder:
@@ -22,6 +24,7 @@ class DropFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._seen: dict[str, tuple[int, int]] = {}
+        self._read: dict[str, tuple[int, int, int]] = {}
 
     def prepare(self) -> None:
         """Makes ``done`` and ``failed``. Raises OSError when the folder cannot be written."""
@@ -49,24 +52,48 @@ class DropFolder:
         """The bytes of a file, None when it has more than ``most``. Raises OSError, also when the file became a link meanwhile."""
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
                 raise OSError("not a plain file")
+            self._read[path.name] = _state(found)
             raw = file.read(most + 1)
         return raw if len(raw) <= most else None
 
     def finish(self, path: Path, fault: str = "") -> Path:
         """Moves a file to ``done``, or with a ``fault`` to ``failed`` beside a text file that says it. Gives the new place.
 
-        A name that is taken there gets a number, so that nothing is overwritten.
+        A name that is taken there gets a number, so that nothing is overwritten. A file that was written again since it was read stays
+        where it is, and is taken once more.
         """
+        self._seen.pop(path.name, None)
+        read = self._read.pop(path.name, None)
+        if read is not None and _state(path.stat(follow_symlinks=False)) != read:
+            return path
         target = self.folder / (FAILED if fault else DONE)
         place = target / path.name
         number = 1
         while place.exists() or place.is_symlink():
             number += 1
-            place = target / f"{path.stem}.{number}{path.suffix}"
+            place = target / _fitting(path.stem, f".{number}{path.suffix}")
         if fault:
-            (target / (place.name + SIDECAR)).write_text(fault + "\n", encoding="utf-8")
+            (target / _sidecar(place.name)).write_text(fault + "\n", encoding="utf-8")
         path.rename(place)
-        self._seen.pop(path.name, None)
         return place
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _sidecar(name: str) -> str:
+    return _fitting(name, SIDECAR)
+
+
+def _fitting(name: str, ending: str) -> str:
+    """A name with an ending. Longer than file systems take (255 bytes, 85 Chinese characters) it is cut and gets a digest."""
+    if len(os.fsencode(name + ending)) <= _LONGEST_NAME:
+        return name + ending
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    while len(os.fsencode(f"{name}-{digest}{ending}")) > _LONGEST_NAME:
+        name = name[:-1]
+    return f"{name}-{digest}{ending}"

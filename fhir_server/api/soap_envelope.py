@@ -32,6 +32,29 @@ _PLAIN: Final = (Category.UNAUTHENTICATED, Category.MEDIA_TYPE)
 """Who calls is not known, or it is no SOAP: HTTP says so itself."""
 
 
+_CHINESE: Final[Mapping[Category, str]] = {
+    Category.INVALID: "请求有误,请按提示修改后重发。",
+    Category.UNAUTHENTICATED: "未能确认调用方身份。",
+    Category.FORBIDDEN: "调用方无此权限。",
+    Category.NOT_FOUND: "没有找到。",
+    Category.METHOD: "不支持此操作。",
+    Category.NOT_ACCEPTABLE: "不支持所要求的格式。",
+    Category.TOO_SLOW: "请求超时。",
+    Category.CONFLICT: "与已有内容冲突。",
+    Category.GONE: "已删除。",
+    Category.PRECONDITION: "前提条件不满足。",
+    Category.MULTIPLE: "符合条件的不止一个。",
+    Category.TOO_LARGE: "内容超过上限。",
+    Category.MEDIA_TYPE: "不支持此内容类型。",
+    Category.UNPROCESSABLE: "内容不能处理,请按提示修改后重发。",
+    Category.THROTTLED: "请求过于频繁,请稍后重发。",
+    Category.INTERNAL: "服务器内部错误,请联系运维人员。",
+    Category.UNAVAILABLE: "服务暂不可用,请稍后重发。",
+    Category.TIMEOUT: "服务超时,请稍后重发。",
+}
+"""What went wrong in one sentence; the English text beside it names the place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request: SOAP version (1.1 or 1.2), the element in the body, and the UsernameToken of the header (None: none)."""
@@ -149,7 +172,8 @@ def payload(element: Element) -> str:
     inner = [e for e in element if isinstance(e.tag, str)]
     if not inner:
         return (element.text or "").strip()
-    if _local(inner[0]) == "Include" or len(inner) > 1:
+    beside = [element.text, *(e.tail for e in element)]
+    if _local(inner[0]) == "Include" or len(inner) > 1 or any(t and t.strip() for t in beside):
         text = "The payload is one document, as text, as CDATA or as one element; an attachment (xop:Include) is not taken."
         raise Fault(Category.INVALID, text, where=_local(element))
     out: str = etree.tostring(inner[0], encoding="unicode", with_tail=False)
@@ -205,12 +229,15 @@ def fault(version: str, found: Fault) -> tuple[int, bytes]:
         text = etree.SubElement(etree.SubElement(outer, f"{{{_V12}}}Reason"), f"{{{_V12}}}Text")
         text.set("{http://www.w3.org/XML/1998/namespace}lang", "en")
         text.text = _clean(found.text)
+        chinese = etree.SubElement(text.getparent(), f"{{{_V12}}}Text")
+        chinese.set("{http://www.w3.org/XML/1998/namespace}lang", "zh")
+        chinese.text = _CHINESE[found.category]
         detail = etree.SubElement(outer, f"{{{_V12}}}Detail")
     else:
         outer = etree.SubElement(body, f"{{{_V11}}}Fault")
         code = "MustUnderstand" if must else "Server" if ours else "Client"
         etree.SubElement(outer, "faultcode").text = f"env:{code}"
-        etree.SubElement(outer, "faultstring").text = _clean(found.text)
+        etree.SubElement(outer, "faultstring").text = _clean(f"{_CHINESE[found.category]} {found.text}")
         detail = etree.SubElement(outer, "detail")
     problem = etree.SubElement(detail, "problem", {"category": found.category.code})
     if found.where:

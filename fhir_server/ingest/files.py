@@ -76,13 +76,19 @@ class FileIntake:
             await asyncio.sleep(seconds)
 
     async def look(self) -> int:
-        """Takes what is complete; gives the number of files. Waits while the database is away. Raises OSError."""
+        """Takes what is complete; gives the number of files. Waits while the database is away. A file that cannot be read or moved is
+        left where it is, and keeps nobody else's waiting. Raises OSError when the folder cannot be used."""
         await asyncio.to_thread(self._drop.prepare)
         taken = 0
         for path in await asyncio.to_thread(self._drop.complete):
-            raw = await asyncio.to_thread(self._drop.read, path, self._intake.channel.max_bytes)
-            faults = [self._too_large()] if raw is None else await self._take(raw)
-            await asyncio.to_thread(self._drop.finish, path, "\n".join(map(_said, faults)))
+            try:
+                raw = await asyncio.to_thread(self._drop.read, path, self._intake.channel.max_bytes)
+                faults = [self._too_large()] if raw is None else await self._take(raw)
+                await asyncio.to_thread(self._drop.finish, path, "\n".join(map(_said, faults)))
+            except OSError as fault:
+                # No name: it may be a patient's.
+                log.warning("file_left facility=%s fault=%s", self._profile.id, type(fault).__name__)
+                continue
             taken += 1
             log.info("file_taken facility=%s faults=%d", self._profile.id, len(faults))
         await self._images.pack()
