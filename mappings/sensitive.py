@@ -86,7 +86,9 @@ class Table:
         """The classes of a resource as bits, 0 for an ordinary one. ``written``: its JSON, whole or by member, which saves looking
         closer as a rule; ``item``: its catalogue item, where it has one."""
         found = self._items.get(item, 0) if item else 0
-        if written and not any(map(self._speaks, written)):
+        silent = self._silent
+        # Codes, units and subjects repeat from result to result, so most members were looked at before.
+        if written and not any(map(self._speaks, [member for member in written if member not in silent])):
             return found
         waiting: list[Any] = [resource]
         while waiting:
@@ -106,8 +108,7 @@ class Table:
         return found
 
     def _speaks(self, written: bytes) -> bool:
-        # Codes, units and subjects repeat from result to result, so most members were looked at before.
-        if written in self._silent or _MUTE.fullmatch(written):
+        if _MUTE.fullmatch(written):
             return False
         if self._traces.search(written):
             return True

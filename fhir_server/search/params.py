@@ -215,7 +215,7 @@ _KNOWN: Final[dict[tuple[str, _More], dict[bytes, _Given]]] = {}
 _MOST: Final = 4096
 """Elements remembered for each type; when there are more, all are forgotten and learned again."""
 _LONGEST: Final = 512
-_OWN: Final = frozenset({"meta", "identifier", "result", "target", "recorded"})
+_OWN: Final = frozenset({"identifier", "result", "target", "recorded"})
 """Elements that hardly two resources have alike, and none of one message."""
 
 
