@@ -101,6 +101,13 @@ def audit(
     form: Format = "table",
     output: Output = None,
     keep: Annotated[bool, typer.Option(help="Keep the findings for review, measures and the API.")] = True,
+    cases: Annotated[
+        str,
+        typer.Option(
+            help="Instead of counts the orders behind one: orders, repeats, avoidable, justified, undetermined, system, partial,"
+            " not-understood. Nothing is kept."
+        ),
+    ] = "",
     processes: Annotated[int, typer.Option(min=1, max=64, help="Processes to share the work among.")] = 1,
     parquet: Annotated[
         Path | None, typer.Option("--parquet", help="Audit an export of `tongjian export` instead; nothing is kept.")
@@ -110,6 +117,7 @@ def audit(
 ) -> None:
     """Duplicate audit: which repeats of a period were avoidable, by the same rules as the order-time answer."""
     from fhir_server.duplicates import detect, findings  # noqa: PLC0415
+    from fhir_server.duplicates.cases import FIGURES  # noqa: PLC0415
     from fhir_server.duplicates.report import Scope  # noqa: PLC0415
     from fhir_server.recognition.rules import RulesError  # noqa: PLC0415
     from mappings.catalogue import CatalogueError  # noqa: PLC0415
@@ -117,23 +125,26 @@ def audit(
 
     if form not in ("table", "csv", "xlsx", "json"):
         raise fail("--format is table, csv, xlsx or json.", 2)
+    if cases and cases not in FIGURES:
+        raise fail(f"--cases is {', '.join(FIGURES)}.", 2)
     chosen = settings(data_dir=data, profiles_dir=profiles)
     first, last = period(chosen, start, end)
     scope = Scope(facility, department, doctor, item)
     try:
         if parquet is not None:
-            _print(_of_parquet(parquet, chosen, first, last, scope), form, output)
+            _print(_of_parquet(parquet, chosen, first, last, scope, bool(cases)), form, output, cases)
             return
         with connected(chosen) as (url, conn):
-            found = detect.audit_at(url, chosen.profiles_dir, chosen.rules_dir, first, last, scope, processes)
-            if keep:
+            folders = (chosen.profiles_dir, chosen.rules_dir)
+            found = detect.audit_at(url, *folders, first, last, scope, processes, cases=bool(cases))
+            if keep and not cases:
                 findings.keep(conn, found, datetime.now(UTC))
     except (ProfileError, RulesError, CatalogueError) as fault:
         raise fail(str(fault)) from None
-    _print(found, form, output)
+    _print(found, form, output, cases)
 
 
-def _of_parquet(folder: Path, chosen: Settings, start: datetime, end: datetime, scope: Scope) -> Report:
+def _of_parquet(folder: Path, chosen: Settings, start: datetime, end: datetime, scope: Scope, cases: bool) -> Report:
     from fhir_server.duplicates import lake  # noqa: PLC0415
     from fhir_server.recognition import rules  # noqa: PLC0415
     from mappings import catalogue  # noqa: PLC0415
@@ -141,14 +152,17 @@ def _of_parquet(folder: Path, chosen: Settings, start: datetime, end: datetime, 
 
     profiles = load_profiles(chosen.profiles_dir, catalogue=catalogue.of(chosen.rules_dir))
     try:
-        return lake.audit(lake.Duck(), folder, rules.load(chosen.rules_dir), profiles, start, end, scope)
+        return lake.audit(lake.Duck(), folder, rules.load(chosen.rules_dir), profiles, start, end, scope, cases=cases)
     except lake.NotAnExport as fault:
         raise fail(str(fault)) from None
 
 
-def _print(found: Report, form: str, output: Path | None) -> None:
+def _print(found: Report, form: str, output: Path | None, figure: str) -> None:
     from fhir_server.duplicates import report  # noqa: PLC0415
 
+    if figure:
+        _print_cases(found, form, output, figure)
+        return
     if form == "table" and output is None:
         Console().print(report.table(found))
         return
@@ -158,6 +172,22 @@ def _print(found: Report, form: str, output: Path | None) -> None:
         write(report.as_json(found), output)
     else:
         write(report.as_csv(found) if form == "csv" else report.as_text(found), output)
+
+
+def _print_cases(found: Report, form: str, output: Path | None, figure: str) -> None:
+    from conformance import fhirjson  # noqa: PLC0415
+    from fhir_server.duplicates import cases  # noqa: PLC0415
+
+    counted = cases.of(figure, found.cases)
+    if form == "xlsx":
+        write(cases.as_xlsx(counted), output)
+    elif form == "json":
+        write(fhirjson.dumps([cases.as_dict(c) for c in counted], pretty=True).decode() + "\n", output)
+    elif form == "csv" or output is not None:
+        write(cases.as_csv(counted), output)
+    else:
+        named = ("at", "facility", "doctor", "name", "kind", "cause", "order")
+        _tabulate(named, ([str(cases.as_dict(c)[n]) for n in named] for c in counted))
 
 
 @review.command("sample")

@@ -18,7 +18,7 @@ from fhir_server.access import Principal, sensitive_grants
 from fhir_server.api.cds_hooks import answer, read_json
 from fhir_server.api.security import Asker, address_of, permit, permit_role, services_of
 from fhir_server.audit_event import Action
-from fhir_server.duplicates import detect, findings, report, review
+from fhir_server.duplicates import cases, detect, findings, report, review
 from fhir_server.duplicates.findings import Wanted
 from fhir_server.duplicates.report import Report, Scope
 from fhir_server.duplicates.review import Reviewer
@@ -52,6 +52,29 @@ async def duplicates(request: Request, asker: Asker) -> Response:
     if form == "json":
         return answer(report.as_dict(found))
     return Response(report.as_csv(found) if form == "csv" else report.as_xlsx(found), media_type=MEDIA[form])
+
+
+@router.get("/duplicates/cases")
+async def duplicate_cases(request: Request, asker: Asker) -> Response:
+    """The orders behind a figure of ``/duplicates``, judged now: ``figure`` (orders, repeats, avoidable, justified, undetermined,
+    system, partial or not-understood), ``basis`` (order or collection), period and filters, ``_count`` (at most 1000) and ``_offset``,
+    ``format`` (json, csv or xlsx). ``total``: how many there are."""
+    await may(request, asker)
+    query = request.query_params
+    figure, form = query.get("figure", ""), query.get("format", "json")
+    if figure not in cases.FIGURES:
+        raise Fault(Category.INVALID, f"figure is {', '.join(cases.FIGURES)}.", where="figure")
+    if form not in ("json", *MEDIA):
+        raise Fault(Category.INVALID, "format is json, csv or xlsx.", where="format")
+    count, offset = min(number(query, "_count", 100), _MOST), number(query, "_offset", 0)
+    audited = _shown(await _audited(request, asker, query, listed=True), hidden(request, asker))
+    found = [c for c in cases.of(figure, audited.cases) if query.get("basis") in (None, "", c.basis)]
+    page = found[offset : offset + count]
+    await seen(request, asker, "R")
+    if form == "json":
+        shown = {"figure": figure, "total": len(found), "cases": list(map(cases.as_dict, page))}
+        return answer(shown | {"_count": count, "_offset": offset})
+    return Response(cases.as_csv(page) if form == "csv" else cases.as_xlsx(page), media_type=MEDIA[form])
 
 
 @router.post("/findings")
@@ -177,6 +200,7 @@ def _shown(found: Report, without: Iterable[str]) -> Report:
         found,
         rows=tuple(r for r in found.rows if r.orderable not in closed),
         findings=tuple(f for f in found.findings if f.orderable not in closed),
+        cases=tuple(c for c in found.cases if c.orderable not in closed),
     )
 
 
@@ -230,10 +254,11 @@ def number(query: Mapping[str, str], name: str, otherwise: int) -> int:
     return int(text)
 
 
-async def _audited(request: Request, asker: Principal, query: Mapping[str, str]) -> Report:
+async def _audited(request: Request, asker: Principal, query: Mapping[str, str], *, listed: bool = False) -> Report:
     services = services_of(request)
     start, end, scope = period(request, asker, query)
-    return await written(request, lambda conn: detect.audit(conn, services.rules, services.profiles, start, end, scope))
+    rules, profiles = services.rules, services.profiles
+    return await written(request, lambda conn: detect.audit(conn, rules, profiles, start, end, scope, cases=listed))
 
 
 async def written(request: Request, work: Callable[[psycopg.Connection[Any]], T]) -> T:

@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from fhir_server.duplicates import said, studies
+from fhir_server.duplicates.cases import Counted, counted, not_understood
 from fhir_server.duplicates.earlier import Earlier, Stored
 from fhir_server.duplicates.judge import Judged, Link, Verdict
 from fhir_server.duplicates.orders import Chunk, Placed, read_orders, read_reports, results_of, with_visits
@@ -30,7 +31,7 @@ from fhir_server.duplicates.report import EVERYTHING, Finding, Report, Row, Scop
 from fhir_server.duplicates.said import Spoken
 from fhir_server.duplicates.studies import Studies
 from fhir_server.recognition import rules as rules_module
-from fhir_server.recognition.decide import Judge, as_dict
+from fhir_server.recognition.decide import Decision, Judge, as_dict
 from fhir_server.recognition.rules import Rules
 from fhir_server.store.body import Codec
 from mappings import catalogue
@@ -58,6 +59,7 @@ class Task:
     end: datetime
     scope: Scope
     part: tuple[int, int]
+    cases: bool = False
 
 
 def audit(
@@ -68,10 +70,22 @@ def audit(
     end: datetime,
     scope: Scope = EVERYTHING,
     part: tuple[int, int] = (0, 1),
+    *,
+    cases: bool = False,
 ) -> Report:
-    """The audit of all orders placed in [start, end) (aware), under ``rules``. Reads only; the same data gives the same report."""
+    """The audit of all orders placed in [start, end) (aware), under ``rules``. Reads only; the same data gives the same report.
+
+    ``cases``: the report lists every order it counts (fhir_server.duplicates.cases).
+    """
     with conn.transaction(), _no_cycles():
-        return _audit(conn, rules, profiles, start, end, scope, part)
+        codec = Codec.load(conn)
+        known = rules.among(profiles)
+        chunks = chain(
+            read_orders(conn, codec, known, profiles, start, end, part), read_reports(conn, known, start, end, part)
+        )
+        source = Database(conn, codec, Stored(conn, known))
+        spoken = said.read(conn, known, start, end)
+        return judged(source, chunks, known, profiles, spoken, (start, end), scope, cases=cases)
 
 
 @contextmanager
@@ -94,12 +108,14 @@ def audit_at(
     end: datetime,
     scope: Scope = EVERYTHING,
     processes: int = 1,
+    *,
+    cases: bool = False,
 ) -> Report:
     """The same over the database ``url``, with profiles and rules of folders (None: the shipped ones), shared among processes."""
-    tasks = [Task(url, profiles, rules, start, end, scope, (n, processes)) for n in range(processes)]
+    tasks = [Task(url, profiles, rules, start, end, scope, (n, processes), cases) for n in range(processes)]
     if processes == 1:
         return audit_part(tasks[0])
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with _no_cycles(), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return together(list(pool.map(audit_part, tasks)))
 
 
@@ -107,7 +123,8 @@ def audit_part(task: Task) -> Report:
     """The audit of one part; the body of an auditing process."""
     with psycopg.connect(task.url) as conn:
         known = load_profiles(task.profiles, catalogue=catalogue.of(task.rules))
-        return audit(conn, rules_module.load(task.rules), known, task.start, task.end, task.scope, task.part)
+        rules = rules_module.load(task.rules)
+        return audit(conn, rules, known, task.start, task.end, task.scope, task.part, cases=task.cases)
 
 
 def together(parts: Sequence[Report]) -> Report:
@@ -126,29 +143,12 @@ def together(parts: Sequence[Report]) -> Report:
         findings=tuple(sorted(findings, key=lambda f: (f.at, f.id))),
         not_understood=dict(sorted(unknown.items())),
         pairs=sum(part.pairs for part in parts),
+        cases=tuple(case for part in parts for case in part.cases),
     )
 
 
 def _sorted(rows: Mapping[tuple[str, str, str], Row]) -> tuple[Row, ...]:
     return tuple(row for _, row in sorted(rows.items(), key=lambda kv: (kv[0][0] != "order", *kv[0][1:])))
-
-
-def _audit(
-    conn: psycopg.Connection[Any],
-    rules: Rules,
-    profiles: Mapping[str, Profile],
-    start: datetime,
-    end: datetime,
-    scope: Scope,
-    part: tuple[int, int],
-) -> Report:
-    codec = Codec.load(conn)
-    known = rules.among(profiles)
-    chunks = chain(
-        read_orders(conn, codec, known, profiles, start, end, part), read_reports(conn, known, start, end, part)
-    )
-    source = Database(conn, codec, Stored(conn, known))
-    return judged(source, chunks, known, profiles, said.read(conn, known, start, end), (start, end), scope)
 
 
 def judged(
@@ -159,6 +159,8 @@ def judged(
     spoken: Spoken,
     period: tuple[datetime, datetime],
     scope: Scope,
+    *,
+    cases: bool = False,
 ) -> Report:
     """The audit of orders, wherever they and the results beside them are read from. rules: ``among`` the profiles."""
     bench = Bench(source, rules, spoken, Remembered(rules))
@@ -166,10 +168,13 @@ def judged(
     prices: Prices = {}
     findings: list[Finding] = []
     unknown: Counter[str] = Counter()
+    listed: list[Counted] = []
     for chunk in chunks:
-        unknown.update(f for f in chunk.not_understood if scope.facility in ("", f))
+        strange = [u for u in chunk.not_understood if scope.facility in ("", u.facility)]
+        unknown.update(u.facility for u in strange)
+        listed.extend(map(not_understood, strange) if cases else ())
         placed = chunk.placed
-        if scope.department:
+        if scope.department or cases:
             placed = tuple(source.visited(placed))
         placed = tuple(p for p in placed if scope.holds(p.facility, p.department, p.doctor, p.orderable))
         judged = bench.judge(placed)
@@ -183,10 +188,13 @@ def judged(
                 )
                 findings.append(finding)
             tally.add(one, finding, partial=number in judged.partial)
+            if cases:
+                listed.append(counted(one, finding, judged.partial.get(number)))
     found = tuple(sorted(findings, key=lambda f: (f.at, f.id)))
-    counted = dict(sorted(unknown.items()))
+    strangers = dict(sorted(unknown.items()))
     rows = _sorted(tally.rows())
-    return Report(*period, rules.version, rows, found, counted, scope, rules.catalogue_version, bench.pairs)
+    catalogue_version, all_listed = rules.catalogue_version, tuple(listed)
+    return Report(*period, rules.version, rows, found, strangers, scope, catalogue_version, bench.pairs, all_listed)
 
 
 class Source(Protocol):
@@ -289,10 +297,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Outcomes:
-    """Number of an order -> the order and its verdict where it is a repeat; those of which a part had earlier results."""
+    """Number of an order -> the order and its verdict where it is a repeat; the decision where only a part had earlier results."""
 
     repeats: dict[int, tuple[Placed, Verdict]] = field(default_factory=dict)
-    partial: set[int] = field(default_factory=set)
+    partial: dict[int, Decision] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -322,7 +330,7 @@ class Bench:
             verdict = judged.verdict(self.spoken)
             if verdict is None:
                 if judged.partial:
-                    out.partial.add(number)
+                    out.partial[number] = judged.then
                 continue
             out.repeats[number] = order, verdict
             if verdict.cause == "not-yet-received":

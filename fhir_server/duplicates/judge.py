@@ -99,7 +99,8 @@ class Judged:
             ),
             surgery=placed.surgery,
         )
-        self.late = replace(self.order, person=now.person if now else None)
+        same = (now.person if now else None) == self.order.person
+        self.late = self.order if same else replace(self.order, person=now.person if now else None)
         rows: list[Candidate] = []
         self.visible: dict[str, Candidate] = {}
         latest: dict[str, tuple[Earlier, Link | None]] = {}

@@ -20,7 +20,7 @@ import orjson
 from fhir_server.duplicates import detect
 from fhir_server.duplicates.earlier import CANDIDATES, Earlier, Facts, asked, longest
 from fhir_server.duplicates.judge import Link
-from fhir_server.duplicates.orders import Chunk, Placed
+from fhir_server.duplicates.orders import Chunk, Placed, Unknown
 from fhir_server.duplicates.parquet import FORMAT, IMAGES, LINK_COLUMNS, ORDERS, SAID, micro
 from fhir_server.duplicates.report import EVERYTHING, Report, Scope
 from fhir_server.duplicates.said import Said, Spoken
@@ -111,8 +111,10 @@ def audit(
     start: datetime,
     end: datetime,
     scope: Scope = EVERYTHING,
+    *,
+    cases: bool = False,
 ) -> Report:
-    """The audit of the orders of [start, end) in an export, under ``rules``. Raises NotAnExport."""
+    """The audit of the orders of [start, end) in an export, under ``rules``; ``cases`` as in detect.audit. Raises NotAnExport."""
     about = _about(folder)
     if start < datetime.fromisoformat(about["start"]) or end > datetime.fromisoformat(about["end"]):
         raise NotAnExport(f"{folder} holds orders from {about['start']} to {about['end']} only.")
@@ -126,7 +128,7 @@ def audit(
         spoken.add(Said(**named))
     with TemporaryDirectory(prefix="tongjian-audit") as scratch:
         lake = Lake(engine, known, (micro(start), micro(end)), Path(scratch))
-        return detect.judged(lake, lake.chunks(), known, profiles, spoken, (start, end), scope)
+        return detect.judged(lake, lake.chunks(), known, profiles, spoken, (start, end), scope, cases=cases)
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -158,10 +160,13 @@ class Lake:
             placed, unknown = [], []
             for values in self.engine.rows(query):
                 named = dict(zip(ORDERS, values, strict=True))
-                if not named["orderable"]:
-                    unknown.append(named["facility"])
-                elif self.period[0] <= named["at_us"] < self.period[1]:
+                if not self.period[0] <= named["at_us"] < self.period[1]:
+                    continue
+                if named["orderable"]:
                     placed.append(self._placed(named))
+                else:
+                    order = f"ServiceRequest/{named['id']}" if named["id"] else f"DiagnosticReport/{named['report']}"
+                    unknown.append(Unknown(order, named["facility"], _instant(named["at_us"]), named["basis"]))
             yield Chunk(tuple(placed), tuple(unknown))
 
     def _placed(self, named: dict[str, Any]) -> Placed:

@@ -40,13 +40,12 @@ _SOURCE: Final = re.compile(r"urn:tongjian:([^#]+)#")
 
 # Of an order without any time of its own: when the first of what it brought was collected.
 _ORDERS: Final = f"""
-SELECT r.shard, r.id, r.patient, r."order", r.dict, r.body, r.issued_at, r.start_at, b.collected, p.facility
+SELECT r.shard, r.id, r.patient, r."order", r.dict, r.body, r.issued_at, r.start_at, b.collected
 FROM resource r
 LEFT JOIN LATERAL (
   SELECT min(coalesce(o.start_at, o.effective_at)) AS collected FROM resource o
   WHERE r.issued_at IS NULL AND r.start_at IS NULL AND o.shard = r.shard AND o.patient = r.patient
     AND o.rtype = {RESOURCE_TYPES["Observation"]} AND o."order" = r.id AND NOT o.deleted) b ON true
-LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.patient
 WHERE r.rtype = {RESOURCE_TYPES["ServiceRequest"]} AND NOT r.deleted AND r.patient IS NOT NULL
   AND mod(r.shard, %(parts)s) = %(part)s
   AND coalesce(r.issued_at, r.start_at, b.collected) >= %(start)s
@@ -55,22 +54,16 @@ ORDER BY r.shard, r.patient, r.id"""  # noqa: S608 - numbers of our own
 
 # Reports of which one Observation at least names no order (index resource_unordered).
 _REPORTS: Final = f"""
-WITH unordered AS MATERIALIZED (
-  SELECT DISTINCT o.shard, o.parent, o.patient FROM resource o
+SELECT u.shard, u.report, u.patient, u.facility, u.collected, u.items FROM (
+  SELECT o.shard, o.parent AS report, o.patient, min(k.facility) AS facility, min(coalesce(o.start_at, o.effective_at)) AS collected,
+    array_agg(DISTINCT k.item) AS items
+  FROM resource o JOIN resource_kind k ON k.id = o.tokens[1] AND k.status = ANY(%(status)s)
   WHERE o.rtype = {RESOURCE_TYPES["Observation"]} AND o."order" IS NULL AND o.parent IS NOT NULL AND o.patient IS NOT NULL
     AND mod(o.shard, %(parts)s) = %(part)s
-    AND coalesce(o.start_at, o.effective_at) >= %(start)s - %(slack)s
-    AND coalesce(o.start_at, o.effective_at) < %(end)s + %(slack)s)
-SELECT u.shard, u.parent AS report, u.patient, min(k.facility) AS facility,
-  min(coalesce(o.start_at, o.effective_at)) AS collected, array_agg(DISTINCT k.item) AS items
-FROM unordered u
-JOIN resource o ON o.shard = u.shard AND o.parent = u.parent AND o.rtype = {RESOURCE_TYPES["Observation"]}
-  AND o.patient = u.patient AND o."order" IS NULL
-JOIN resource_kind k ON k.id = o.tokens[1] AND k.status = ANY(%(status)s)
-JOIN resource d ON d.shard = u.shard AND d.rtype = {RESOURCE_TYPES["DiagnosticReport"]} AND d.id = u.parent AND NOT d.deleted
-GROUP BY u.shard, u.parent, u.patient
-HAVING min(coalesce(o.start_at, o.effective_at)) >= %(start)s AND min(coalesce(o.start_at, o.effective_at)) < %(end)s
-ORDER BY u.shard, u.patient, u.parent"""  # noqa: S608 - numbers of our own
+  GROUP BY o.shard, o.parent, o.patient
+  HAVING min(coalesce(o.start_at, o.effective_at)) >= %(start)s AND min(coalesce(o.start_at, o.effective_at)) < %(end)s) u
+JOIN resource d ON d.shard = u.shard AND d.rtype = {RESOURCE_TYPES["DiagnosticReport"]} AND d.id = u.report AND NOT d.deleted
+ORDER BY u.shard, u.patient, u.report"""  # noqa: S608 - numbers of our own
 SLACK: Final = timedelta(days=7)
 """How far the times of one order, of its specimen and of its report may lie apart and still be looked at together."""
 
@@ -85,6 +78,9 @@ CROSS JOIN LATERAL (
 JOIN resource_kind k ON k.id = r.tokens[1]
 ORDER BY r.id"""  # noqa: S608 - a number of our own
 
+_HOMES: Final = """
+SELECT p.shard, p.patient, p.facility FROM unnest(%s::smallint[], %s::text[]) AS w(shard, patient)
+JOIN source_patient p ON p.shard = w.shard AND p.patient = w.patient"""
 _BODIES: Final = """
 SELECT r.dict, r.body, r.id, r.patient, r."order" FROM unnest(%s::smallint[], %s::text[]) AS w(shard, id)
 JOIN resource r ON r.shard = w.shard AND r.rtype = %s AND r.id = w.id AND NOT r.deleted"""
@@ -122,12 +118,21 @@ class Placed(NamedTuple):
     visit: str = ""
 
 
+class Unknown(NamedTuple):
+    """An order whose code nobody knows and whose results say nothing either. order: ``<type>/<logical id>``."""
+
+    order: str
+    facility: str
+    at: datetime
+    basis: Basis
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some orders of the period, and for each facility how many more could not be understood."""
+    """Some orders of the period, and those that could not be understood."""
 
     placed: tuple[Placed, ...]
-    not_understood: tuple[str, ...]
+    not_understood: tuple[Unknown, ...]
 
 
 def read_orders(
@@ -169,7 +174,6 @@ class _Row(NamedTuple):
     issued: datetime | None
     start: datetime | None
     collected: datetime | None
-    facility: str | None
 
 
 def _placed(body: Mapping[str, Any]) -> bool:
@@ -190,14 +194,17 @@ class _Reading:
 
     def chunk(self, rows: Sequence[_Row], start: datetime, end: datetime) -> Chunk:
         """The orders of some rows whose time is inside [start, end)."""
-        bodies = [
-            orjson.loads(self.codec.decompress(row.dict, row.body, (row.id, row.patient, row.order))) for row in rows
-        ]
-        kept = [(row, body) for row, body in zip(rows, bodies, strict=True) if _placed(body)]
+        decompress, kept, told = self.codec.decompress, [], []
+        for row in rows:
+            body = orjson.loads(decompress(row.dict, row.body, (row.id, row.patient, row.order)))
+            if _placed(body):
+                kept.append((row, body))
+                told.append(_facility(body))
+        homes = self._homes(row for (row, _), facility in zip(kept, told, strict=True) if not facility)
         _learn(self.conn, self.codec, {_requester(b) for _, b in kept}, self.staff)
         read = []
-        for row, body in kept:
-            facility = _facility(body) or row.facility or ""
+        for (row, body), named in zip(kept, told, strict=True):
+            facility = named or homes.get((row.shard, row.patient), "")
             at = row.issued or row.start or row.collected
             assert at is not None  # the statement keeps those of the period
             event = None if row.issued else _event(body)
@@ -205,22 +212,33 @@ class _Reading:
         open_ = [(r.shard, r.patient, r.id) for r, _, _, _, wanted, event in read if wanted is None or event]
         brought = results_of(self.conn, open_, ())
         placed: list[Placed] = []
-        unknown: list[str] = []
-        for row, body, facility, own, orderable, event in read:
-            at, came = own, brought.get(row.id, ())
-            collected = min((effective for effective, _, _ in came if effective), default=row.collected)
-            # ORC-9 of a result message is the time of the order only if nothing had been collected yet.
-            if event and collected and event <= collected:
-                at = event
-            if not start <= at < end:
+        unknown: list[Unknown] = []
+        for row, body, facility, at, orderable, event in read:
+            placed_at = at
+            basis: Basis = "order" if row.issued or row.start else "collection"
+            found: Sequence[Orderable] = (orderable,) if orderable else ()
+            if row.id in brought or event:
+                came = brought.get(row.id, ())
+                collected = min((effective for effective, _, _ in came if effective), default=row.collected)
+                # ORC-9 of a result message is the time of the order only if nothing had been collected yet.
+                if event and collected and event <= collected:
+                    placed_at, basis = event, "order"
+                # A code nobody knows is not guessed; what the order brought says what it was.
+                found = found or orders.orderables_of([item for _, item, _ in came], self.rules)
+            if not start <= placed_at < end:
                 continue
-            # A code nobody knows is not guessed; what the order brought says what it was.
-            found = (orderable,) if orderable else orders.orderables_of([item for _, item, _ in came], self.rules)
             if not found:
-                unknown.append(facility)
-            timed = row.issued or row.start or at != own
-            placed.extend(self._one(row, body, facility, one, at, "order" if timed else "collection") for one in found)
+                unknown.append(Unknown(f"ServiceRequest/{row.id}", facility, placed_at, basis))
+            placed.extend([self._one(row, body, facility, one, placed_at, basis) for one in found])
         return Chunk(tuple(placed), tuple(unknown))
+
+    def _homes(self, rows: Iterable[_Row]) -> dict[tuple[int, str], str]:
+        """(shard, Patient) -> its facility, of orders that do not say whose they are."""
+        asked = sorted({(row.shard, row.patient) for row in rows})
+        if not asked:
+            return {}
+        found = self.conn.execute(_HOMES, ([s for s, _ in asked], [p for _, p in asked]))
+        return {(shard, patient): facility for shard, patient, facility in found}
 
     def _wanted(self, body: Mapping[str, Any], facility: str, at: datetime) -> Orderable | None:
         profile = self.profiles.get(facility)
@@ -249,7 +267,7 @@ class _Reading:
             at,
             basis,
             said.emergency,
-            tuple(_reasons(body)),
+            tuple(_reasons(body)) if "reasonCode" in body else (),
             tuple(identifiers(body)),
             self.staff.get(_requester(body), "") or _display(body),
             surgery=said.surgery,
@@ -304,11 +322,13 @@ def read_reports(
         cursor.execute(_REPORTS, _period(start, end, part))
         while rows := cursor.fetchmany(CHUNK):
             placed: list[Placed] = []
-            unknown: list[str] = []
+            unknown: list[Unknown] = []
             for row in rows:
                 wanted = orders.orderables_of(row["items"], rules)
                 if not wanted:
-                    unknown.append(row["facility"])
+                    unknown.append(
+                        Unknown(f"DiagnosticReport/{row['report']}", row["facility"], row["collected"], "collection")
+                    )
                 who = (row["shard"], "", row["report"], row["patient"], row["facility"])
                 placed.extend(Placed(*who, orderable, row["collected"], "collection") for orderable in wanted)
             yield Chunk(tuple(placed), tuple(unknown))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -27,7 +27,7 @@ from fhir_server.recognition.rules import Rules
 from fhir_server.store.body import Codec
 from mappings.profile import Profile
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 PARTS: Final = 16
 _MEMORY: Final = "512MB"
 _SHORT: Final = 16
@@ -187,13 +187,16 @@ def _orders(
             hidden = {rules.items[i].sensitivity for i in placed.orderable.required if i in rules.items} - {""}
             if wanted.sensitive or not hidden:
                 yield _order(placed) | {"number": next(numbers)}
-        yield from _not_understood(chunk, wanted, numbers)
+        yield from _not_understood(chunk, numbers)
 
 
-def _not_understood(chunk: Chunk, wanted: Wanted, numbers: Iterator[int]) -> Iterator[dict[str, Any]]:
+def _not_understood(chunk: Chunk, numbers: Iterator[int]) -> Iterator[dict[str, Any]]:
     empty = dict.fromkeys(ORDERS)
-    for facility in chunk.not_understood:
-        yield empty | {"number": next(numbers), "facility": facility, "orderable": "", "at": naive(wanted.start)}
+    for one in chunk.not_understood:
+        kind, _, logical = one.order.partition("/")
+        key = {"id": logical, "report": ""} if kind == "ServiceRequest" else {"id": "", "report": logical}
+        times = {"at": naive(one.at), "at_us": micro(one.at), "basis": one.basis}
+        yield empty | {"number": next(numbers), "facility": one.facility, "orderable": ""} | key | times
 
 
 def _order(placed: Placed) -> dict[str, Any]:
@@ -208,7 +211,7 @@ def _order(placed: Placed) -> dict[str, Any]:
 
 
 def _said(told: said.Said) -> dict[str, Any]:
-    return asdict(told) | {"at": naive(told.at), "placers": sorted(digest(p) for p in told.placers)}
+    return told._asdict() | {"at": naive(told.at), "placers": sorted(digest(p) for p in told.placers)}
 
 
 def _images(conn: psycopg.Connection[Any], codec: Codec, rules: Rules, part: int) -> Iterator[dict[str, Any]]:

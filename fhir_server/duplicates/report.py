@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from functools import reduce
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from zoneinfo import ZoneInfo
 
 from rich import box
 from rich.console import Console
@@ -20,8 +21,12 @@ from fhir_server.duplicates.spreadsheet import Sheet, workbook
 from fhir_server.recognition.decide import instant
 from mappings.catalogue import Orderable
 
+if TYPE_CHECKING:
+    from fhir_server.duplicates.cases import Counted
+
 Kind = Literal["avoidable", "justified", "undetermined", "system"]
 Basis = Literal["order", "collection"]
+_SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Report:
     """The audit of the orders of a period [start, end). ``not_understood``: facility -> orders of unknown codes. ``pairs``: earlier
-    results looked at beside an order."""
+    results looked at beside an order. ``cases``: every order counted, where they were asked for."""
 
     start: datetime
     end: datetime
@@ -139,6 +144,7 @@ class Report:
     scope: Scope = EVERYTHING
     catalogue: str = ""
     pairs: int = 0
+    cases: tuple[Counted, ...] = ()
 
 
 def totals(report: Report) -> tuple[Row, ...]:
@@ -231,6 +237,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "totals": [asdict(r) | {"repeats": r.repeats} for r in totals(report)],
         "not_understood": report.not_understood,
         "causes": causes(report.findings),
+        "top": tops(report.findings),
         "findings": [finding_dict(f) for f in report.findings],
     }
 
@@ -246,6 +253,29 @@ def causes(findings: Iterable[Finding]) -> dict[str, dict[str, int]]:
     for f in findings:
         out.setdefault(f.kind, Counter())[f.cause or f.reminder] += 1
     return {kind: dict(counted.most_common()) for kind, counted in sorted(out.items())}
+
+
+TOPS: Final = ("facility", "department", "doctor", "orderable", "month")
+_TOP_COLUMNS: Final = ("by", "name", "avoidable", "justified", "undetermined", "system", "amount_fen")
+
+
+def tops(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Findings counted by facility, by department, doctor and orderable of a facility, and by month of the order (Asia/Shanghai),
+    most avoidable first, months in order. ``amount_fen``: price of the avoidable ones, None when one is not known."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for f in findings:
+        names = (f.facility, f.department, f.doctor, f.orderable, f"{f.at.astimezone(_SHANGHAI):%Y-%m}")
+        for by, name in zip(TOPS, names, strict=True):
+            local = f"{f.facility} {name}" if by in ("department", "doctor") else name
+            if name:
+                groups.setdefault((by, local), []).append(f)
+    out = []
+    for (by, name), found in groups.items():
+        kinds = Counter(f.kind for f in found)
+        prices = [f.price_fen for f in found if f.kind == "avoidable"]
+        amount = None if None in prices else sum(p for p in prices if p is not None)
+        out.append({"by": by, "name": name, **{k: kinds[k] for k in get_args(Kind)}, "amount_fen": amount})
+    return sorted(out, key=lambda g: (TOPS.index(g["by"]), g["by"] != "month" and -g["avoidable"], g["name"]))
 
 
 def as_json(report: Report) -> str:
@@ -274,6 +304,7 @@ def as_xlsx(report: Report) -> bytes:
                 ("kind", "cause", "findings"),
                 ((kind, cause, n) for kind, found in causes(report.findings).items() for cause, n in found.items()),
             ),
+            Sheet("top", _TOP_COLUMNS, (tuple(group.values()) for group in tops(report.findings))),
             Sheet(
                 "findings",
                 _FINDING_COLUMNS,

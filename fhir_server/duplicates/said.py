@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
+import orjson
 import psycopg
 
 from conformance import systems
@@ -27,8 +27,7 @@ _DECISIONS: Final = """
 SELECT card, action, reason, refusal FROM decision WHERE card = ANY(%s) ORDER BY card, sequence"""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """One answer at order time. state: what came of it; reason: code of the reason given; refusal: it is a lawful one; emergency: the
     clinician was not interrupted because of it; placers: of the drafts; patient: where the answer failed."""
 
@@ -93,7 +92,7 @@ def every(conn: psycopg.Connection[Any], rules: Rules, start: datetime, end: dat
     told: dict[str, tuple[State, str, bool]] = {}
     period = (start - REMINDED_WITHIN, end + REMINDED_WITHIN)
     for kind, at, facility, person, orderable, text in conn.execute(_LEDGER, period):
-        entry = json.loads(text)
+        entry = orjson.loads(text)
         if kind == "feedback":
             told[entry["card"]] = _feedback(entry, rules)
             continue
@@ -109,7 +108,7 @@ def every(conn: psycopg.Connection[Any], rules: Rules, start: datetime, end: dat
         told[card] = (state, reason or "", bool(refusal))
     for card, said in cards.items():
         state, reason, refusal = told.get(card, ("open", "", False))
-        yield replace(said, state=state, reason=reason, refusal=refusal)
+        yield said._replace(state=state, reason=reason, refusal=refusal) if card in told else said
 
 
 def _feedback(entry: dict[str, Any], rules: Rules) -> tuple[State, str, bool]:

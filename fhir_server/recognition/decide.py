@@ -6,10 +6,11 @@ no input of the declared types. The order-time answer and the duplicate audit ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from fhir_server.recognition.criteria import Answer, Candidate, Case, Criterion, judge
@@ -89,7 +90,6 @@ class Decision:
 
 # Not knowing these is enough to keep a result back altogether.
 _NEVER_SHOWN: Final = frozenset({"identity", "received"})
-_WORDS: Final = {answer: answer.value for answer in Answer}
 _RANK: Final = {Outcome.RECOGNIZED: 2, Outcome.REFERENCE_ONLY: 1}
 _LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -152,11 +152,17 @@ def _member(world: _World, code: str, required: bool) -> Member:
         return Member(code, code, code, required, Outcome.NOT_COVERED, None, ())
     if item.sensitivity and world.order.grants is not None and item.sensitivity not in world.order.grants:
         # As if there were no result at all: no card, no count, no other answer.
-        return Member(code, item.name_zh, item.name_en, required, Outcome.NOT_RECOGNIZABLE, None, ())
+        return _nothing(code, item.name_zh, item.name_en, required)
     # An unmapped result of the same LOINC code is judged too: never recognized, but the audit can name the cause.
-    unmapped = [c for c in world.rows.get(None, ()) if c.loinc and c.loinc == item.loinc]
+    mapped, unmapped = world.rows.get(code), world.rows.get(None)
+    rows = [*mapped] if mapped else []
+    if unmapped:
+        rows += [c for c in unmapped if c.loinc and c.loinc == item.loinc]
+    if not rows:
+        return _nothing(code, item.name_zh, item.name_en, required)
+    rows.sort(key=_newest, reverse=True)
     best: tuple[tuple[int, int], Outcome, Candidate, tuple[Criterion, ...]] | None = None
-    for c in sorted((*world.rows.get(code, ()), *unmapped), key=_newest, reverse=True):
+    for c in rows:
         criteria = world.judge(Case(world.order, c, item, world.policy, world.at, world.rules))
         outcome = _outcome(criteria)
         key = (_RANK.get(outcome, 0), -sum(not criterion.stands for criterion in criteria))
@@ -164,9 +170,14 @@ def _member(world: _World, code: str, required: bool) -> Member:
             best = (key, outcome, c, criteria)
         if outcome is Outcome.RECOGNIZED:
             break  # newest first: none behind it is better
-    if best is None:
-        return Member(code, item.name_zh, item.name_en, required, Outcome.NOT_RECOGNIZABLE, None, ())
+    assert best is not None
     return Member(code, item.name_zh, item.name_en, required, best[1], best[2], best[3])
+
+
+@lru_cache(maxsize=4096)
+def _nothing(code: str, name_zh: str, name_en: str, required: bool) -> Member:
+    """A member without any result: values only, so that an audit of a year makes each once."""
+    return Member(code, name_zh, name_en, required, Outcome.NOT_RECOGNIZABLE, None, ())
 
 
 def _outcome(criteria: tuple[Criterion, ...]) -> Outcome:
@@ -213,10 +224,18 @@ def _member_dict(member: Member, brief: bool) -> dict[str, Any]:
     if not brief:
         out["criteria"] = {c.name: {"answer": c.answer.value, "mode": c.mode.value, **_facts(c)} for c in told}
         return out
-    answers: dict[str, list[str]] = {}
-    for c in told:
-        answers.setdefault(_WORDS[c.answer], []).append(c.name)
-    return out | {"criteria": answers, "obstacles": {c.name: _facts(c) for c in told if not c.stands}}
+    out["criteria"] = _answers(tuple([(c.name, c.answer) for c in told]))
+    out["obstacles"] = {c.name: _facts(c) for c in told if not c.stands}
+    return out
+
+
+@lru_cache(maxsize=4096)
+def _answers(told: tuple[tuple[str, Answer], ...]) -> Mapping[str, Sequence[str]]:
+    """Answer -> names of the criteria that gave it. Few combinations there are: each is written down once."""
+    found: dict[str, list[str]] = {}
+    for name, answer in told:
+        found.setdefault(answer.value, []).append(name)
+    return found
 
 
 def _facts(criterion: Criterion) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from conformance import systems
-from fhir_server.duplicates import detect
+from fhir_server.duplicates import cases, detect
 from fhir_server.recognition import rules as rules_module
 from mappings.profile import load_profiles
 
@@ -253,7 +253,8 @@ def test_every_hard_case_is_what_was_written_down(county: Any) -> None:
     for case in CASES:
         truth |= {key: (case.__name__, kind) for key, kind in case(Case(county, case.__name__)).items()}
     with psycopg.connect(county.url) as conn:
-        found = detect.audit(conn, rules_module.load(), load_profiles(), AT - timedelta(days=1), AT + timedelta(days=1))
+        period = (AT - timedelta(days=1), AT + timedelta(days=1))
+        found = detect.audit(conn, rules_module.load(), load_profiles(), *period, cases=True)
     told = {f.order: (f.kind, f.cause) for f in found.findings}
     assert len(truth) >= 30
     differs = {
@@ -264,3 +265,8 @@ def test_every_hard_case_is_what_was_written_down(county: Any) -> None:
     orders = {row.orderable: row.orders for row in found.rows if row.basis == "order"}
     # never_performed: the two orders taken back are not among those counted.
     assert sum(orders.values()) == sum(key.startswith("ServiceRequest/") for key in truth) - 2
+    # Every figure leads to its cases, a partial one to what was fresh and what was missing.
+    for figure in ("orders", "repeats", "avoidable", "justified", "undetermined", "system", "partial"):
+        assert len(cases.of(figure, found.cases)) == sum(getattr(row, figure) for row in found.rows), figure
+    partly = {truth[c.order][0]: (c.fresh, c.missing) for c in cases.of("partial", found.cases) if c.order in truth}
+    assert partly["a_panel_of_which_one_was_there"] == (("L0018",), ("L0016", "L0020"))
