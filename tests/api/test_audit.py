@@ -41,6 +41,11 @@ def test_an_auditor_audits_keeps_reviews_and_the_case_leads_back_to_its_results(
             "ended": 0,
         }
         (found,) = (await client.get("/audit/findings", params={**PERIOD, "kind": "avoidable"})).json()["findings"]
+        asked = {**PERIOD, "figure": "avoidable"}
+        behind = (await client.get("/audit/duplicates/cases", params=asked)).json()
+        assert (behind["total"], [c["finding"] for c in behind["cases"]]) == (1, [found["id"]])
+        assert (await client.get("/audit/duplicates/cases", params={**asked, "figure": "partial"})).json()["total"] == 0
+        assert (await client.get("/audit/duplicates/cases", params={**asked, "figure": "pairs"})).status_code == 400
         assert found["prior"] == live["findings"][0]["prior"]
         drawn = await client.post("/audit/samples", json={**PERIOD, "size": 1, "seed": "a"})
         assert (drawn.status_code, drawn.json()["findings"]) == (201, [found["id"]])
