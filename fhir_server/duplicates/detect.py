@@ -25,11 +25,12 @@ from fhir_server.duplicates import said, studies
 from fhir_server.duplicates.cases import Counted, counted, not_understood
 from fhir_server.duplicates.earlier import Earlier, Stored
 from fhir_server.duplicates.judge import Judged, Link, Verdict
-from fhir_server.duplicates.orders import Chunk, Placed, read_orders, read_reports, results_of, with_visits
+from fhir_server.duplicates.orders import Chunk, Placed, read_orders, read_reports, results_of
 from fhir_server.duplicates.remembered import Remembered
 from fhir_server.duplicates.report import EVERYTHING, Finding, Report, Row, Scope
 from fhir_server.duplicates.said import Spoken
 from fhir_server.duplicates.studies import Studies
+from fhir_server.duplicates.visits import with_visits
 from fhir_server.recognition import rules as rules_module
 from fhir_server.recognition.decide import Decision, Judge, as_dict
 from fhir_server.recognition.rules import Rules

@@ -21,9 +21,8 @@ from conformance import systems
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.duplicates.report import Basis
 from fhir_server.recognition import order as orders
-from fhir_server.recognition.candidates import is_emergency
 from fhir_server.recognition.check import identifiers
-from fhir_server.recognition.circumstances import UNKNOWN, either, of_request
+from fhir_server.recognition.circumstances import UNKNOWN, of_request
 from fhir_server.recognition.rules import Rules
 from fhir_server.search import dates
 from fhir_server.store.body import Codec
@@ -33,14 +32,16 @@ from mappings.profile import Profile
 
 CHUNK: Final = 4000
 _NOT_ORDERED: Final = frozenset({"draft", "revoked", "entered-in-error"})
+_CHANGED: Final = b'"code":"XO"'
+"""ServiceRequest of a message with ORC-1 XO (table 0119: change order)."""
 _ONLY_PROPOSED: Final = frozenset({"proposal", "plan", "option"})
 _EVENT: Final = "http://hl7.org/fhir/StructureDefinition/businessEvent"
 _SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 _SOURCE: Final = re.compile(r"urn:tongjian:([^#]+)#")
 
-# Of an order without any time of its own: when the first of what it brought was collected.
+# Of an order without any time of its own: when the first of what it brought was collected; else its message tells (``_event``).
 _ORDERS: Final = f"""
-SELECT r.shard, r.id, r.patient, r."order", r.dict, r.body, r.issued_at, r.start_at, b.collected
+SELECT r.shard, r.id, r.patient, r."order", r.dict, r.body, r.issued_at, r.start_at, b.collected, r.updated
 FROM resource r
 LEFT JOIN LATERAL (
   SELECT min(coalesce(o.start_at, o.effective_at)) AS collected FROM resource o
@@ -48,8 +49,8 @@ LEFT JOIN LATERAL (
     AND o.rtype = {RESOURCE_TYPES["Observation"]} AND o."order" = r.id AND NOT o.deleted) b ON true
 WHERE r.rtype = {RESOURCE_TYPES["ServiceRequest"]} AND NOT r.deleted AND r.patient IS NOT NULL
   AND mod(r.shard, %(parts)s) = %(part)s
-  AND coalesce(r.issued_at, r.start_at, b.collected) >= %(start)s
-  AND coalesce(r.issued_at, coalesce(r.start_at, b.collected) - %(slack)s) < %(end)s
+  AND coalesce(r.issued_at, r.start_at, b.collected, r.updated) >= %(start)s
+  AND coalesce(r.issued_at, coalesce(r.start_at, b.collected, r.updated) - %(slack)s) < %(end)s
 ORDER BY r.shard, r.patient, r.id"""  # noqa: S608 - numbers of our own
 
 # Reports of which one Observation at least names no order (index resource_unordered).
@@ -81,9 +82,6 @@ ORDER BY r.id"""  # noqa: S608 - a number of our own
 _HOMES: Final = """
 SELECT p.shard, p.patient, p.facility FROM unnest(%s::smallint[], %s::text[]) AS w(shard, patient)
 JOIN source_patient p ON p.shard = w.shard AND p.patient = w.patient"""
-_BODIES: Final = """
-SELECT r.dict, r.body, r.id, r.patient, r."order" FROM unnest(%s::smallint[], %s::text[]) AS w(shard, id)
-JOIN resource r ON r.shard = w.shard AND r.rtype = %s AND r.id = w.id AND NOT r.deleted"""
 _STAFF: Final = """
 SELECT r.dict, r.body, r.id, r.patient, r."order" FROM unnest(%(shards)s::smallint[], %(ids)s::text[]) AS w(shard, id)
 LEFT JOIN client_id c ON w.shard IS NULL AND c.rtype = %(rtype)s AND c.id = w.id
@@ -152,8 +150,15 @@ def read_orders(
     with conn.cursor(name="audit_orders", binary=True) as cursor:
         cursor.itersize = CHUNK
         cursor.execute(_ORDERS, _period(start, end, part))
+        held: list[_Row] = []
         while rows := cursor.fetchmany(CHUNK):
-            yield reading.chunk([_Row(*row) for row in rows], start, end)
+            # All orders of one Patient together: a changed one takes the place of another.
+            held += [_Row(*row) for row in rows]
+            last = held[-1].patient
+            split = next(n for n, row in enumerate(held) if row.patient == last)
+            yield reading.chunk(held[:split], start, end)
+            held = held[split:]
+        yield reading.chunk(held, start, end)
 
 
 def _period(start: datetime, end: datetime, part: tuple[int, int]) -> dict[str, Any]:
@@ -174,12 +179,28 @@ class _Row(NamedTuple):
     issued: datetime | None
     start: datetime | None
     collected: datetime | None
+    updated: datetime
 
 
 def _placed(body: Mapping[str, Any]) -> bool:
     return not (
         body.get("status") in _NOT_ORDERED or body.get("intent") in _ONLY_PROPOSED or body.get("doNotPerform") is True
     )
+
+
+def _replaced(
+    kept: Sequence[tuple[_Row, Mapping[str, Any]]], changed: Iterable[tuple[_Row, Mapping[str, Any]]]
+) -> set[str]:
+    """Ids of orders whose number a later message gave to something else (ORC-1 XO): they stay as they were sent, and nobody wants
+    them any more."""
+    out: set[str] = set()
+    for now, body in changed:
+        numbers = set(identifiers(body))
+        for row, other in kept:
+            same = row.patient == now.patient and row.updated < now.updated
+            if same and not numbers.isdisjoint(identifiers(other)):
+                out.add(row.id)
+    return out
 
 
 class _Reading:
@@ -194,20 +215,32 @@ class _Reading:
 
     def chunk(self, rows: Sequence[_Row], start: datetime, end: datetime) -> Chunk:
         """The orders of some rows whose time is inside [start, end)."""
-        decompress, kept, told = self.codec.decompress, [], []
+        decompress = self.codec.decompress
+        kept: list[tuple[_Row, dict[str, Any]]] = []
+        told: list[str] = []
+        changed: list[tuple[_Row, dict[str, Any]]] = []
         for row in rows:
-            body = orjson.loads(decompress(row.dict, row.body, (row.id, row.patient, row.order)))
-            if _placed(body):
-                kept.append((row, body))
-                told.append(_facility(body))
+            raw = decompress(row.dict, row.body, (row.id, row.patient, row.order))
+            body = orjson.loads(raw)
+            if not _placed(body):
+                continue
+            kept.append((row, body))
+            told.append(_facility(body))
+            if _CHANGED in raw:
+                changed.append((row, body))
+        if changed:
+            instead = _replaced(kept, changed)
+            told = [f for (row, _), f in zip(kept, told, strict=True) if row.id not in instead]
+            kept = [(row, body) for row, body in kept if row.id not in instead]
         homes = self._homes(row for (row, _), facility in zip(kept, told, strict=True) if not facility)
         _learn(self.conn, self.codec, {_requester(b) for _, b in kept}, self.staff)
         read = []
         for (row, body), named in zip(kept, told, strict=True):
             facility = named or homes.get((row.shard, row.patient), "")
-            at = row.issued or row.start or row.collected
-            assert at is not None  # the statement keeps those of the period
             event = None if row.issued else _event(body)
+            at = row.issued or row.start or row.collected or event
+            if at is None:
+                continue
             read.append((row, body, facility, at, self._wanted(body, facility, at), event if event != at else None))
         open_ = [(r.shard, r.patient, r.id) for r, _, _, _, wanted, event in read if wanted is None or event]
         brought = results_of(self.conn, open_, ())
@@ -215,7 +248,7 @@ class _Reading:
         unknown: list[Unknown] = []
         for row, body, facility, at, orderable, event in read:
             placed_at = at
-            basis: Basis = "order" if row.issued or row.start else "collection"
+            basis: Basis = "collection" if at == row.collected and not (row.issued or row.start) else "order"
             found: Sequence[Orderable] = (orderable,) if orderable else ()
             if row.id in brought or event:
                 came = brought.get(row.id, ())
@@ -271,25 +304,8 @@ class _Reading:
             tuple(identifiers(body)),
             self.staff.get(_requester(body), "") or _display(body),
             surgery=said.surgery,
-            visit=_reference(body, "encounter", "Encounter"),
+            visit=reference_of(body, "encounter", "Encounter"),
         )
-
-
-def with_visits(conn: psycopg.Connection[Any], codec: Codec, placed: Sequence[Placed]) -> list[Placed]:
-    """The orders with what their visits say: emergency (Encounter.class) and department. A report's visit is the one it names."""
-    reports = sorted({(p.shard, p.report) for p in placed if p.report})
-    told = _bodies(conn, codec, "DiagnosticReport", reports)
-    named = [p.visit or _reference(told.get(p.report, {}), "encounter", "Encounter") for p in placed]
-    visits = _bodies(conn, codec, "Encounter", sorted({(p.shard, v) for p, v in zip(placed, named, strict=True) if v}))
-    out = []
-    for p, logical in zip(placed, named, strict=True):
-        visit = visits.get(logical)
-        if visit is None:
-            out.append(p)
-            continue
-        emergency = either(p.emergency, is_emergency(visit))
-        out.append(p._replace(emergency=emergency, department=_department(visit), visit=""))
-    return out
 
 
 def results_of(
@@ -334,16 +350,6 @@ def read_reports(
             yield Chunk(tuple(placed), tuple(unknown))
 
 
-def _bodies(
-    conn: psycopg.Connection[Any], codec: Codec, kind: str, keys: Sequence[tuple[int, str]]
-) -> dict[str, dict[str, Any]]:
-    if not keys:
-        return {}
-    shards, ids = zip(*keys, strict=True)
-    found = conn.execute(_BODIES, (list(shards), list(ids), RESOURCE_TYPES[kind]), binary=True).fetchall()
-    return {names[0]: orjson.loads(codec.decompress(number, body, names)) for number, body, *names in found}
-
-
 def _requester(body: Mapping[str, Any]) -> str:
     found = body.get("requester")
     reference = found.get("reference") if isinstance(found, dict) else None
@@ -381,14 +387,6 @@ def _number(person: Mapping[str, Any]) -> str:
     return next((str(i["value"]) for i in person.get("identifier") or () if i.get("value")), "")
 
 
-def _department(visit: Mapping[str, Any]) -> str:
-    """Encounter.serviceType (PV1-10) as code, else text; else the place of its latest location (PV1-3) as text."""
-    kind = visit.get("serviceType") or {}
-    code = next((c["code"] for c in kind.get("coding") or () if c.get("code")), "") or kind.get("text") or ""
-    places = [(at.get("location") or {}).get("display") for at in visit.get("location") or ()]
-    return str(code or next((p for p in reversed(places) if p), ""))
-
-
 def _event(body: Mapping[str, Any]) -> datetime | None:
     """ORC-9 where it is kept as the date of the message's event."""
     for extension in body.get("extension") or ():
@@ -412,7 +410,8 @@ def _facility(body: Mapping[str, Any]) -> str:
     return found[1] if found else ""
 
 
-def _reference(body: Mapping[str, Any], element: str, type: str) -> str:
+def reference_of(body: Mapping[str, Any], element: str, type: str) -> str:
+    """Logical id of an element that refers to a resource of a type; empty when it does not."""
     found = body.get(element)
     reference = found.get("reference") if isinstance(found, dict) else None
     head, _, logical = reference.partition("/") if isinstance(reference, str) else ("", "", "")

@@ -22,7 +22,8 @@ import psycopg
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.duplicates import said, studies
 from fhir_server.duplicates.earlier import Earlier, Facts
-from fhir_server.duplicates.orders import Chunk, Placed, read_orders, read_reports, with_visits
+from fhir_server.duplicates.orders import Chunk, Placed, read_orders, read_reports
+from fhir_server.duplicates.visits import with_visits
 from fhir_server.recognition.rules import Rules
 from fhir_server.store.body import Codec
 from mappings.profile import Profile

@@ -1,5 +1,5 @@
-"""Stories of two facilities, told as the HL7 v2 messages their systems send. What each order must be was written down from the text named
-beside it before it was run."""
+"""Stories of two facilities, told as the HL7 v2 messages their systems send. What each order must be was written down, from the text
+named beside it, before it was run."""
 
 from __future__ import annotations
 
@@ -69,14 +69,19 @@ class Person:
         self.book.sent.setdefault(at, Step(at)).messages.append((d, raw))
 
     def result(
-        self, d: Dialect, orderable: str, drawn: datetime, filler: str, *, placer: str = "", orc: str = "", obr: dict[int, str] | None = None,
-        status: str = "F", issued: datetime | None = None, received: datetime | None = None, only: int | None = None,
+        self, d: Dialect, orderable: str, drawn: datetime, filler: str, *, placer: str = "", orc: str = "",
+        obr: dict[int, str] | None = None, status: str = "F", issued: datetime | None = None, received: datetime | None = None, only: int | None = None,
         identified: bool = True, unit: dict[str, str] | None = None, notes: Sequence[str] = (), set_id: int = 1,
     ) -> None:  # fmt: skip
         """ORU^R01: drawn, issued two hours later and received at once, unless told otherwise."""
         issued = issued or drawn + 2 * HOUR
         segments = self.segments(d, orderable, drawn, filler, placer, orc, obr, status, issued, only, unit, set_id)
         self.send(received or issued, d, "ORU^R01", "PV1|1|O", *segments, *notes, identified=identified)
+
+    def registered(self) -> None:
+        """The county hospital knows the person since the day before."""
+        at = DAY - 24 * HOUR
+        self.send(at, COUNTY, "ADT^A04", f"EVN|A04|{local(at)}", "PV1|1|O")
 
     def segments(
         self, d: Dialect, orderable: str, drawn: datetime, filler: str, placer: str, orc: str, obr: dict[int, str] | None, status: str,
@@ -113,8 +118,10 @@ class Person:
         self.result(d, orderable, drawn, filler, orc="ORC|RE", **more)
         return filler
 
-    def order(self, orderable: str = "LIPID", at: datetime = DAY, *, control: str = "NW", placer: str = "", received: datetime | None = None,
-              orc9: bool = True, orc15: bool = False, obr: dict[int, str] | None = None, visit: str = "O", code: str = "") -> str:  # fmt: skip
+    def order(
+        self, orderable: str = "LIPID", at: datetime = DAY, *, control: str = "NW", placer: str = "", received: datetime | None = None,
+        orc9: bool = True, orc15: bool = False, obr: dict[int, str] | None = None, visit: str = "O", code: str = "",
+    ) -> str:  # fmt: skip
         """OML^O21 of the county hospital; its placer number."""
         panel = self.book.panels[COUNTY.facility][orderable]
         placer = placer or f"P{next(self.book.numbers)}"
@@ -156,7 +163,8 @@ def ordered_by_obr_27(p: Person) -> Truth:
 
 
 def order_known_by_its_result(p: Person) -> Truth:
-    """A LIS that sends results only, with the order's number and time."""
+    """A LIS that sends results only, with the order's number and time; the person is known."""
+    p.registered()
     p.prior()
     placer = f"P{next(p.book.numbers)}"
     p.result(COUNTY, "LIPID", DAY + HOUR, placer + "F", placer=placer, orc=f"ORC|RE|{placer}|||||||{local(DAY)}")
@@ -234,6 +242,7 @@ def sent_twice(p: Person) -> Truth:
 
 def order_after_its_result(p: Person) -> Truth:
     """Any order of arrival: the order message comes a day late."""
+    p.registered()
     placer = f"P{next(p.book.numbers)}"
     p.prior()
     p.result(COUNTY, "LIPID", DAY + HOUR, placer + "F", placer=placer, orc=f"ORC|RE|{placer}")
