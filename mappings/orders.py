@@ -21,7 +21,7 @@ from mappings.source import Element, Record
 
 # fmt: off
 _NO_STATUS = frozenset((
-    "CN", "LI", "MC", "NR", "OF", "OP", "OW", "RA", "RC", "RD", "RE", "RF", "RP",
+    "CN", "LI", "MC", "NR", "OF", "OP", "OW", "RA", "RC", "RD", "RE", "RF",
     "RR", "SC", "SQ", "SR", "SS", "UC", "UD", "UF", "UH", "UM", "UN", "UR", "UX", "CP",
 ))
 # fmt: on

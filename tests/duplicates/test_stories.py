@@ -70,12 +70,12 @@ class Person:
 
     def result(
         self, d: Dialect, orderable: str, drawn: datetime, filler: str, *, placer: str = "", orc: str = "",
-        obr: dict[int, str] | None = None, status: str = "F", issued: datetime | None = None, received: datetime | None = None, only: int | None = None,
-        identified: bool = True, unit: dict[str, str] | None = None, notes: Sequence[str] = (), set_id: int = 1,
+        obr: dict[int, str] | None = None, status: str = "F", issued: datetime | None = None, received: datetime | None = None,
+        only: int | None = None, identified: bool = True, unit: dict[str, str] | None = None, notes: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """ORU^R01: drawn, issued two hours later and received at once, unless told otherwise."""
         issued = issued or drawn + 2 * HOUR
-        segments = self.segments(d, orderable, drawn, filler, placer, orc, obr, status, issued, only, unit, set_id)
+        segments = self.segments(d, orderable, drawn, filler, placer, orc, obr, status, issued, only, unit)
         self.send(received or issued, d, "ORU^R01", "PV1|1|O", *segments, *notes, identified=identified)
 
     def registered(self) -> None:
@@ -85,12 +85,11 @@ class Person:
 
     def segments(
         self, d: Dialect, orderable: str, drawn: datetime, filler: str, placer: str, orc: str, obr: dict[int, str] | None, status: str,
-        issued: datetime, only: int | None, unit: dict[str, str] | None, set_id: int,
-    ) -> list[str]:  # fmt: skip
+        issued: datetime, only: int | None, unit: dict[str, str] | None,    ) -> list[str]:  # fmt: skip
         panel = self.book.panels[d.facility][orderable]
         fields = [
             "OBR",
-            str(set_id),
+            "1",
             placer,
             filler,
             f"{panel.code}^{panel.name}^L",
