@@ -16,7 +16,8 @@ from typing import Any, Final
 import asyncpg
 import psycopg
 
-from fhir_server.duplicates.orders import Placed, read_orders, with_visits
+from fhir_server.duplicates.orders import Placed, read_orders
+from fhir_server.duplicates.visits import with_visits
 from fhir_server.recognition import candidates
 from fhir_server.recognition.candidates import Who
 from fhir_server.recognition.decide import Decision, Outcome, decide, instant
