@@ -43,6 +43,19 @@ def _addresses(text: str) -> str:
     return text
 
 
+def _origins(text: str) -> str:
+    for entry in text.split():
+        parts = urlsplit(entry)
+        if (
+            parts.scheme not in ("https", "http")
+            or not parts.hostname
+            or "*" in entry
+            or entry != f"{parts.scheme}://{parts.netloc}"
+        ):
+            raise ValueError(f"'{entry}' is not an origin such as https://his.example.org")
+    return text
+
+
 def _networks(text: str) -> str:
     for entry in text.split():
         try:
@@ -253,6 +266,11 @@ class Settings(BaseSettings):
     max_request: int = Field(16 * 1024 * 1024, ge=1024, description="Largest HTTP request body.")
     hook_deadline_ms: int = Field(
         500, ge=10, description="The order-time answer is empty when it is not ready by then."
+    )
+    cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
+        "",
+        description="Origins of clients that run in a browser and call this API from there, blanks between them (https://his.example.org). "
+        "Empty: none.",
     )
     access_by_treatment: bool = Field(
         True,

@@ -22,8 +22,8 @@ from mappings.csv_rows import Problem, Row, read_rows
 DIRECTORY = Path(__file__).with_name("catalogue")
 CATEGORIES = ("lab", "imaging", "ultrasound", "ecg", "pathology", "endoscopy", "function")
 SPECIMENS = (
-    "serum", "plasma", "whole-blood", "arterial-blood", "urine", "stool", "semen", "sputum", "csf", "respiratory", "breath",
-    "cervix", "tissue",
+    "serum", "plasma", "whole-blood", "arterial-blood", "urine", "urine-24h", "stool", "semen", "sputum", "csf", "respiratory",
+    "breath", "cervix", "tissue",
 )  # fmt: skip
 WINDOW_STATUS = ("found", "suggestion")
 TIME_BASES = ("", "effective", "issued")

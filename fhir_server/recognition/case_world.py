@@ -61,7 +61,7 @@ def _built(text: str, folder: Path | None) -> Built:
             rules = replace(
                 rules,
                 policies=_policies(world, rules, examples),
-                register=_register(world, rules, Path(name)),
+                register=_register(world, rules, Path(name), base),
             )
             profiles = load_profiles(_profile_folder(world, known, Path(name)), catalogue=known)
             return Built(profiles, rules.among(profiles), known)
@@ -179,14 +179,16 @@ _REGISTER: Final = {
 }
 
 
-def _register(world: World, rules: Rules, temporary: Path) -> Any:
+def _register(world: World, rules: Rules, temporary: Path, base: Path) -> Any:
     given = {"agreements": world.agreements, "marks": world.marks, "eqa": world.eqa}
     if not any(given.values()):
         return rules.register
     folder = temporary / "register"
     folder.mkdir()
-    for name in ("regions.csv", "agreements.csv"):
-        shutil.copy(catalogue.DIRECTORY / name, folder / name)
+    if base.resolve() != catalogue.DIRECTORY.resolve():
+        for own in (base / "regions.csv", *base.glob("agreements*.csv")):
+            if own.is_file():
+                shutil.copy(own, folder)
     for kind, rows in given.items():
         columns = _REGISTER[kind]
         for number, row in enumerate(rows):

@@ -14,6 +14,7 @@ from typing import Any, Final
 from fhir_server.recognition import duty
 from fhir_server.recognition.candidate import NOT_KEPT, Answer, Candidate, Case, Criterion, Judged, made
 from fhir_server.recognition.rules import Mode
+from fhir_server.store import specimens
 
 __all__ = ("DUTY", "JUDGES", "NOT_KEPT", "Answer", "Candidate", "Case", "Criterion", "judge")
 
@@ -64,6 +65,15 @@ def _item(case: Case) -> Judged:
     }
 
 
+# What a laboratory writes in the place of a result: not done, specimen insufficient or clotted, see remark, strokes. A single minus is
+# negative, and 未检出 is a result.
+_NO_RESULT: Final = re.compile(
+    r"未做|未检测(?!到|出)|未送检?|无法|不足|凝块|凝固|见(?:备注|报告|图文|附)|取消|退回|拒收|作废|待(?:检|定|复查|报告)|重(?:新)?(?:抽|采|查|送)"
+    r"|not (?:done|performed|tested)|insufficient|pending|cancel|\bsee (?:note|report|comment)|^(?:[-—/\\*.…、]{2,}|[/\\*.…])$",
+    re.I,
+)
+
+
 def _value(case: Case) -> Judged:
     if case.item.category != "lab" and not case.item.unit:
         return Answer.NOT_REQUIRED, {"reason": "the-images-are-the-data"}
@@ -72,6 +82,8 @@ def _value(case: Case) -> Judged:
         return Answer.UNKNOWN, {"value": None}
     # A measured item that came as text ("see report") has no number to compare; a titre is a text (1:160).
     words = case.item.unit in ("", "{titer}")
+    if kind == "text" and _NO_RESULT.search((case.result.value_text or "").strip()):
+        return Answer.UNKNOWN, {"value": kind, "reason": "says-that-there-is-no-result"}
     return (Answer.MET if kind == "number" or words else Answer.UNKNOWN), {"value": kind}
 
 
@@ -181,7 +193,8 @@ def _specimen(case: Case) -> Judged:
     evidence = {"wanted": list(case.item.specimens), "specimen": case.result.specimen}
     if not case.item.specimens or not case.result.specimen:
         return Answer.UNKNOWN, evidence
-    return (Answer.MET if case.result.specimen in case.item.specimens else Answer.NOT_MET), evidence
+    fits = specimens.fits(case.result.specimen, case.item.specimens)
+    return (Answer.UNKNOWN if fits is None else Answer.MET if fits else Answer.NOT_MET), evidence
 
 
 def _quality(case: Case) -> Judged:

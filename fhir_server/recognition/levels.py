@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 _TIERS: Final = {"三": 3, "二": 2, "一": 1, "3": 3, "2": 2, "1": 1}
 _GRADES: Final = {"特": 4, "甲": 3, "乙": 2, "丙": 1, "A": 3, "B": 2, "C": 1}
 _LEVEL: Final = re.compile(
-    r"^(?P<tier>[三二一321])级?(?P<grade>[特甲乙丙ABC])?等?(?:级)?(?:医院|(?:\(?未定(?:等|级)?\)?))?$"
+    r"^(?P<tier>[三二一321])级?(?P<grade>[特甲乙丙ABC])?等?(?:级)?(?:\(?未(?:定|评)(?:等|级)?\)?)?"
+    r"\(?(?:公立|综合|专科|中医|中西医结合|民族|妇幼|妇产|儿童|精神|精神病|肿瘤|口腔|传染病|康复|乡镇|中心|县级|市级|省级)*"
+    r"(?:院|医院|保健院|卫生院|医疗中心|医疗机构)?\)?$"
 )
 # Institutions that are not classified hospitals stand below all that are.
-_PRIMARY: Final = re.compile(r"卫生室|卫生院|卫生服务|诊所|门诊部|村医|未评级|未定级|基层|^无$")
+_PRIMARY: Final = re.compile(r"卫生室|卫生站|卫生所|卫生院|卫生服务|医务室|诊所|门诊部|村医|未评级|未定级|基层|^无$")
 
 
 class Level(NamedTuple):

@@ -13,6 +13,8 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
+from fhir_server.recognition.regions import Regions
+
 SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 NATIONAL: Final = "national"
 EVERY_ITEM: Final = "*"
@@ -83,12 +85,12 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """Marks, EQA rounds and agreements. ``regions``: code -> (full name, short name), for showing a scope."""
+    """Marks, EQA rounds and agreements. ``regions``: for showing a scope."""
 
     marks: Sequence[Mark] = ()
     rounds: Sequence[Round] = ()
     agreements: Mapping[str, Agreement] = field(default_factory=dict)
-    regions: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    regions: Regions = field(default_factory=Regions)
     zone: ZoneInfo = SHANGHAI
     _marks: dict[tuple[str, str], list[Mark]] = field(init=False, repr=False, compare=False, default_factory=dict)
     _rounds: dict[tuple[str, str], list[Round]] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -187,8 +189,7 @@ class Register:
             return "全国HR"
         if (agreement := self.agreements.get(mark.scope)) is not None:
             return f"{agreement.name}HR"
-        names = self.regions.get(mark.scope.ljust(6, "0"))
-        return f"{names[1] or names[0] if names else mark.scope}HR"
+        return f"{self.regions.label(mark.scope)}HR"
 
     def day(self, at: datetime) -> str:
         """Local calendar day of a time."""

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from fhir_server.recognition import regions as region_names
 from fhir_server.recognition.marks import EVERY_ITEM, NATIONAL, Agreement, Mark, Period, Register, Round
+from fhir_server.recognition.regions import Regions
 from mappings import catalogue
 from mappings.catalogue import check_period, words
 from mappings.csv_rows import Problem, Row, read_rows
@@ -29,9 +30,6 @@ _PASSED: Final = {
     "未通过": False,
 }
 _NATIONAL: Final = frozenset({NATIONAL, "全国", "国家"})
-_OTHER_NAMES: Final = {"全区": "150000"}
-"""What people call a region beside its names: Inner Mongolia's mark reads 全区HR (Chifeng)."""
-_CODE: Final = re.compile(r"^(\d{2}|\d{4}|\d{6})$")
 Wrong = Callable[[Row, str, str], None]
 
 
@@ -46,7 +44,7 @@ def files(directory: Path) -> list[Path]:
 
 def load(directory: Path, items: Collection[str], problems: list[Problem]) -> Register:
     """The register in a folder; ``items``: item codes of the catalogue. Faults go to ``problems``."""
-    regions: dict[str, tuple[str, str]] = {}
+    regions = Regions()
     agreements: dict[str, Agreement] = {}
     marks: list[Mark] = []
     rounds: list[Round] = []
@@ -57,8 +55,7 @@ def load(directory: Path, items: Collection[str], problems: list[Problem]) -> Re
             problems.append(Problem(file, row.line, column, text))
 
         if name == "regions.csv":
-            for row in read_rows(path, ("code", "name", "short"), ("note",), problems):
-                regions[row["code"]] = (row["name"], row["short"])
+            regions = region_names.load(path, problems)
         elif name.startswith("agreements"):
             for row in read_rows(
                 path, ("id", "name", "regions"), ("valid_from", "valid_to", "recorded", "note"), problems
@@ -71,7 +68,7 @@ def load(directory: Path, items: Collection[str], problems: list[Problem]) -> Re
                 _check_row(row, items, wrong)
                 scope = scope_of(row["scope"], regions, agreements)
                 if not scope:
-                    wrong(row, "scope", f"{row['scope']!r} is not national, a region or an agreement")
+                    wrong(row, "scope", _not_a_scope(row["scope"], regions))
                 marks.append(
                     Mark(row["laboratory"], row["item"], scope, _period(row, name, problems), row["certificate"])
                 )
@@ -91,7 +88,7 @@ def _check_row(row: Row, items: Collection[str], wrong: Wrong) -> None:
 
 
 def _round(
-    row: Row, regions: Mapping[str, tuple[str, str]], agreements: Mapping[str, Agreement], wrong: Wrong, file: str,
+    row: Row, regions: Regions, agreements: Mapping[str, Agreement], wrong: Wrong, file: str,
     problems: list[Problem],
 ) -> Round:  # fmt: skip
     if row["passed"].lower() not in _PASSED:
@@ -100,7 +97,7 @@ def _round(
         wrong(row, "assessed", "the day of the result of the round is needed")
     scope = scope_of(row["scope"], regions, agreements) if row["scope"] else ""
     if row["scope"] and not scope:
-        wrong(row, "scope", f"{row['scope']!r} is not national, a region or an agreement")
+        wrong(row, "scope", _not_a_scope(row["scope"], regions))
     dated = Row(row.line, row.cells | {"valid_from": row["assessed"]})
     return Round(
         row["laboratory"], row["item"], _PASSED.get(row["passed"].lower(), False), _period(dated, file, problems), scope,
@@ -108,12 +105,12 @@ def _round(
     )  # fmt: skip
 
 
-def _agreement(row: Row, regions: Mapping[str, tuple[str, str]], wrong: Wrong, period: Period) -> Agreement:
+def _agreement(row: Row, regions: Regions, wrong: Wrong, period: Period) -> Agreement:
     codes = []
     for word in words(row["regions"]):
         code = scope_of(word, regions, {})
         if not code or code == NATIONAL:
-            wrong(row, "regions", f"{word!r} is not a region code or name")
+            wrong(row, "regions", _not_a_scope(word, regions))
         codes.append(code)
     if not row["id"] or not codes:
         wrong(row, "id", "an id and its regions are needed")
@@ -125,24 +122,31 @@ def _period(row: Row, file: str, problems: list[Problem]) -> Period:
     return Period(start, end, datetime.fromisoformat(recorded) if recorded else None)
 
 
-def scope_of(text: str, regions: Mapping[str, tuple[str, str]], agreements: Mapping[str, Agreement]) -> str:
-    """A scope as people write it -> ``national``, a region code or an agreement id; empty when it is none of these.
+def _not_a_scope(text: str, regions: Regions) -> str:
+    several = regions.codes(_word(text))
+    if len(several) > 1:
+        return f"{text!r} is the name of several regions: {', '.join(f'{c} {regions.label(c)}' for c in several)}; write the code"
+    return f"{text!r} is not national, a region or an agreement"
 
-    Understood: ``全国HR``, ``national``, ``42``, ``420100``, ``武汉HR``, ``鄂``, ``京津冀``, ``全区HR``.
+
+def _word(text: str) -> str:
+    return text.strip().removesuffix("HR").strip()
+
+
+def scope_of(text: str, regions: Regions, agreements: Mapping[str, Agreement]) -> str:
+    """A scope as people write it -> ``national``, a region code or an agreement id; empty when it is none of these, or a name that
+    several regions bear.
+
+    Understood: ``全国HR``, ``national``, ``42``, ``420100``, ``武汉HR``, ``鄂``, ``淳安县``, ``京津冀``, ``全区HR``.
     """
-    word = text.strip().removesuffix("HR").strip()
+    word = _word(text)
     if word.lower() in _NATIONAL:
         return NATIONAL
     if word in agreements:
         return word
-    if _CODE.match(word):
+    if len(codes := regions.codes(word)) == 1 and codes[0] == word:
         return word
-    if word in _OTHER_NAMES:
-        return _OTHER_NAMES[word]
     for agreement in agreements.values():
         if word == agreement.name:
             return agreement.id
-    for code, names in regions.items():
-        if word in names:
-            return code
-    return ""
+    return codes[0] if len(codes) == 1 else ""

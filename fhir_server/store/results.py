@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from conformance import systems
 from fhir_server.search import dates
+from fhir_server.store import specimens
 from fhir_server.store.stated import Stated, stated
 from mappings import catalogue
 
@@ -76,40 +77,6 @@ class Result(NamedTuple):
         )
 
 
-# Specimen type as sent (HL7 tables 0487 and 0070, or Chinese text) -> specimen word of the catalogue (catalogue/items.csv).
-# "Blood" and "venous blood" are not here: they say what was drawn, not whether serum, plasma or whole blood was measured.
-SPECIMENS: Final[dict[str, str]] = {
-    **dict.fromkeys(("SER", "ASERU", "CSERU", "血清", "serum"), "serum"),
-    **dict.fromkeys(("PLAS", "PLB", "血浆", "plasma"), "plasma"),
-    **dict.fromkeys(("WB", "全血", "EDTA全血", "末梢全血", "whole-blood", "whole blood"), "whole-blood"),
-    **dict.fromkeys(("BLDA", "动脉血", "arterial-blood"), "arterial-blood"),
-    **dict.fromkeys(
-        (
-            "UR",
-            "URN",
-            "URC",
-            "URT",
-            "RANDU",
-            "URNS",
-            "UMED",
-            "尿",
-            "尿液",
-            "晨尿",
-            "随机尿",
-            "中段尿",
-            "24小时尿",
-            "urine",
-        ),
-        "urine",
-    ),
-    **dict.fromkeys(("STL", "粪便", "大便", "粪", "stool"), "stool"),
-    **dict.fromkeys(("SPT", "SPUT", "痰", "痰液", "sputum"), "sputum"),
-    **dict.fromkeys(("SMN", "SEM", "精液", "semen"), "semen"),
-    **dict.fromkeys(("EXG", "EXHLD", "呼气", "呼出气", "breath"), "breath"),
-    **dict.fromkeys(("NP", "NPS", "咽拭子", "鼻咽拭子", "口咽拭子", "respiratory"), "respiratory"),
-}
-
-
 _LARGEST_EXPONENT: Final = 100
 _LONGEST_CODE: Final = 64
 
@@ -146,7 +113,7 @@ def flatten(
         loinc=loinc,
         code=code,
         name=name,
-        specimen=_specimen_word(specimen),
+        specimen=specimens.word_of(specimen),
         number=number,
         comparator=comparator,
         value_text=value_text,
@@ -314,15 +281,6 @@ def _extension(resource: Mapping[str, Any], url: str) -> str | None:
         if extension.get("url") == url:
             return next((str(v) for k, v in extension.items() if k in ("valueString", "valueCode")), None)
     return None
-
-
-def _specimen_word(specimen: Mapping[str, Any] | None) -> str | None:
-    concept = (specimen or {}).get("type") or {}
-    for coding in concept.get("coding") or ():
-        for said in (coding.get("code"), coding.get("display")):
-            if said in SPECIMENS:
-                return SPECIMENS[said]
-    return SPECIMENS.get(concept.get("text") or "")
 
 
 def _condition(specimen: Mapping[str, Any] | None) -> str | None:

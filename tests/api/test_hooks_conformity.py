@@ -162,6 +162,23 @@ def test_the_examples_of_the_specification_are_understood(serve: Any, tested: st
     serve(scenario)
 
 
+def test_a_client_in_a_browser_may_ask_from_the_origins_of_the_settings_only(serve: Any) -> None:
+    """Section "Cross-Origin Resource Sharing"; the preflight request is that of the Fetch standard, section 3.2.2."""
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        allowed = await client.options(SIGN, headers=asked | {"Origin": "https://his.example.org"})
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://his.example.org"
+        assert "POST" in allowed.headers["access-control-allow-methods"]
+        other = await client.options(SIGN, headers=asked | {"Origin": "https://elsewhere.example.org"})
+        assert "access-control-allow-origin" not in other.headers
+        found = await client.get("/cds-services", headers={"Origin": "https://his.example.org"})
+        assert found.headers["access-control-allow-origin"] == "https://his.example.org"
+
+    serve(scenario, cors_origins="https://his.example.org http://127.0.0.1:3000")
+
+
 def signed(audience: str, **changes: Any) -> dict[str, str]:
     now = int(time.time())
     claims = {"iss": HIS.id, "aud": audience, "iat": now, "exp": now + 200, "jti": str(uuid.uuid4())} | changes
