@@ -23,6 +23,7 @@ from fhir_server.api import (
     messages,
     openapi,
     opened,
+    origins,
     recognition,
     relay,
     responses,
@@ -102,6 +103,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     params.install(services.settings.zone, base_url)
     responses.install(app)
     app.add_middleware(Direct)
+    origins.install(app, services.settings.cors_origins)
     if origins := services.settings.cors_origins.split():
         # CDS Hooks 2.0, section "Cross-Origin Resource Sharing": a client in a browser needs it. Tokens come in a header, never in cookies.
         app.add_middleware(

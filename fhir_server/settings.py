@@ -269,8 +269,8 @@ class Settings(BaseSettings):
     )
     cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
         "",
-        description="Origins of clients that run in a browser and call this API from there, blanks between them (https://his.example.org). "
-        "Empty: none.",
+        description="Origins of clients that run in a browser and call this API from there, blanks between them "
+        "(https://his.example.org). Empty: none.",
     )
     access_by_treatment: bool = Field(
         True,

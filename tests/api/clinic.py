@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from conformance import systems
 from fhir_server.access import issue_token
 from fhir_server.api import audit as audit_routes
-from fhir_server.api import cds_hooks, decisions, measures, messages, recognition, responses, soap
+from fhir_server.api import cds_hooks, decisions, measures, messages, origins, recognition, responses, soap
 from fhir_server.audit_event import AuditLog
 from fhir_server.authorization import Clients
 from fhir_server.ingest.receive import Receiver
@@ -65,6 +65,7 @@ def play(
         app = FastAPI(openapi_url=None)
         app.state.services, app.state.base_url, app.state.clients = services, BASE, Clients(clients or {})
         responses.install(app)
+        origins.install(app, chosen.cors_origins)
         receiver = Receiver(pool, known, clock=clock)
         app.state.doors = messages.Doors(receiver)
         for part in (cds_hooks, recognition, decisions, messages, soap, audit_routes, measures):
