@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Response
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -85,12 +84,6 @@ async def open_services(settings: Settings, profiles: Mapping[str, Profile], url
     )
 
 
-_CORS_ASKED: Final = (
-    "Authorization", "Content-Type", "Accept", "If-Match", "If-None-Match", "If-None-Exist", "If-Modified-Since", "Prefer",
-    "Idempotency-Key",
-)  # fmt: skip
-
-
 def create_app(services: Services, base_url: str, clients: Mapping[str, Client], apps: Mapping[str, App]) -> FastAPI:
     """The HTTP application: FHIR API under /fhir, CDS Hooks under /cds-services, tokens for the ``clients`` under /auth, health
     and metrics."""
@@ -104,15 +97,6 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     responses.install(app)
     app.add_middleware(Direct)
     origins.install(app, services.settings.cors_origins)
-    if origins := services.settings.cors_origins.split():
-        # CDS Hooks 2.0, section "Cross-Origin Resource Sharing": a client in a browser needs it. Tokens come in a header, never in cookies.
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=_CORS_ASKED,
-            expose_headers=["ETag", "Last-Modified", "Location", "Content-Location"],
-        )
     app.state.clients, app.state.apps = Clients(clients), apps
     app.include_router(authorization.router)
     app.include_router(login.router)
