@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,7 +76,30 @@ def _takes_json(offers: str, *, one: bool) -> bool:
 
 
 async def raw_body(request: Request, limit: int) -> bytes:
-    """The body, at most ``limit`` bytes. Raises Fault TOO_LARGE."""
+    """The body, at most ``limit`` bytes, also when it comes compressed by gzip. Raises Fault TOO_LARGE, MEDIA_TYPE for another coding,
+    INVALID for what is no gzip."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip", "x-gzip"):
+        text = "A body may be compressed by gzip, and in no other way."
+        raise Fault(Category.MEDIA_TYPE, text, headers={"Accept-Encoding": "gzip"})
+    raw = await _sent(request, limit)
+    return raw if coding == "identity" else await asyncio.to_thread(_unpacked, raw, limit)
+
+
+def _unpacked(raw: bytes, limit: int) -> bytes:
+    packed = zlib.decompressobj(wbits=31)
+    try:
+        body = packed.decompress(raw, limit + 1)
+    except zlib.error:
+        raise Fault(Category.INVALID, "The body is not gzip, as Content-Encoding says.") from None
+    if len(body) > limit:
+        raise Fault(Category.TOO_LARGE, f"The body is larger than {limit} bytes.")
+    if not packed.eof:
+        raise Fault(Category.INVALID, "The gzip body is cut off.")
+    return body
+
+
+async def _sent(request: Request, limit: int) -> bytes:
     told = request.headers.get("content-length", "")
     parts, size = [], int(told) if told.isdecimal() else 0
     if size > limit:

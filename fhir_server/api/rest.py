@@ -243,7 +243,7 @@ async def vread(request: Request, asker: Asker, kind: str, logical: str, number:
     await permit(request, asker, "vread", kind)
     services = await seen_by(services_of(request), asker, context_of(request), "r")
     stored = None
-    if number.isascii() and number.isdecimal():
+    if number.isascii() and number.isdecimal() and number[0] != "0":
         stored = await reader.vread(services.pool, services.codec, kind, logical, int(number[:12]))
     return await _one(request, asker, "vread", stored, f"{kind}/{logical}/_history/{number}")
 
@@ -273,8 +273,8 @@ async def update(request: Request, asker: Asker, kind: str, logical: str) -> Res
     resource = await _resource(request, kind)
     if resource.get("id") != logical:
         raise Fault(Category.INVALID, "The resource needs an id, the same as in the URL.", where=f"{kind}.id")
-    expected = required_version(request.headers)
-    return await _write(request, asker, "U", "update", lambda w: w.update(resource, expected))
+    expected, absent = required_version(request.headers), request.headers.get("if-none-match", "").strip() == "*"
+    return await _write(request, asker, "U", "update", lambda w: w.update(resource, expected, absent=absent))
 
 
 @router.patch("/{kind}/{logical}")

@@ -234,6 +234,7 @@ class _Places:
                 step.id = step.same.id
             elif step.type == "Patient":
                 step.id = new_id(self._writer.conn, {"resourceType": "Patient"})
+                self._writer.made.add((step.type, step.id))
         elif step.query:
             existing = self._writer.match(step.type, step.query)
             if existing is None and step.method == "DELETE":
@@ -245,6 +246,8 @@ class _Places:
                     Category.INVALID, "The resource that matches the condition has another id.", where="resource.id"
                 )
             else:
+                if existing is None and step.resource is not None:
+                    self._writer.require_free(step.resource)
                 step.id = existing or (step.resource or {}).get("id", "")
         if step.id:
             self._remember(step)
@@ -263,6 +266,7 @@ class _Places:
             self._remember(step)
         elif step.resource is not None and not step.id:
             step.id = new_id(self._writer.conn, self.rewrite(step))
+            self._writer.made.add((step.type, step.id))
             self._remember(step)
 
     def rewrite(self, step: Step, patched: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -299,6 +303,8 @@ def _carry_out(writer: Writer, step: Step, places: _Places) -> None:
         elif step.method == "PATCH":
             settle = partial(places.rewrite, step)
             step.written = writer.patch(step.type, step.id, step.patch, step.if_match, settle)
+        elif (step.type, step.id) in writer.made:
+            step.written = writer.place({**places.rewrite(step), "id": step.id})
         else:
             step.written = writer.update({**places.rewrite(step), "id": step.id}, step.if_match)
     change = step.written.change

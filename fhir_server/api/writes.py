@@ -6,7 +6,7 @@ Everything a write entails commits with it: history, search rows, flat results, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from conformance import fhirjson
-from conformance.capability import RESOURCE_TYPES
+from conformance.capability import RESOURCE_TYPES, TYPE_NAMES
 from conformance.validator import check_fully
 from fhir_server.access import Principal
 from fhir_server.api import json_patch
@@ -28,12 +28,15 @@ from fhir_server.publish.subscription import Wanted, accept
 from fhir_server.scope.pseudonym import require_no_identity
 from fhir_server.scope.rows import Scope
 from fhir_server.search import include, params, run
+from fhir_server.search.include import Target
 from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import Query, parse
 from fhir_server.search.statement import Context
 from fhir_server.store import posted_parameters, reader, repository, rows
+from fhir_server.store.access_rows import DIRECTORIES, literals
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
+from mappings.ids import shard_of_id
 
 ATTEMPTS: Final = 4
 """How often a transaction is tried that the database broke off because of another one."""
@@ -69,6 +72,8 @@ class Writer:
     """Whether resources of a type may be searched."""
     door: Door
     changes: list[Change] = field(default_factory=list)
+    made: set[Target] = field(default_factory=set)
+    """What a transaction makes under new ids, known before it is written."""
 
     @property
     def origin(self) -> Origin:
@@ -86,10 +91,18 @@ class Writer:
                 return Written(200, self.current(resource["resourceType"], existing))
         return self._put(resource, create=True)
 
-    def update(self, resource: dict[str, Any], expected: str | None = None) -> Written:
-        """The new state of the resource ``id``; 200, or 201 when there was none. ``expected``: version id of If-Match, or ``*``."""
+    def place(self, resource: dict[str, Any]) -> Written:
+        """A new resource under the id that was just made for it (``made``)."""
+        return self._put(resource, fresh=True)
+
+    def update(self, resource: dict[str, Any], expected: str | None = None, *, absent: bool = False) -> Written:
+        """The new state of the resource ``id``; 200, or 201 when there was none. ``expected``: version id of If-Match, or ``*``;
+        ``absent``: only when there is none (If-None-Match: *)."""
+        kind, logical = resource["resourceType"], resource["id"]
+        if absent and self.current(kind, logical) is not None:
+            raise Fault(Category.PRECONDITION, f"{kind}/{logical} exists already.", where="If-None-Match")
         if expected == "*":
-            if self.current(resource["resourceType"], resource["id"]) is None:
+            if self.current(kind, logical) is None:
                 raise Fault(Category.PRECONDITION, "There is no such resource to update.", where="If-Match")
             expected = None
         return self._put(resource, expected=expected)
@@ -97,11 +110,13 @@ class Writer:
     def conditional_update(self, resource: dict[str, Any], query: str, expected: str | None = None) -> Written:
         """The new state of the one resource that matches the query, or a new resource when none does.
 
-        Raises Fault MULTIPLE when several match, INVALID when the resource names another id than the match.
+        Raises Fault MULTIPLE when several match, INVALID when the resource names another id than the match, CONFLICT when none does
+        and the resource names one that exists.
         """
         kind = resource["resourceType"]
         existing = self.match(kind, query)
         if existing is None:
+            self.require_free(resource)
             return self._put(resource, create="id" not in resource, expected=expected)
         if resource.get("id", existing) != existing:
             raise Fault(Category.INVALID, "The resource that matches the condition has another id.", where=f"{kind}.id")
@@ -142,8 +157,12 @@ class Writer:
 
     def delete(self, kind: str, logical: str, expected: str | None = None) -> Written:
         """204; deleting what is not there, or no longer there, is no error."""
-        if self._hidden(kind, logical):
+        if not self._sees(kind, logical):
+            if expected is not None:
+                raise Fault(Category.PRECONDITION, f"{kind}/{logical} is not at version {expected}")
             return Written(204, None)
+        if kind == "SearchParameter":
+            self._require_steward(self.current(kind, logical))
         change = repository.delete(
             self.conn, self.codec, kind, logical, origin=self.origin, expected_version=_number(expected)
         )
@@ -160,16 +179,31 @@ class Writer:
         existing = self.match(kind, query)
         return self.delete(kind, existing) if existing is not None else Written(204, None)
 
-    def _put(self, resource: dict[str, Any], *, create: bool = False, expected: str | None = None) -> Written:
-        if not create and self._hidden(resource["resourceType"], resource["id"]):
-            raise Fault(Category.FORBIDDEN, "The token does not allow to change this resource.")
+    def require_free(self, resource: Mapping[str, Any]) -> None:
+        """Raises Fault CONFLICT when the id that comes with a conditional update, to be used if nothing matches, is in use."""
+        kind = resource["resourceType"]
+        if "id" in resource and self.current(kind, resource["id"]) is not None:
+            raise Fault(
+                Category.CONFLICT,
+                f"{kind}/{resource['id']} exists and does not match the condition.",
+                where=f"{kind}.id",
+            )
+
+    def _put(
+        self, resource: dict[str, Any], *, create: bool = False, fresh: bool = False, expected: str | None = None
+    ) -> Written:
+        if not create and not fresh:
+            self._require_place(resource["resourceType"], resource["id"])
         self._require_patient(resource)
+        self._require_references(resource, new=create or fresh)
         if resource["resourceType"] == "SearchParameter":
+            before = None if create else self.current("SearchParameter", resource["id"])
+            self._require_steward(before, resource)
             posted_parameters.check(self.conn, resource if not create else {**resource, "id": ""})
         wanted = None
         if resource["resourceType"] == "Subscription":
-            before = None if create else subscription_rows.before(self.conn, self.codec, resource["id"])
-            resource, wanted = accept(resource, before, self.door.asker, self.door.endpoints, self.context)
+            told = None if create else subscription_rows.before(self.conn, self.codec, resource["id"])
+            resource, wanted = accept(resource, told, self.door.asker, self.door.endpoints, self.context)
         change = repository.put(
             self.conn,
             self.codec,
@@ -231,30 +265,81 @@ class Writer:
         with psycopg.RawCursor(self.conn, row_factory=dict_row) as cursor:
             return cursor.execute(text.encode(), args).fetchall()
 
-    def _hidden(self, kind: str, logical: str) -> bool:
-        """Is there such a resource, but not for the asker?"""
-        if self.door.reads.open:
+    def _sees(self, kind: str, logical: str) -> bool:
+        """Is there such a resource, or was there one, that the asker may see? True for whoever sees everything."""
+        if self.door.reads.shows_all(kind):
+            return True
+        return bool(self.fetch(Sql(reader.CURRENT, [*reader.place(kind, logical)]), read=True))
+
+    def _require_place(self, kind: str, logical: str) -> None:
+        """Raises Fault METHOD for an id under which the asker sees nothing and may not name anything either, so that what is hidden
+        and what is free answer alike (http://hl7.org/fhir/R4/http.html#upsert: a server need not take ids of a client).
+
+        People and apps for one patient name no ids. Systems do, but none that looks like ours: these can be worked out.
+        """
+        if self._sees(kind, logical):
+            return
+        taken = self._all(reader.CURRENT, reader.place(kind, logical))
+        if taken or shard_of_id(logical) is not None or self.door.reads.personal:
+            raise Fault(
+                Category.METHOD,
+                f"With this token no {kind} can be made under an id of your choice. Create it with POST.",
+                headers={"Allow": "DELETE, GET, HEAD, PATCH"},
+            )
+
+    def _require_references(self, resource: dict[str, Any], *, new: bool) -> None:
+        """Raises Fault UNPROCESSABLE for a reference of a person to what he sees nothing of: what is stored with it would tell
+        whether it is there. References that the stored version has already may stay."""
+        if not self.door.reads.personal:
+            return
+        named = {t for t in literals(resource) if t[0] not in DIRECTORIES} - self.made
+        if named and not new:
+            before = self.current(resource["resourceType"], resource["id"])
+            named -= literals(fhirjson.loads(before.body)) if before else set()
+            named.discard((resource["resourceType"], resource["id"]))
+        if not named:
+            return
+        sql = include.by_id(sorted(named))
+        named -= {(TYPE_NAMES[row["rtype"]], row["id"]) for row in self.fetch(sql, read=True)}
+        for kind, logical in sorted(named):
+            if kind != "Patient" or not self._registered(logical):
+                raise Fault(Category.UNPROCESSABLE, f"{kind}/{logical} is not known.", where=resource["resourceType"])
+
+    def _registered(self, patient: str) -> bool:
+        """Did the asker's facility register the Patient?"""
+        relation = self.door.reads.relation
+        if relation is None or not relation.facility:
             return False
-        sql = include.by_id([(kind, logical)])
-        return bool(self._all(sql.text, sql.args)) and not self.fetch(sql, read=True)
+        text = "SELECT FROM source_patient p JOIN resource r ON r.shard = p.shard AND r.rtype = $3::smallint AND r.id = p.patient"
+        text += " WHERE p.patient = $1::text AND p.facility = $2::text"
+        return bool(self._all(text, [patient, relation.facility, RESOURCE_TYPES["Patient"]]))
 
     def _require_patient(self, resource: dict[str, Any]) -> None:
         """Raises Fault FORBIDDEN for a resource about a patient whom the asker may not see, unless his facility registered him: else
-        anybody could make a treatment relationship by writing an order."""
+        anybody could make a treatment relationship by writing an order. A patient whom nobody has is no other case."""
         scope = self.door.reads
         patient = params.extract(resource).patient if scope.relation or scope.patient else None
         if patient is None or (resource["resourceType"] == "Patient" and not scope.patient):
             return
         if scope.patient and patient != scope.patient:
             raise Fault(Category.FORBIDDEN, "The token is for another patient.")
-        sql = include.by_id([("Patient", patient)])
-        if scope.relation is None or not self._all(sql.text, sql.args) or self.fetch(sql, read=True):
+        if scope.relation is None or ("Patient", patient) in self.made:
             return
-        own = "SELECT FROM source_patient WHERE patient = $1::text AND shard = $2::smallint AND facility = $3::text AND facility <> ''"
-        shard = self._all(sql.text, sql.args)[0]["shard"]
-        if not self._all(own, [patient, shard, scope.relation.facility]):
+        if not self.fetch(include.by_id([("Patient", patient)]), read=True) and not self._registered(patient):
             raise Fault(
                 Category.FORBIDDEN, "The facility has no treatment relationship with this patient (docs/access.md)."
+            )
+
+    def _require_steward(self, before: Change | None, after: Mapping[str, Any] | None = None) -> None:
+        """Raises Fault FORBIDDEN unless an administrator writes a SearchParameter that takes effect, or did: each makes the server
+        go over everything that is stored."""
+        old = before is not None and posted_parameters.in_force(fhirjson.loads(before.body))
+        if self.door.asker.role != "administrator" and (
+            old or (after is not None and posted_parameters.in_force(after))
+        ):
+            raise Fault(
+                Category.FORBIDDEN,
+                "An active SearchParameter makes the server index everything again: this needs a token of role administrator.",
             )
 
     def current(self, kind: str, logical: str) -> Change | None:

@@ -65,9 +65,9 @@ def save(
 
 
 def remove(conn: psycopg.Connection[Any], logical: str) -> None:
-    """Nothing is sent for it any more; its events are forgotten."""
+    """Nothing is sent for it any more; its events and headers are forgotten. Whose it was stays: others do not see it later either."""
     conn.execute("DELETE FROM subscription_event WHERE subscription = %s", [logical])
-    conn.execute("DELETE FROM subscription WHERE id = %s", [logical])
+    conn.execute("UPDATE subscription SET status = 'off', headers = '{}' WHERE id = %s", [logical])
 
 
 def settle(

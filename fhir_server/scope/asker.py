@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import parse_qsl
 
 from fhir_server.access import Principal, sensitive_grants
@@ -11,6 +12,9 @@ from fhir_server.search.query import Filter, parse
 from fhir_server.search.statement import Context
 from fhir_server.settings import Settings
 from mappings import sensitive
+
+_OPERATING: Final = frozenset({"integrator", "administrator", "auditor"})
+"""Roles that see Subscriptions of others: they look after the installation, or check it."""
 
 
 def scope_of(settings: Settings, asker: Principal, context: Context, letter: str) -> Scope:
@@ -23,7 +27,7 @@ def scope_of(settings: Settings, asker: Principal, context: Context, letter: str
         after = since(context.now, settings.treatment_days)
         relation = Relation(asker.facility, asker.subject, after, context.now, settings.consent_model == "opt-out")
     narrowed = {name: [_filters(name, q) for q in queries] for name, queries in asker.narrowed(letter).items()}
-    return Scope(context, relation, hidden, narrowed, asker.patient, asker.subject)
+    return Scope(context, relation, hidden, narrowed, asker.patient, asker.subject, asker.role in _OPERATING)
 
 
 def _filters(type: str, query: str) -> list[Filter]:

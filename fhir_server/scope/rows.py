@@ -21,6 +21,7 @@ from mappings.directory import facility_organization_id
 
 _DIRECTORIES: Final = sorted(RESOURCE_TYPES[name] for name in DIRECTORIES)
 _DEVICE: Final = RESOURCE_TYPES["Device"]
+_SUBSCRIPTION: Final = RESOURCE_TYPES["Subscription"]
 _OF_NOBODY: Final = parse("Device", [("patient:missing", "true")], strict=True).filters
 OPENED_BY: Final = "user:"
 """Begins ``treatment.facility`` of a record that a user opened."""
@@ -90,7 +91,8 @@ class Scope:
     hidden    bits of the sensitive classes (mappings.sensitive) the asker has no grant for
     narrowed  type -> alternatives, each the filters of one SMART scope with a query; a row must meet one of them
     patient   logical id of the one patient of a ``patient/`` token: nothing about others; directories stay
-    subject   who asks: with a relation or a patient he sees his own Subscriptions alone
+    subject   who asks: with a relation or a patient he sees, beside that, his own Subscriptions
+    others    does he see Subscriptions of others? They tell where somebody is told of what
     """
 
     context: Context
@@ -99,15 +101,25 @@ class Scope:
     narrowed: Mapping[str, Sequence[Sequence[Filter]]] = field(default_factory=dict)
     patient: str = ""
     subject: str = ""
+    others: bool = True
 
     @property
-    def open(self) -> bool:
-        """True when nothing is restricted."""
+    def _plain(self) -> bool:
         return self.relation is None and not self.hidden and not self.narrowed and not self.patient
+
+    @property
+    def personal(self) -> bool:
+        """True for somebody who sees what concerns some patients alone."""
+        return self.relation is not None or bool(self.narrowed) or bool(self.patient)
+
+    def shows_all(self, type: str) -> bool:
+        """True when nothing of the type is hidden."""
+        return self._plain and (self.others or type != "Subscription")
 
     def wrap(self, text: str, args: Sequence[Any]) -> tuple[str, list[Any]]:
         """A statement with ``$n`` parameters -> the same over the visible rows, and its arguments."""
-        if self.open:
+        # Every statement names the types it reads in its arguments.
+        if self._plain and (self.others or not any(_names(a, _SUBSCRIPTION) for a in args)):
             return text, list(args)
         out = Statement(list(args))
         parts = []
@@ -127,6 +139,10 @@ class Scope:
             # What a report is about may show later, by its results. The current rows are the visible ones, see ``wrap``.
             place = "r.shard = h.shard AND r.rtype = h.rtype AND r.id = h.id"
             found.append(f"EXISTS (SELECT FROM resource r WHERE {place})")
+        if not self.others:
+            rtype, subject = out.arg(_SUBSCRIPTION, "smallint"), out.arg(self.subject, "text")
+            of_others = f"SELECT u.id FROM subscription u WHERE u.subject <> {subject}"  # noqa: S608 -- placeholders only
+            found.append(f"({alias}.rtype <> {rtype} OR {alias}.id NOT IN ({of_others}))")
         if self.patient:
             about, directory = out.arg(self.patient, "text"), _directory(alias, out, self.context)
             found.append(f"({alias}.patient = {about} OR {directory} OR {self._own(alias, out)})")
@@ -147,9 +163,13 @@ class Scope:
 
     def _own(self, alias: str, out: Statement) -> str:
         """SQL: the row is a Subscription of the asker."""
-        rtype, subject = out.arg(RESOURCE_TYPES["Subscription"], "smallint"), out.arg(self.subject, "text")
+        rtype, subject = out.arg(_SUBSCRIPTION, "smallint"), out.arg(self.subject, "text")
         own = f"SELECT u.id FROM subscription u WHERE u.subject = {subject}"  # noqa: S608 -- placeholders only
         return f"{alias}.rtype = {rtype} AND {alias}.id IN ({own})"
+
+
+def _names(argument: Any, rtype: int) -> bool:
+    return rtype in argument if isinstance(argument, (list, tuple)) else argument == rtype
 
 
 def _directory(alias: str, out: Statement, context: Context) -> str:

@@ -224,9 +224,9 @@ def keep(cursor: psycopg.Cursor[Any], key: Key) -> None:
     )
 
 
-def referred(cursor: psycopg.Cursor[Any], resource: Mapping[str, Any]) -> int:
-    """The classes of the stored resources that a resource refers to, together: what refers to them gives them away."""
-    named: set[tuple[int, str]] = set()
+def literals(resource: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """(type, logical id) of everything of a served type that a resource refers to by a literal reference to this server."""
+    found: set[tuple[str, str]] = set()
     waiting: list[Any] = [resource]
     while waiting:
         value = waiting.pop()
@@ -238,8 +238,14 @@ def referred(cursor: psycopg.Cursor[Any], resource: Mapping[str, Any]) -> int:
             kind, _, logical = (
                 reference_text(literal, INSTALLATION.base).partition("/") if isinstance(literal, str) else ("", "", "")
             )
-            if kind in RESOURCE_TYPES and logical and kind not in DIRECTORIES and kind != "Patient":
-                named.add((RESOURCE_TYPES[kind], logical.partition("/")[0]))
+            if kind in RESOURCE_TYPES and logical:
+                found.add((kind, logical.partition("/")[0]))
+    return found
+
+
+def referred(cursor: psycopg.Cursor[Any], resource: Mapping[str, Any]) -> int:
+    """The classes of the stored resources that a resource refers to, together: what refers to them gives them away."""
+    named = {(RESOURCE_TYPES[k], i) for k, i in literals(resource) if k not in DIRECTORIES and k != "Patient"}
     if not named:
         return 0
     cursor.execute(

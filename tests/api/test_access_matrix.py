@@ -307,11 +307,13 @@ def test_a_clinician_cannot_write_himself_into_a_treatment_relationship_nor_over
         visit = {"resourceType": "Encounter", "status": "in-progress", "class": {"code": "AMB"}, "subject": subject}
         assert http.post("/Encounter", json=visit).status_code == 403
         order = {"resourceType": "ServiceRequest", "status": "active", "intent": "order", "subject": subject}
-        assert http.put("/ServiceRequest/mine", json={**order, "id": "mine"}).status_code == 403
+        assert http.post("/ServiceRequest", json=order).status_code == 403
         entry = [{"resource": visit, "request": {"method": "POST", "url": "Encounter"}}]
         assert http.post("/", json={"resourceType": "Bundle", "type": "transaction", "entry": entry}).status_code == 403
         over = {"resourceType": "Observation", "id": held["Observation"], "status": "final", "code": {"text": "x"}}
-        assert http.put(f"/Observation/{held['Observation']}", json=over).status_code == 403
+        mine = {**over, "id": "free"}
+        assert http.put(f"/Observation/{held['Observation']}", json=over).status_code == 405
+        assert http.put("/Observation/free", json=mine).status_code == 405  # as for an id nobody has
         assert (
             http.delete(f"/Observation/{held['Observation']}").status_code
             == http.delete("/Observation/nobody").status_code

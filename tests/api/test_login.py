@@ -83,7 +83,7 @@ def redeem_code(server: Api, code: str, **changes: str) -> httpx.Response:
 def test_a_person_logs_in_agrees_and_the_app_reads_what_was_agreed_to(server: Api) -> None:
     add(server, "dr-a")
     page = httpx.get(f"{root(server)}/authorize", params=asked(server))
-    assert "示例应用" in page.text and "Log in" in page.text and "登录" in page.text
+    assert "示例应用" in page.text and "登录" in page.text
     assert "script" not in page.text.replace("text/javascript", "") and "http" not in re.sub(
         r'value="[^"]*"', "", page.text
     )
@@ -104,6 +104,26 @@ def test_a_person_logs_in_agrees_and_the_app_reads_what_was_agreed_to(server: Ap
     assert redeem_code(server, answer["code"]).status_code == 400
     again = redeem(server, grant_type="refresh_token", refresh_token=token["refresh_token"])
     assert again.json()["error"] == "invalid_grant"
+
+
+def test_the_page_speaks_the_language_of_the_browser_and_can_be_switched(server: Api) -> None:
+    add(server, "dr-two")
+    address = f"{root(server)}/authorize"
+    for accepted, here, there, tag in (
+        ("zh-CN,en;q=0.5", "登录并同意", "Log in", "en"),
+        ("en-GB", "Log in", "登录", "zh-CN"),
+    ):
+        page = httpx.get(address, params=asked(server), headers={"Accept-Language": accepted})
+        assert here in page.text and there not in page.text
+        link = unescape(re.findall(r'<a href="([^"]+)"', page.text)[0])
+        other = httpx.get(f"{root(server)}/{link}", headers={"Accept-Language": accepted})
+        assert there in other.text and here not in other.text and other.headers["Content-Language"] == tag
+        # What was chosen stays, and so does the name, when the password was wrong.
+        hidden = {n: unescape(v) for n, v in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', other.text)}
+        form = {**hidden, "user": "dr-two", "password": "wrong", "decision": "allow"}
+        again = httpx.post(address, data=form, headers={"Accept-Language": accepted})
+        assert (again.status_code, there in again.text, here in again.text) == (401, True, False)
+        assert 'value="dr-two"' in again.text and 'role="alert"' in again.text
 
 
 def test_refresh_tokens_are_good_once_and_a_stolen_one_ends_the_family(server: Api) -> None:

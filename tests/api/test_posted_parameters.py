@@ -41,6 +41,15 @@ CASES: list[tuple[str, str, str, dict[str, str]]] = [
 
 
 @pytest.fixture(autouse=True)
+def _administrator(request: pytest.FixtureRequest) -> None:
+    """What takes effect needs his token: everything stored is indexed again."""
+    for name in ("api", "module_api"):
+        if name in request.fixturenames:
+            api = request.getfixturevalue(name)
+            api.http.headers["Authorization"] = f"Bearer {api.token('administrator')}"
+
+
+@pytest.fixture(autouse=True)
 def _forget_them_afterwards() -> Iterator[None]:
     yield
     posted.take_over([])
@@ -276,3 +285,29 @@ def test_an_auditor_cannot_search_by_what_nobody_judged(api: Api) -> None:
     work(api)
     headers = {"Authorization": f"Bearer {api.token('auditor')}"}
     assert api.http.get("/Patient?added=zh", headers=headers).status_code == 403
+
+
+def test_what_takes_effect_needs_an_administrator(api: Api) -> None:
+    made = api.create(**parameter("Patient", "token", "Patient.maritalStatus"))
+    active, draft = (
+        parameter("Patient", "token", "Patient.language", code="other", status=s) for s in ("active", "draft")
+    )
+    api.http.headers["Authorization"] = f"Bearer {api.token('integrator')}"
+    stored = api.http.get(f"/SearchParameter/{made}").json()
+    entry = [{"resource": active, "request": {"method": "POST", "url": "SearchParameter"}}]
+    for answer in (
+        api.http.post("/SearchParameter", json=active),
+        api.http.put("/SearchParameter/other", json={**active, "id": "other"}),
+        api.http.put(f"/SearchParameter/{made}", json={**stored, "status": "retired"}),
+        api.http.patch(
+            f"/SearchParameter/{made}",
+            content='[{"op": "replace", "path": "/code", "value": "third"}]',
+            headers={"Content-Type": "application/json-patch+json"},
+        ),
+        api.http.delete(f"/SearchParameter/{made}"),
+        api.http.delete("/SearchParameter?code=added"),
+        api.http.post("/", json={"resourceType": "Bundle", "type": "transaction", "entry": entry}),
+    ):
+        assert answer.status_code == 403, answer.text
+        assert "administrator" in answer.text
+    assert api.http.post("/SearchParameter", json=draft).status_code == 201

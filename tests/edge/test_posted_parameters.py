@@ -26,7 +26,7 @@ def sent(served: Served, *numbers: str) -> None:
 
 
 def found(served: Served) -> int:
-    with served.client() as http:
+    with served.client("administrator") as http:
         answer = http.get("/fhir/Observation?unit=mmol", headers={"Prefer": "handling=strict"})
         return len(answer.json().get("entry", [])) if answer.status_code == 200 else -1
 
@@ -34,7 +34,7 @@ def found(served: Served) -> int:
 def test_a_posted_parameter_finds_old_and_new_results_and_survives_a_restart(serve: Serve) -> None:
     with serve(workers=2) as served:
         sent(served, "A1", "A2")
-        with served.client() as http:
+        with served.client("administrator") as http:
             assert eventually(lambda: len(http.get("/fhir/Observation").json().get("entry", [])) == 2, 60)
         with served.client("administrator") as http:
             assert http.post("/fhir/SearchParameter", json=PARAMETER).status_code == 201
