@@ -204,8 +204,9 @@ def subscribe(served: Served) -> None:
     fhir = {"Content-Type": "application/fhir+json"}
     with served.client() as http:
         http.post("/fhir/Subscription", json=wanted, headers=fhir)
-        http.post("/fhir/SearchParameter", json=parameter, headers=fhir)
-        http.post("/fhir/SearchParameter", json=parameter | {"expression": f"Patient.{NAME}("}, headers=fhir)
+        steward = fhir | {"Authorization": f"Bearer {served.token('administrator')}"}
+        http.post("/fhir/SearchParameter", json=parameter, headers=steward)
+        http.post("/fhir/SearchParameter", json=parameter | {"expression": f"Patient.{NAME}("}, headers=steward)
         http.post(
             "/fhir",
             json=bundle("transaction", {"resource": patient(), "request": {"method": "POST", "url": "Patient"}}),
