@@ -85,7 +85,7 @@ def test_a_person_logs_in_agrees_and_the_app_reads_what_was_agreed_to(server: Ap
     page = httpx.get(f"{root(server)}/authorize", params=asked(server))
     assert "示例应用" in page.text and "登录" in page.text
     assert "script" not in page.text.replace("text/javascript", "") and "http" not in re.sub(
-        r'value="[^"]*"', "", page.text
+        r'(value|href)="[^"]*"', "", page.text
     )
     answer = told(agree(server, "dr-a"))
     assert answer["state"] == "s1"
