@@ -192,7 +192,7 @@ def test_other_bundles_are_refused(api: Any) -> None:
 
 
 def test_the_scopes_of_every_entry_are_needed(api: Any) -> None:
-    only = {"Authorization": f"Bearer {api.token('clinician', 'user/Observation.crus')}"}
+    only = {"Authorization": f"Bearer {api.token('integrator', 'user/Observation.crus')}"}
     answer = send(api, entry("POST", "Observation", result("Patient/p")), entry("POST", "Patient", {}), **only)
     assert answer.status_code == 403
     assert api.ids("Observation") == []
