@@ -460,7 +460,8 @@ def test_every_story_told_in_messages_is_what_was_written_down(database_url: str
         truth |= {key: (story.__name__, kind) for key, kind in story(Person(book)).items()}
     plant(database_url, profiles, book)
     with psycopg.connect(database_url) as conn:
-        assert conn.execute("SELECT count(*) FROM inbox WHERE status <> 'done'").fetchone() == (0,)
+        # Only the order of the year 2052 is held.
+        assert conn.execute("SELECT status FROM inbox WHERE status <> 'done'").fetchall() == [("held",)]
         numbers = _numbers(conn)
         found = detect.audit(conn, rules_module.load(), profiles, BEGIN, END, cases=True)
     told: dict[str, list[tuple[str, str]]] = {}
