@@ -110,7 +110,8 @@ def map_study(study: Study, x: Context) -> dict[str, str] | None:
     for key in ("modality", "series"):
         if not out[key]:
             del out[key]
-    x.add(out, _recency(series, _count(record, 14), whole, x))
+    # Images are of one person: a study that is told again under another number of a patient is no longer the first one's.
+    x.add(out, _recency(series, _count(record, 14), whole, x), business=f"ImagingStudy|{uid}")
     return {"reference": f"ImagingStudy/{logical}"}
 
 

@@ -5,6 +5,7 @@ Lead codes: MDC (CID 3001) and SCP-ECG 5.6.3. A sample in microvolts is sample *
 
 from __future__ import annotations
 
+import re
 import sys
 from array import array
 from decimal import Decimal, InvalidOperation
@@ -24,6 +25,7 @@ _LEADS: Final = {
     1: "I", 2: "II", 3: "V1", 4: "V2", 5: "V3", 6: "V4", 7: "V5", 8: "V6", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF",
 }  # fmt: skip
 """Last number of ``2:1`` (MDC) and ``5.6.3-9-1`` (SCP-ECG)."""
+_LEAD_CODE: Final = re.compile(r"(?:2:|5\.6\.3-9-)([0-9]+)")
 _MEASURES: Final = {
     "2:15872": "pr", "2:16156": "qrs", "2:16160": "qt", "2:15876": "qtc", "2:15880": "qtc", "2:15892": "qtc", "2:16128": "p-axis",
     "2:16132": "qrs-axis", "2:16136": "t-axis", "2:16016": "hr", "5.13.5-7": "pr", "5.13.5-9": "qrs", "5.13.5-11": "qt",
@@ -89,9 +91,9 @@ def _group(group: Item, little: bool, where: str, found: Recording) -> None:
 def _lead(channel: Item) -> str:
     source = coded(channel.item("ChannelSourceSequence"))
     code, meaning = (str(source[n]) if len(source) > n else "" for n in (0, 1))
-    last = code.replace(" ", "").rpartition("-" if "-" in code else ":")[2]
-    if last.isdigit() and int(last) in _LEADS:
-        return _LEADS[int(last)]
+    known = _LEAD_CODE.fullmatch(code.replace(" ", ""))
+    if known is not None and int(known[1]) in _LEADS:
+        return _LEADS[int(known[1])]
     words = [w for w in meaning.replace("(", " ").replace(")", " ").split() if w.lower() not in ("lead", "einthoven")]
     return words[0] if len(words) == 1 and len(words[0]) <= 6 and words[0].isalnum() else ""
 

@@ -5,7 +5,8 @@ By QIDO-RS and WADO-RS (PS3.18), or by C-FIND at all levels (PS3.4 annex C)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final, Protocol
@@ -72,14 +73,24 @@ _LEVELS: Final = {
     ],
 }
 """What is asked for at each level (PS3.4 section C.6.2)."""
+_WHOSE: Final = {
+    "PatientID": "00100020",
+    "IssuerOfPatientID": "00100021",
+    "PatientName": "00100010",
+    "PatientBirthDate": "00100030",
+    "PatientSex": "00100040",
+    "AccessionNumber": "00080050",
+}
+"""What says whose a study is and which order asked for it, with its tag: when that is corrected, the study is fetched again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study an archive has; instances: their number, -1 when it does not say."""
+    """A study an archive has. instances: their number, -1 when it does not say; told: digest of whose it is and of which order."""
 
     uid: str
     instances: int
+    told: str = ""
 
 
 class Asking(Protocol):
@@ -108,7 +119,7 @@ class ByWeb:
                 "studies",
                 {
                     "StudyDate": f"{day:%Y%m%d}",
-                    "includefield": "00201208",
+                    "includefield": "00201208,00100021",
                     "limit": str(_PAGE),
                     "offset": str(len(out)),
                 },
@@ -118,7 +129,8 @@ class ByWeb:
                 uid = _first(item, "0020000D")
                 if uid:
                     number = _first(item, "00201208")
-                    out[uid] = Study(uid, int(number) if number.isdecimal() else -1)
+                    told = _told(_first(item, tag) for tag in _WHOSE.values())
+                    out[uid] = Study(uid, int(number) if number.isdecimal() else -1, told)
             if len(page) < _PAGE or len(out) == before:
                 return list(out.values())
 
@@ -132,6 +144,10 @@ def _first(item: dict[str, Any], tag: str) -> str:
     value = item.get(tag)
     values = value.get("Value") if isinstance(value, dict) else None
     return str(values[0]) if isinstance(values, list) and values and values[0] is not None else ""
+
+
+def _told(words: Iterable[str]) -> str:
+    return hashlib.blake2b("\x1f".join(words).encode(), digest_size=16).hexdigest()
 
 
 class ByFind:
@@ -159,7 +175,8 @@ class ByFind:
         for one in found:
             number = str(one.get("NumberOfStudyRelatedInstances", ""))
             if one.get("StudyInstanceUID"):
-                out.append(Study(str(one.StudyInstanceUID), int(number) if number.isdecimal() else -1))
+                told = _told(str(one.get(keyword) or "") for keyword in _WHOSE)
+                out.append(Study(str(one.StudyInstanceUID), int(number) if number.isdecimal() else -1, told))
         return out
 
     def _instances(self, uid: str) -> list[Dataset]:

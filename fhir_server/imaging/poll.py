@@ -1,8 +1,8 @@
 """Polling an archive: new and grown studies become packages in the inbox, none twice, none of the overlap missed.
 
 The archive is asked day by day (Study Date), from ``overlap_hours`` before the day up to which everything was seen. Every study found
-is a row, so that a stop at any place goes on there; one whose number of instances grew is fetched again. Tables archive_poll,
-archive_study.
+is a row, so that a stop at any place goes on there; one whose number of instances, patient or order changed is fetched again. Tables
+archive_poll, archive_study.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _LEASE: Final = 300.0
 _LONGEST: Final = 3600.0
 
 _SEEN = """
-INSERT INTO archive_study AS s (shard, facility, archive, study, day, instances, due)
-SELECT a.shard, $1, $2, a.study, $3, a.instances, clock_timestamp() + make_interval(secs => $4)
-FROM unnest($5::smallint[], $6::text[], $7::integer[]) AS a(shard, study, instances)
+INSERT INTO archive_study AS s (shard, facility, archive, study, day, instances, told, due)
+SELECT a.shard, $1, $2, a.study, $3, a.instances, a.told, clock_timestamp() + make_interval(secs => $4)
+FROM unnest($5::smallint[], $6::text[], $7::integer[], $8::text[]) AS a(shard, study, instances, told)
 ON CONFLICT (shard, facility, archive, study) DO UPDATE SET
-    instances = EXCLUDED.instances, fetched = NULL, attempts = 0, due = EXCLUDED.due
-WHERE s.instances <> EXCLUDED.instances
+    instances = EXCLUDED.instances, told = EXCLUDED.told, fetched = NULL, attempts = 0, due = EXCLUDED.due
+WHERE (s.instances, s.told) <> (EXCLUDED.instances, EXCLUDED.told)
 """
 _DAY = """
 INSERT INTO archive_poll (facility, archive, day, asked) VALUES ($1, $2, $3, clock_timestamp())
@@ -51,11 +51,11 @@ FROM (SELECT shard, study FROM archive_study
       WHERE facility = $1 AND archive = $2 AND fetched IS NULL AND due <= clock_timestamp()
       ORDER BY due LIMIT 1 FOR UPDATE SKIP LOCKED) t
 WHERE s.shard = t.shard AND s.facility = $1 AND s.archive = $2 AND s.study = t.study
-RETURNING s.shard, s.study, s.instances, s.attempts
+RETURNING s.shard, s.study, s.instances, s.told, s.attempts
 """
 _FETCHED = """
 UPDATE archive_study SET fetched = clock_timestamp(), due = NULL
-WHERE shard = $1 AND facility = $2 AND archive = $3 AND study = $4 AND instances = $5
+WHERE shard = $1 AND facility = $2 AND archive = $3 AND study = $4 AND instances = $5 AND told = $6
 """
 _LATER = """
 UPDATE archive_study SET due = clock_timestamp() + make_interval(secs => $5)
@@ -133,10 +133,15 @@ class Poller:
             log.warning("archive_study_not_fetched facility=%s archive=%s reason=%s", *self._name, str(fault))
             await self._pool.execute(_LATER, *key, min(10.0 * 2 ** min(study["attempts"], 9), _LONGEST))
             return False
-        await self._pool.execute(_FETCHED, *key, study["instances"])
+        await self._pool.execute(_FETCHED, *key, study["instances"], study["told"])
         return fresh
 
 
-def _columns(facility: str, found: list[Study]) -> tuple[list[int], list[str], list[int]]:
+def _columns(facility: str, found: list[Study]) -> tuple[list[int], list[str], list[int], list[str]]:
     wanted = [s for s in found if _UID.fullmatch(s.uid)]
-    return [shard_of(facility, s.uid) for s in wanted], [s.uid for s in wanted], [s.instances for s in wanted]
+    return (
+        [shard_of(facility, s.uid) for s in wanted],
+        [s.uid for s in wanted],
+        [s.instances for s in wanted],
+        [s.told for s in wanted],
+    )

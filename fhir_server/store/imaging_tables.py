@@ -64,6 +64,7 @@ archive_study = Table(
     Column("study", Text(collation="C"), primary_key=True),
     Column("day", Text, nullable=False, comment="Study Date, or the day it was first seen"),
     Column("instances", Integer, nullable=False, comment="number of instances when it was last fetched"),
+    Column("told", Text, nullable=False, server_default="", comment="digest of whose it is and of which order, as told with it"),
     Column("fetched", Time, comment="null: seen, not fetched yet"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("due", Time, comment="not to be fetched before"),

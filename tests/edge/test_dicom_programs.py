@@ -110,10 +110,20 @@ def storescu(port: int, called: str, *files: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def written(folder: Path, number: int, study: str = STUDY) -> Path:
+def written(folder: Path, number: int, study: str = STUDY, **corrected: str) -> Path:
     path = folder / f"{study}.{number}.dcm"
-    path.write_bytes(part10(ct_slice(number, study=study, pixels=131_072)))
+    told = ct_slice(number, study=study, pixels=131_072)
+    for keyword, value in corrected.items():
+        setattr(told, keyword, value)
+    path.write_bytes(part10(told))
     return path
+
+
+def forget(orthanc: Orthanc, study: str) -> None:
+    root = orthanc.web.removesuffix("/dicom-web")
+    query = {"Level": "Study", "Query": {"StudyInstanceUID": study}}
+    for found in httpx.post(f"{root}/tools/find", json=query, trust_env=False).raise_for_status().json():
+        httpx.delete(f"{root}/studies/{found}", trust_env=False).raise_for_status()
 
 
 def test_a_modality_sends_through_us_to_orthanc_and_orthanc_is_polled(
@@ -168,6 +178,13 @@ def test_a_modality_sends_through_us_to_orthanc_and_orthanc_is_polled(
                 ("B000777", "CT", "CT777")
             }
             assert len(list(unpack(package(told)))) == 3
+
+            # The archive corrects whose a study is; the number of its images stays.
+            await asyncio.to_thread(forget, orthanc, late)
+            mended = written(tmp_path, 1, late, PatientID="B000778")
+            await asyncio.to_thread(storescu, orthanc.port, "ARCHIVE", mended)
+            assert await again.round() == 1
+            assert await again.round() == 0
 
     asyncio.run(work())
 

@@ -130,6 +130,28 @@ def test_all_in_one_batch_are_joined_and_a_report_names_its_raw_message(
     assert kept == (7,)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_study_told_again_under_another_number_is_no_longer_the_first_patients(
+    order: tuple[int, ...], conn: Conn, codec: Codec, profile: Profile
+) -> None:
+    # An emergency patient's temporary number, corrected in the archive an hour later; both orders of arrival end alike.
+    said = [
+        (study(1, 2, PatientID="T0001"), "2026-03-02T00:00:00Z"),
+        (study(1, 2, PatientID="P0001"), "2026-03-02T01:00:00Z"),
+    ]
+    for n in order:
+        raw, received = said[n]
+        found = convert(raw, profile, recognise(raw), received)
+        repository.apply(conn, codec, [(county.origin(n + 1, minute=n), found.entries)])
+        conn.commit()
+    numbers = {p["id"]: p["identifier"][0]["value"] for _, p in current(conn, codec, "Patient")}
+    states = {
+        numbers[s["subject"]["reference"].removeprefix("Patient/")]: s["status"]
+        for _, s in current(conn, codec, "ImagingStudy")
+    }
+    assert states == {"T0001": "entered-in-error", "P0001": "available"}
+
+
 def test_images_that_are_missing_by_the_headers_are_known_to_recognition(
     conn: Conn, codec: Codec, profile: Profile
 ) -> None:

@@ -253,6 +253,18 @@ def test_every_sample_of_a_real_ecg_is_kept_with_its_scale() -> None:
     assert one["status"] == "preliminary" and one["conclusion"] == "RITMO SINUSALE\nECG NORMALE"
 
 
+def test_a_private_number_of_a_lead_is_not_taken_for_a_standard_one() -> None:
+    path = get_testdata_file("waveform_ecg.dcm", download=False)
+    data = pydicom.dcmread(str(path))
+    source = data.WaveformSequence[0].ChannelDefinitionSequence[0].ChannelSourceSequence[0]
+    source.CodeValue, source.CodingSchemeDesignator, source.CodeMeaning = "99-3", "99CART", "first electrode"
+    found = converted(part10(data))
+    leads = [o["code"]["text"] for o in kinds(found, "Observation") if "valueSampledData" in o and "extension" not in o]
+    # CID 3001: only MDC 2:3 and SCP-ECG 5.6.3-9-3 are V1, which the file has as its seventh lead.
+    assert leads == [f"Lead {n}" for n in ("II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")]
+    assert [i.where for i in found.issues if i.key == "bad-waveform"] == ["waveform[1].channel[1]"]
+
+
 def test_the_doctors_report_of_an_ecg_is_the_same_report_as_the_recording() -> None:
     def ecg(flag: str) -> str:
         found = converted(report(text(code("121077", "Conclusion"), "窦性心律"), Modality="ECG", VerificationFlag=flag))
