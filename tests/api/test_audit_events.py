@@ -122,7 +122,7 @@ def test_a_refused_write_and_a_refused_search_stand_in_the_log(api: Api, auditor
     with client(api, "clinician", "li", "south") as http:
         theirs = {**about, "subject": {"reference": f"Patient/{patient}"}}
         assert http.post("/Observation", json=theirs).status_code == 403
-        assert http.put(f"/Patient/{patient}", json={"resourceType": "Patient", "id": patient}).status_code == 403
+        assert http.put(f"/Patient/{patient}", json={"resourceType": "Patient", "id": patient}).status_code == 405
         assert http.put("/Observation/x", json={"resourceType": "Observation", "id": "x"}).status_code == 422
         entry = [{"resource": theirs, "request": {"method": "POST", "url": "Observation"}}]
         for kind in ("transaction", "batch"):
