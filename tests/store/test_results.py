@@ -125,7 +125,8 @@ def test_keeps_a_day_as_its_first_moment_in_china() -> None:
 
 def test_venous_blood_does_not_say_what_was_measured() -> None:
     for concept in ({"text": "静脉血"}, {"coding": [{"system": systems.V2 + "0487", "code": "BLDV"}]}):
-        assert flatten({}, facility="f", specimen={"type": concept}).specimen == "blood"  # serum, plasma or whole: not told
+        # Serum, plasma or whole blood: not told.
+        assert flatten({}, facility="f", specimen={"type": concept}).specimen == "blood"
 
 
 def test_a_performer_without_facility_is_kept_by_name() -> None:
