@@ -269,6 +269,7 @@ async def _one(request: Request, asker: Asker, name: str, stored: reader.Stored 
 async def update(request: Request, asker: Asker, kind: str, logical: str) -> Response:
     """Update, also under an id the client gives (http://hl7.org/fhir/R4/http.html#update)."""
     require_served(kind)
+    _require_id(logical)
     await permit(request, asker, "update", kind)
     resource = await _resource(request, kind)
     if resource.get("id") != logical:
@@ -281,6 +282,7 @@ async def update(request: Request, asker: Asker, kind: str, logical: str) -> Res
 async def patch(request: Request, asker: Asker, kind: str, logical: str) -> Response:
     """JSON Patch (http://hl7.org/fhir/R4/http.html#patch)."""
     require_served(kind)
+    _require_id(logical)
     await permit(request, asker, "patch", kind)
     operations = await _patch(request)
     expected = required_version(request.headers)
@@ -292,6 +294,7 @@ async def delete(request: Request, asker: Asker, kind: str, logical: str) -> Res
     """Delete; history stays (http://hl7.org/fhir/R4/http.html#delete)."""
     require_json_answer(request)
     require_served(kind)
+    _require_id(logical)
     await permit(request, asker, "delete", kind)
     expected = required_version(request.headers)
     return await _write(request, asker, "D", "delete", lambda w: w.delete(kind, logical, expected))
@@ -308,6 +311,15 @@ router.add_api_route("/{kind}/{logical}/{inner}", searches.search_compartment, m
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------------
+
+
+def _require_id(logical: str) -> None:
+    """Raises Fault for what is a search, a history or an operation of the type, and no resource."""
+    if logical.startswith("$"):
+        raise Fault(Category.NOT_FOUND, "There is no such operation at this address.")
+    if logical in ("_search", "_history"):
+        allowed = "POST" if logical == "_search" else ", ".join(READ)
+        raise Fault(Category.METHOD, "This is not an interaction of this address.", headers={"Allow": allowed})
 
 
 async def _resource(request: Request, kind: str) -> dict[str, Any]:

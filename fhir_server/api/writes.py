@@ -20,6 +20,7 @@ from fhir_server.access import Principal
 from fhir_server.api import json_patch
 from fhir_server.api.content import query_pairs
 from fhir_server.api.responses import Invalid
+from fhir_server.audit_search import place_of
 from fhir_server.errors import Category, Fault
 from fhir_server.identity import registry
 from fhir_server.publish import outbox, subscription_rows
@@ -134,6 +135,7 @@ class Writer:
 
         Raises Fault NOT_FOUND, GONE, UNPROCESSABLE when the patch does not fit or its result is not valid.
         """
+        _require_unlogged(kind, logical)
         for _ in range(ATTEMPTS):
             before = self.there(kind, logical)
             if (wanted := _number(expected)) is not None and wanted != before.version:
@@ -157,6 +159,7 @@ class Writer:
 
     def delete(self, kind: str, logical: str, expected: str | None = None) -> Written:
         """204; deleting what is not there, or no longer there, is no error."""
+        _require_unlogged(kind, logical)
         if not self._sees(kind, logical):
             if expected is not None:
                 raise Fault(Category.PRECONDITION, f"{kind}/{logical} is not at version {expected}")
@@ -193,6 +196,7 @@ class Writer:
         self, resource: dict[str, Any], *, create: bool = False, fresh: bool = False, expected: str | None = None
     ) -> Written:
         if not create and not fresh:
+            _require_unlogged(resource["resourceType"], resource["id"])
             self._require_place(resource["resourceType"], resource["id"])
         self._require_patient(resource)
         self._require_references(resource, new=create or fresh)
@@ -424,6 +428,13 @@ def require_valid(resource: dict[str, Any], where: str = "") -> None:
         if where:
             broken = [replace(i, where=where + i.where.removeprefix(kind)) for i in broken]
         raise Invalid(broken)
+
+
+def _require_unlogged(kind: str, logical: str) -> None:
+    """Raises Fault METHOD for an entry of the audit log: the server alone writes it, and nobody changes it."""
+    if kind == "AuditEvent" and place_of(logical) is not None:
+        text = "The audit log is written by this server alone. Send events of your own with POST."
+        raise Fault(Category.METHOD, text, headers={"Allow": "GET, HEAD"})
 
 
 def _number(version: str | None) -> int | None:

@@ -97,9 +97,11 @@ def _value(value: Any) -> Any:
         return value
     if "resourceType" in value:
         return _resource(value)
-    if "reference" in value or value.get("type") in _PERSONS:
+    kind = value.get("type")  # of a Reference; elsewhere it may be a concept, or several
+    person = isinstance(kind, str) and kind in _PERSONS
+    if "reference" in value or person:
         literal = value.get("reference")
-        if value.get("type") in _PERSONS or not isinstance(literal, str) or any(f"{p}/" in literal for p in _PERSONS):
+        if person or not isinstance(literal, str) or any(f"{p}/" in literal for p in _PERSONS):
             return {k: v for k, v in value.items() if k in ("reference", "type")}
     coded = "code" in value or "coding" in value  # the words of a code tell what was examined, not who was
     return {k: _value(v) for k, v in value.items() if (coded and k == "text") or k.removeprefix("_") not in _EVERYWHERE}
