@@ -7,6 +7,7 @@ narratives; nothing else, so an Identifier that happens to hold the same text st
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -17,7 +18,8 @@ Replace = Callable[[str], str]
 """A link as sent -> the link to store; the same text when it is not to be replaced."""
 
 _LINKS: Final = frozenset({"uri", "url", "oid", "uuid", "canonical"})
-_HREF: Final = re.compile(r"""((?:href|src)\s*=\s*)(["'])(.*?)\2""", re.IGNORECASE | re.DOTALL)
+_TAG: Final = re.compile(r"""<!--.*?-->|<[A-Za-z](?:[^<>"']|"[^"]*"|'[^']*')*>""", re.DOTALL)
+_ATTRIBUTE: Final = re.compile(r"""([A-Za-z:-]+)(\s*=\s*)(?:"([^"]*)"|'([^']*)')""")
 _CONDITIONAL: Final = re.compile(r"([A-Z][A-Za-z]+)\?(.+)", re.DOTALL)
 
 
@@ -62,8 +64,22 @@ def _value(value: Any, path: str, datatype: str, key: str, replace: Replace) -> 
         if datatype in _LINKS or (key == "reference" and path == "Reference.reference"):
             return replace(value)
         if key == "div":
-            return _HREF.sub(lambda m: f"{m[1]}{m[2]}{replace(m[3])}{m[2]}", value)
+            return _TAG.sub(lambda tag: _tag(tag[0], replace), value)
     return value
+
+
+def _tag(text: str, replace: Replace) -> str:
+    """A tag or a comment of a narrative; comments have no links."""
+    return text if text.startswith("<!") else _ATTRIBUTE.sub(lambda m: _attribute(m, replace), text)
+
+
+def _attribute(found: re.Match[str], replace: Replace) -> str:
+    """An attribute of a narrative, its link replaced when it is one; what is not replaced stays to the letter."""
+    if found[1].lower() not in ("href", "src"):
+        return found[0]
+    link = html.unescape(found[3] if found[3] is not None else found[4])
+    target = replace(link)
+    return found[0] if target == link else f'{found[1]}{found[2]}"{html.escape(target)}"'
 
 
 def settled(resource: dict[str, Any]) -> dict[str, Any]:

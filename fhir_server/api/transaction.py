@@ -255,7 +255,11 @@ class _Places:
     def _remember(self, step: Step) -> None:
         if not step.full_url or step.method == "DELETE":
             return
-        self._urls[step.full_url] = f"{step.type}/{step.id}"
+        if self._urls.setdefault(step.full_url, f"{step.type}/{step.id}") != f"{step.type}/{step.id}":
+            # bdl-7: a reference to it could mean either, so a result could go to the wrong patient.
+            raise Fault(
+                Category.INVALID, "Two entries have this fullUrl: each resource needs its own.", where="fullUrl"
+            )
         if m := _RELATIVE.fullmatch(step.full_url):
             self._local[m["root"], m["local"]] = f"{step.type}/{step.id}"
 

@@ -68,6 +68,40 @@ def test_links_between_new_resources_become_references(api: Any) -> None:
     assert len({i.split("/")[1][:2] for i in (told, found, person)}) == 1
 
 
+def test_only_links_of_a_narrative_are_replaced(api: Any) -> None:
+    api.put(resourceType="Patient", id="known", identifier=[{"system": "urn:x", "value": "1"}], gender="male")
+    kept = f'<p title="href={PATIENT_URL}">href="{PATIENT_URL}" {PATIENT_URL}</p><!-- <a href="{PATIENT_URL}"> -->'
+    kept += '<a href="http://x/?a=1&amp;b=2">x</a>'
+    condition = "Patient?identifier=urn:x%7C1&gender=male"
+    links = f"<a id='a' href='{PATIENT_URL}'>1</a><img src = \"{PATIENT_URL}\" alt=\"{PATIENT_URL}\"/>"
+    links += f'<a href="{condition.replace("&", "&amp;")}">2</a>'
+    text = {"status": "generated", "div": f'<div xmlns="http://www.w3.org/1999/xhtml">{kept}{links}</div>'}
+    focus = [{"reference": condition}]
+    answer = send(
+        api,
+        entry("POST", "Patient", {}, PATIENT_URL),
+        entry("POST", "Observation", result() | {"text": text, "focus": focus}),
+    )
+    person, found = locations(answer)
+    stored = api.http.get(f"/{found}").json()
+    assert stored["focus"] == [{"reference": "Patient/known"}]
+    div = stored["text"]["div"]
+    assert kept in div
+    expected = (
+        f'<a id=\'a\' href="{person}">1</a><img src = "{person}" alt="{PATIENT_URL}"/><a href="Patient/known">2</a>'
+    )
+    assert div.endswith(f"{expected}</div>")
+
+
+def test_a_full_url_that_two_entries_share_is_refused(api: Any) -> None:
+    patients = [entry("POST", "Patient", {"gender": g}, PATIENT_URL) for g in ("male", "female")]
+    answer = send(api, *patients, entry("POST", "Observation", result()))
+    assert answer.status_code == 400, answer.text
+    assert "fullUrl" in answer.json()["issue"][0]["details"]["text"]
+    assert answer.json()["issue"][0]["expression"] == ["Bundle.entry[1].fullUrl"]
+    assert api.ids("Patient") == []
+
+
 def test_relative_links_follow_the_full_url_of_their_entry(api: Any) -> None:
     root = "http://old.example.org/fhir"
     answer = send(
