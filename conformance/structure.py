@@ -172,26 +172,92 @@ def _bundle(resource: dict[str, Any], root: str) -> Iterator[Issue]:
             yield _invariant(needed[0], f"{root}.entry[0]", f"a {resource['type']} begins with a {needed[1]}")
 
 
+def _repeated(items: Any, *names: str) -> Iterator[int]:
+    """Places of the objects whose values of these elements stood before; of those alone that have the first."""
+    seen: set[tuple[Any, ...]] = set()
+    for i, one in enumerate(_dicts(items)):
+        if names[0] in one:
+            key = tuple(one.get(name) for name in names)
+            if key in seen:
+                yield i
+            seen.add(key)
+
+
+def _code_system(resource: dict[str, Any], root: str) -> Iterator[Issue]:
+    seen: set[str] = set()
+    waiting = [(root, resource)]
+    while waiting:
+        at, holder = waiting.pop(0)
+        for i, one in enumerate(_dicts(holder.get("concept"))):
+            where = f"{at}.concept[{i}]"
+            if one.get("code") in seen:
+                yield _invariant("csd-1", f"{where}.code", "a code stands once in a code system")
+            elif isinstance(one.get("code"), str):
+                seen.add(one["code"])
+            waiting.append((where, one))
+
+
+def _capability(resource: dict[str, Any], root: str) -> Iterator[Issue]:
+    for i in _repeated(resource.get("document"), "profile", "mode"):
+        yield _invariant("cpb-7", f"{root}.document[{i}]", "a profile and mode of documents stand once")
+    for n, rest in enumerate(_dicts(resource.get("rest"))):
+        for i in _repeated(rest.get("resource"), "type"):
+            yield _invariant("cpb-9", f"{root}.rest[{n}].resource[{i}]", "a resource type stands once")
+        for m, one in enumerate(_dicts(rest.get("resource"))):
+            for i in _repeated(one.get("searchParam"), "name"):
+                where = f"{root}.rest[{n}].resource[{m}].searchParam[{i}].name"
+                yield _invariant("cpb-12", where, "the name of a search parameter stands once")
+
+
+def _definition(resource: dict[str, Any], root: str) -> Iterator[Issue]:
+    for part, key in (("snapshot", "sdf-16"), ("differential", "sdf-17")):
+        elements = (resource.get(part) or {}).get("element")
+        for i in _repeated(elements, "id"):
+            yield _invariant(key, f"{root}.{part}.element[{i}].id", "an element id stands once")
+        for i, one in enumerate(_dicts(elements)):
+            where = f"{root}.{part}.element[{i}]"
+            if one.get("max", "*") != "*" and one.get("min", 0) > int(one["max"]):
+                yield _invariant("eld-2", where, "min is not above max")
+            for n in _repeated(one.get("type"), "code"):
+                yield _invariant("eld-13", f"{where}.type[{n}].code", "a type stands once")
+            for n in _repeated(one.get("constraint"), "key"):
+                yield _invariant("eld-14", f"{where}.constraint[{n}].key", "the key of a constraint stands once")
+
+
+def _task(resource: dict[str, Any], root: str) -> Iterator[Issue]:
+    first, last = resource.get("authoredOn"), resource.get("lastModified")
+    if isinstance(first, str) and isinstance(last, str) and _after(first, last):
+        yield _invariant("inv-1", f"{root}.lastModified", "lastModified is not before authoredOn")
+
+
 _RULES: Final[dict[str, Callable[[dict[str, Any], str], Iterator[Issue]]]] = {
     "Observation": _observation,
     "DiagnosticReport": _report,
     "Encounter": _encounter,
     "Bundle": _bundle,
+    "CapabilityStatement": _capability,
+    "CodeSystem": _code_system,
+    "StructureDefinition": _definition,
+    "Task": _task,
 }
 
 
 def _period(period: Any, where: str) -> Iterator[Issue]:
     """per-1: the start is not after the end, as far as both are stated."""
-    if isinstance(period, dict) and isinstance(period.get("start"), str) and isinstance(period.get("end"), str):
-        try:
-            wrong = _after(period["start"], period["end"])
-        except ValueError:
-            return  # no date at all: the schema tells
-        if wrong:
-            yield _invariant("per-1", where, "the start is not after the end")
+    start, end = (period.get("start"), period.get("end")) if isinstance(period, dict) else (None, None)
+    if isinstance(start, str) and isinstance(end, str) and _after(start, end):
+        yield _invariant("per-1", where, "the start is not after the end")
 
 
 def _after(start: str, end: str) -> bool:
+    """Whether the start is surely later, as far as both are stated; False for what is no date: the schema tells."""
+    try:
+        return _later(start, end)
+    except ValueError:
+        return False
+
+
+def _later(start: str, end: str) -> bool:
     if len(start) > 10 and len(end) > 10:
         return datetime.fromisoformat(start) > datetime.fromisoformat(end)
     length = min(len(start), len(end), 10)
@@ -261,6 +327,22 @@ def _anywhere(value: Any, where: str) -> Iterator[Issue]:
         for name, part in value.items():
             if isinstance(part, dict | list):
                 yield from _anywhere(part, f"{where}.{name}")
+        yield from _nothing(value, where)
+
+
+def _nothing(holder: dict[str, Any], where: str) -> Iterator[Issue]:
+    """ele-1: an element has a value or children beside its id; a null in a list has its extension in the list of the ``_`` twin."""
+    for name, part in holder.items():
+        items = part if isinstance(part, list) else [part]
+        twins = holder.get(name[1:] if name.startswith("_") else f"_{name}")
+        for i, one in enumerate(items):
+            beside = (twins[i] if i < len(twins) else None) if isinstance(twins, list) else twins
+            idle = one is None or (isinstance(one, dict) and one.keys() == {"id"})
+            if idle and (beside is None or (isinstance(beside, dict) and beside.keys() == {"id"})):
+                if name.startswith("_") and isinstance(twins, list) and i < len(twins):
+                    continue  # told at the value
+                place = f"{where}.{name.removeprefix('_')}" + (f"[{i}]" if isinstance(part, list) else "")
+                yield _invariant("ele-1", place, "an element has a value or children beside its id")
 
 
 def _narrative(div: str, where: str) -> Iterator[Issue]:

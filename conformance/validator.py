@@ -101,9 +101,9 @@ def warm(*types: str) -> None:
 
 
 def _decimal(value: Any) -> float | None:
-    # A decimal may have any size, so only its being no whole number matters to the schema.
+    # A decimal may have any size, so only its sign and its being no whole number matter to the schema.
     if isinstance(value, Decimal):
-        return 0.5 if value.is_finite() else None
+        return (-0.5 if value < 0 else 0.5) if value.is_finite() else None
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
@@ -189,7 +189,7 @@ def _path(place: tuple[str | int, ...]) -> str:
 
 def _issues(error: ValidationError, where: str) -> Iterator[Issue]:
     kind = error.kind
-    schema, name = _schema_at(error.schema_path)
+    schema, name, deeper = _schema_at(error.schema_path)
     comment = schema.get("$comment", "")
     if isinstance(kind, ValidationErrorKind.AdditionalProperties):
         for unknown in kind.unexpected:
@@ -197,8 +197,11 @@ def _issues(error: ValidationError, where: str) -> Iterator[Issue]:
             yield Issue("unknown-element", "error", f"{where}.{unknown}", text)
     elif "|" in comment:
         key, _, text = comment.partition("|")
+        where = where.rsplit(".", deeper)[0]
         if key == "choice":
-            yield Issue("choice", "error", f"{where}.{text}[x]", f"Send {_how_many(kind)} form of {text}[x].")
+            yield Issue("choice", "error", f"{where}.{text}", f"Send {_how_many(kind)} form of {text}[x].")
+        elif key == "bound":
+            yield Issue("bad-code", "error", where, f"One coding must be of the required codes: {text}.")
         else:
             yield Issue("invariant", "error", where, f"{key}: {text}.")
     elif isinstance(kind, ValidationErrorKind.Required):
@@ -239,15 +242,19 @@ def _bad_format(comment: str, name: str, pattern: str, where: str, value: str | 
     )
 
 
-def _schema_at(path: list[str | int]) -> tuple[dict[str, Any], str]:
-    """The innermost schema with a comment on the way to the failed keyword, and the definition it stands in."""
+def _schema_at(path: list[str | int]) -> tuple[dict[str, Any], str, int]:
+    """The innermost schema with a comment on the way to the failed keyword, the definition it stands in, and how many elements
+    deeper than what the comment is about (or than the item of its list) the keyword looked."""
     here: Any = _document()
     found: dict[str, Any] = {}
+    deeper = 0
     for step in path:
         here = here[step]
         if isinstance(here, dict) and "$comment" in here:
-            found = here
-    return found, str(path[1]) if len(path) > 1 else ""
+            found, deeper = here, 0
+        elif step in ("properties", "items"):
+            deeper = deeper + 1 if step == "properties" else 0
+    return found, str(path[1]) if len(path) > 1 else "", deeper
 
 
 def _shown(error: ValidationError) -> str | None:

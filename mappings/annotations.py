@@ -43,8 +43,11 @@ class Participation:
     device: dict[str, Any] | None = None
 
 
-def participation(record: Record, x: Context) -> Participation | None:
-    """PRT or ROL -> PractitionerRole (guide: PRT[PractitionerRole], ROL[...]); None when it names nobody."""
+def participation(record: Record, x: Context, *, individual: bool = False) -> Participation | None:
+    """PRT or ROL -> PractitionerRole (guide: PRT[PractitionerRole], ROL[...]); None when it names nobody.
+
+    ``individual``: the place takes no Organization, so one without a person stands as the role somebody has there.
+    """
     out: dict[str, Any] = {}
     maps.segment(f"{record.name}-PractitionerRole").apply(record, x, out)
     x.check_period(out)
@@ -53,15 +56,14 @@ def participation(record: Record, x: Context) -> Participation | None:
     codes = out.get("code", [])
     if person is None and employer is None:
         return Participation(None, codes, device) if device else None
-    if person is None:
+    if person is None and not (individual and employer and "reference" in employer):
         return Participation(employer, codes, device)
-    if "reference" not in person:
-        return Participation(person, codes, device)
-    if set(out) <= {"practitioner"}:
+    if person is not None and ("reference" not in person or set(out) <= {"practitioner"}):
         return Participation(person, codes, device)
     words = [c.get("code") or c.get("display", "") for concept in codes for c in concept.get("coding", ())]
-    key = [person["reference"], (employer or {}).get("reference", ""), *words]
+    key = [(person or {}).get("reference", ""), (employer or {}).get("reference", ""), *words]
     logical = ids.directory_id(x.facility.id, "PractitionerRole", *key)
     reference = x.mention({"resourceType": "PractitionerRole", "id": logical, **out})
-    shown = {"display": person["display"]} if "display" in person else {}
+    named = person or employer or {}
+    shown = {"display": named["display"]} if "display" in named else {}
     return Participation({**reference, **shown}, codes, device)

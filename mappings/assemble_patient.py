@@ -264,8 +264,10 @@ def map_visit(group: Patient, x: Context, plan: Plan) -> None:
             _append(out, "identifier", account)
     add_notes(group.visit.notes, x, out, NOTE)
     for record in [*group.visit.participations, *group.roles]:
-        who = participation(record, x) if record.first(3 if record.name == "ROL" else 4) not in ("PP", "FHCP") else None
-        if who is not None:
+        if record.first(3 if record.name == "ROL" else 4) in ("PP", "FHCP"):
+            continue
+        who = participation(record, x, individual=True)
+        if who is not None and who.reference is not None:
             _append(out, "participant", {**({"type": who.codes} if who.codes else {}), "individual": who.reference})
     reference = {"reference": f"Encounter/{out['id']}"}
     diagnoses = _conditions(group, reference, x, plan)

@@ -106,7 +106,7 @@ class _Run:
         yield from self._itself(node.element, value, where, type)
         if isinstance(value, Mapping):
             for name, child in node.children.items():
-                yield from self._element(child, _values(value, name), f"{where}.{name}", where)
+                yield from self._element(child, _values(value, name), f"{where}.{name.removesuffix('[x]')}", where)
 
     def _element(self, node: _Node, found: list[tuple[Any, str, str]], where: str, parent: str) -> Iterator[Issue]:
         yield from _count(node.element, len(found), where)
@@ -129,7 +129,7 @@ class _Run:
                     "This fits none of the slices, and no other is allowed.",
                 )
         for name, count in counts.items():
-            yield from _count(node.slices[name].element, count, f"{where}:{name}")
+            yield from _count(node.slices[name].element, count, where, name)
 
     def _in_slice(self, slicing: Mapping[str, Any], name: str, node: _Node, value: Any, type: str) -> bool:
         for discriminator in slicing.get("discriminator", ()):
@@ -206,15 +206,15 @@ def _class_of(fault: Exception) -> str:
     return type(fault).__name__
 
 
-def _count(element: Mapping[str, Any], count: int, where: str) -> Iterator[Issue]:
+def _count(element: Mapping[str, Any], count: int, where: str, part_of: str = "") -> Iterator[Issue]:
+    """Cardinality of an element, or of one slice of it."""
     least, most = element.get("min", 0), element.get("max", "*")
+    what = f"the slice {part_of} of this" if part_of else "this"
     if count < least:
-        text = (
-            "The profile requires this element." if least == 1 else f"The profile requires this at least {least} times."
-        )
+        text = f"The profile requires {what}" + ("." if least == 1 else f" at least {least} times.")
         yield Issue("missing-element", "error", where, text)
     if most != "*" and count > int(most):
-        yield Issue("wrong-value", "error", where, f"The profile allows this at most {most} times.")
+        yield Issue("wrong-value", "error", where, f"The profile allows {what} at most {most} times.")
 
 
 def _typed(types: Sequence[Mapping[str, Any]], value: Any, type: str, where: str) -> Iterator[Issue]:

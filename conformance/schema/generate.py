@@ -55,8 +55,8 @@ PRIMITIVES: Final[dict[str, Schema]] = {
 }
 PRIMITIVES.update(url=PRIMITIVES["uri"], canonical=PRIMITIVES["uri"], markdown=PRIMITIVES["string"])
 
-# Elements that say whose data it is and what it rests on: their references are held to the target types R4 lists.
-_WHOSE: Final = ("subject", "patient", "encounter", "specimen", "result", "basedOn", "imagingStudy")
+# Where R4's own examples stray from the listed targets, the type they refer to (Observation/clinical-gender).
+_STRAYS: Final = {"Observation.performer": {"Encounter"}}
 
 # Bound to systems too large or too open to list here (languages, media types, currencies, units).
 _OPEN: Final = ("urn:", "http://unitsofmeasure.org")
@@ -92,6 +92,17 @@ class Definitions:
                 return None
             out.update(dict.fromkeys(listed))
         return sorted(out) or None
+
+    def pairs(self, value_set: str) -> dict[str, list[str]] | None:
+        """The codes of a value set by system, or None when they cannot all be listed."""
+        found = self._by_url.get("ValueSet " + value_set)
+        out: dict[str, list[str]] = {}
+        for include in found.get("compose", {}).get("include", ()) if found else ():
+            listed = self._included(include) if "system" in include else None
+            if listed is None:
+                return None
+            out.setdefault(include["system"], []).extend(listed)
+        return out or None
 
     def _included(self, include: dict[str, Any]) -> list[str] | None:
         if "valueSet" in include:
@@ -214,6 +225,8 @@ class Generator:
             return {"$ref": "#/$defs/SimpleQuantity"}, False
         if code in PRIMITIVES:
             return self._bound(code, element), True
+        if code == "CodeableConcept":
+            return self._concept(element), False
         if code not in self._complex:
             raise ValueError(f"{element['path']}: type {code} is not known")
         return {"$ref": "#/$defs/" + code}, False
@@ -228,11 +241,34 @@ class Generator:
                 return {"$ref": "#/$defs/" + name}
         return {"$ref": "#/$defs/" + code}
 
+    def _concept(self, element: dict[str, Any]) -> Schema:
+        """A concept of a required binding has a coding of it (http://hl7.org/fhir/R4/terminologies.html#required)."""
+        binding = element.get("binding", {})
+        url = binding.get("valueSet", "").partition("|")[0]
+        pairs = self._definitions.pairs(url) if binding.get("strength") == "required" else None
+        if not pairs:
+            return {"$ref": "#/$defs/CodeableConcept"}
+        listed = [
+            {"required": ["system", "code"], "properties": {"system": {"const": system}, "code": {"enum": codes}}}
+            for system, codes in pairs.items()
+        ]
+        name = "concepts:" + url.rpartition("/")[2]
+        shown = ", ".join(code for codes in pairs.values() for code in codes)
+        self.defs[name] = {
+            "$ref": "#/$defs/CodeableConcept",
+            "allOf": [
+                {
+                    "$comment": f"bound|{shown} of {', '.join(pairs)}",
+                    "required": ["coding"],
+                    "properties": {"coding": {"contains": {"anyOf": listed}}},
+                }
+            ],
+        }
+        return {"$ref": "#/$defs/" + name}
+
     def _reference(self, type_: dict[str, Any], element: dict[str, Any]) -> Schema:
-        # R4's own examples stray from the listed targets elsewhere (Observation/clinical-gender has an Encounter as performer).
-        if element["path"].rpartition(".")[2] not in _WHOSE:
-            return {"$ref": "#/$defs/Reference"}
-        targets = sorted(t.rpartition("/")[2] for t in type_.get("targetProfile", ()))
+        listed = {t.rpartition("/")[2] for t in type_.get("targetProfile", ())}
+        targets = sorted(listed | _STRAYS.get(element["path"], set())) if listed else []
         if not targets or "Resource" in targets or not set(targets) <= set(self._resources):
             return {"$ref": "#/$defs/Reference"}
         name = "reference:" + ",".join(targets)
@@ -263,7 +299,7 @@ class Generator:
             rules.append(
                 {
                     "$comment": "ext-1|give extensions or one value, not both",
-                    "if": {"maxProperties": 2},
+                    "if": {"maxProperties": 2, "required": ["url"]},
                     "then": {"minProperties": 2, "not": {"required": ["id"]}},
                     "else": one,
                 }
