@@ -282,13 +282,21 @@ def _range(range_: Any, where: str) -> Iterator[Issue]:
 def thorough(resource: dict[str, Any]) -> Iterator[Issue]:
     """Rules that look at the whole resource: references to contained resources, periods and ranges anywhere, narratives."""
     root = resource["resourceType"]
-    if "contained" not in resource:
-        for where, reference in _local_references(resource, root):
-            if reference != "#" and root != "Bundle":
-                yield _invariant("ref-1", where, "a reference that begins with # names a contained resource")
-    else:
-        yield from _referred(resource, root)
+    yield from _containing(resource, root)
     yield from _anywhere(resource, root)
+
+
+def _containing(resource: dict[str, Any], root: str) -> Iterator[Issue]:
+    """References between a resource and what it contains; each entry of a Bundle is a container of its own."""
+    if resource["resourceType"] in ("Bundle", "Parameters"):
+        for path, one in inner(resource["resourceType"], resource):
+            yield from _containing(one, f"{root}.{path}")
+    elif "contained" in resource:
+        yield from _referred(resource, root)
+    else:
+        for where, reference in _local_references(resource, root):
+            if reference != "#":
+                yield _invariant("ref-1", where, "a reference that begins with # names a contained resource")
 
 
 def _referred(resource: dict[str, Any], root: str) -> Iterator[Issue]:
