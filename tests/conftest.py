@@ -16,7 +16,7 @@ from tests.databases import Databases
 
 _TEMPLATE = "template_tongjian"
 _REAL_TIME = ("adapters/transports", "bench", "demo", "edge", "journeys")
-_ALONE = ("adapters/transports", "bench", "edge/test_limits", "journeys")
+_ALONE = ("adapters/transports", "bench", "edge/test_limits", "journeys", "publish/test_kill")
 """Those whose outcome depends on how busy the machine is: they run one at a time, after all others."""
 
 seeds.load_profile()

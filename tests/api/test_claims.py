@@ -227,7 +227,7 @@ def test_the_formats_of_the_statement_are_taken(module_api: Any, claimed: Any) -
     assert module_api.http.post("/", json=bundle).status_code == 200
 
 
-@pytest.mark.parametrize("kind", RESOURCE_TYPES)
+@pytest.mark.parametrize("kind", ["Patient", "Observation", "AuditEvent", "Subscription"])
 def test_what_a_type_does_not_claim_is_refused(module_api: Any, kind: str) -> None:
     http, sent = module_api.http, {"resourceType": kind, "id": "x"}
     for method, url in (

@@ -38,6 +38,8 @@ class Got:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    taken: bool = False
+    """Answered with success."""
 
     @property
     def bundle(self) -> dict[str, Any]:
@@ -64,12 +66,21 @@ def told(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Hook:
-    """An HTTP server that answers with ``code`` (0: closes the connection without an answer) and keeps what it got."""
+    """An HTTP server that answers with ``code`` (0: closes the connection without an answer) and keeps what it got.
+
+    ``codes``: what it answers first, one after the other; ``answering``: while it is not set, a request waits, and
+    gets no answer at all.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.got: list[Got] = []
         self.code = 200
+        self.codes: list[int] = []
+        self.answering = threading.Event()
+        self.answering.set()
         self.location = ""
+        self.waiting = 0
+        """Requests that were received and wait for ``answering``."""
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -77,11 +88,19 @@ class Hook:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                hook.got.append(Got(self.command, self.path, dict(self.headers.items()), body))
-                if not hook.code:
+                got = Got(self.command, self.path, dict(self.headers.items()), body)
+                hook.got.append(got)
+                if not hook.answering.is_set():
+                    hook.waiting += 1
+                    hook.answering.wait(60)
                     self.close_connection = True
                     return
-                self.send_response(hook.code)
+                code = hook.codes.pop(0) if hook.codes else hook.code
+                got.taken = 200 <= code < 300
+                if not code:
+                    self.close_connection = True
+                    return
+                self.send_response(code)
                 if hook.location:
                     self.send_header("Location", hook.location)
                 self.send_header("Content-Length", "0")
@@ -97,18 +116,20 @@ class Hook:
         if tls:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_address[1]
+        self._scheme = "https" if tls else "http"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"{self._scheme}://127.0.0.1:{self.port}/hook"
 
     def of_type(self, kind: str) -> list[Got]:
         """Notifications of a type."""
         return [g for g in self.got if g.body and g.method == "POST" and g.status["type"] == kind]
 
     def close(self) -> None:
+        self.answering.set()
         self._server.shutdown()
         self._thread.join(10)
         self._server.server_close()
@@ -219,10 +240,11 @@ def world(
     folder: Path,
     settings: dict[str, Any] | None = None,
     profiles: Mapping[str, Profile] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[World]:
-    """Everything but the sender, on free ports."""
-    hook = Hook()
-    given = {"subscription_endpoints": f"http://127.0.0.1:{hook.port}/", "subscription_attempts": 2, **(settings or {})}
+    """Everything but the sender, on free ports. tls: of the endpoint."""
+    hook = Hook(tls)
+    given = {"subscription_endpoints": hook.url.removesuffix("hook"), "subscription_attempts": 2, **(settings or {})}
     try:
         with serving(database_url, folder / "data", given) as api:
             county = County(database_url, profiles or profiles_to(folder / "profiles", []))
