@@ -150,8 +150,9 @@ def _checked(plain: dict[str, Any], resource: dict[str, Any], at: str, *, condit
     such as ``Patient?identifier=...``, which a transaction resolves (http://hl7.org/fhir/R4/http.html#trules)."""
     name = plain.get("resourceType")
     if not isinstance(name, str) or name not in known_types():
-        where = f"{at}.resourceType" if at else "resourceType"
-        yield Issue("unknown-type", "error", where, "resourceType must name a resource type of FHIR R4 (4.0.1).")
+        if not at:  # else the schema of what it stands in tells
+            text = "resourceType must name a resource type of FHIR R4 (4.0.1)."
+            yield Issue("unknown-type", "error", "resourceType", text)
         return
     root = at or name
     validator = _compiled(name)
@@ -172,11 +173,14 @@ def _checked(plain: dict[str, Any], resource: dict[str, Any], at: str, *, condit
 def _told(errors: list[ValidationError], root: str) -> Iterator[Issue]:
     """The schema's errors in our words, in the order of their places, each once."""
     mistyped = [tuple(e.instance_path) for e in errors if isinstance(e.kind, ValidationErrorKind.Type)]
+    empty = [tuple(e.instance_path) for e in errors if isinstance(e.kind, ValidationErrorKind.MinProperties)]
     seen: set[tuple[str, str]] = set()
     for error in sorted(errors, key=lambda e: [f"{p:>6}" if isinstance(p, int) else p for p in e.instance_path]):
         place = tuple(error.instance_path)
         if place in mistyped and not isinstance(error.kind, ValidationErrorKind.Type):
             continue  # what is said of an object does not matter while it is none
+        if place in empty and not isinstance(error.kind, ValidationErrorKind.MinProperties):
+            continue  # nor what is missing in one that holds nothing
         for issue in _issues(error, root + _path(place)):
             if (issue.key, issue.where) not in seen:
                 seen.add((issue.key, issue.where))
