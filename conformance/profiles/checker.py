@@ -65,6 +65,13 @@ class Checker:
             yield from self.check(resource, base, depth + 1)
 
 
+def _implied(node: _Node) -> Mapping[str, Any]:
+    """The slicing nobody needs to write: a choice by its type, extensions by their url."""
+    choice = any(s.element.get("path", "").endswith("[x]") for s in node.slices.values())
+    by = {"type": "type", "path": "$this"} if choice else {"type": "value", "path": "url"}
+    return {"discriminator": [by], "rules": "open"}
+
+
 def _tree(elements: Sequence[Mapping[str, Any]]) -> _Node:
     root = _Node()
     for element in elements:
@@ -114,7 +121,7 @@ class _Run:
             yield from self.value(node, value, f"{parent}.{place}", form)
         if not node.slices:
             return
-        slicing = node.element.get("slicing") or {"discriminator": [{"type": "value", "path": "url"}], "rules": "open"}
+        slicing = node.element.get("slicing") or _implied(node)
         counts = dict.fromkeys(node.slices, 0)
         for value, place, form in found:
             name = next((n for n, s in node.slices.items() if self._in_slice(slicing, n, s, value, form)), None)
