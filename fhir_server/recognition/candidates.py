@@ -17,6 +17,7 @@ import asyncpg
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
 from fhir_server.recognition.criteria import NOT_KEPT, Candidate
+from fhir_server.scope.rows import Relation
 from fhir_server.search.definitions import parameters
 from fhir_server.search.leaves import hash_of
 from fhir_server.store.body import Codec, UnknownDictionary
@@ -33,12 +34,6 @@ _EMERGENCY: Final = frozenset({"EMER"})
 
 # The grade of a pair is the weaker of the two links; a Patient without any link row stands for itself.
 _FOR_PATIENT: Final = f"SELECT {_ALL} FROM earlier_results($1::smallint, $2, $3, $4) f"  # noqa: S608 - columns of our own dataclass
-# The Patient itself in the same round trip: no row when there is none.
-_OF_PATIENT: Final = f"""
-SELECT p.person AS me, p.facility AS own, {_ALL}
-FROM resource r LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.id
-  LEFT JOIN LATERAL earlier_results($1::smallint, $2, $3, $4) f ON true
-WHERE r.shard = $1 AND r.rtype = {_PATIENT} AND r.id = $2 AND NOT r.deleted"""  # noqa: S608 - columns of our own dataclass
 
 _BY_ID: Final = """
 SELECT r.shard, r.id, p.person, p.facility FROM resource r LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.id
@@ -55,6 +50,14 @@ class Who:
     shard: int
     patient: str
     facility: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the asker has to do with a patient: does his facility treat him, may it be told what other facilities hold about him."""
+
+    treats: bool
+    permits: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +125,47 @@ async def find(connection: asyncpg.Connection, who: Who, items: Sequence[str], a
     return Found(person, tuple(Candidate(*row) for row in rows if row["id"] is not None))
 
 
+async def seen(connection: asyncpg.Connection, who: Who, relation: Relation) -> Seen | None:
+    """None for a Patient that has no person yet."""
+    text, args = relation.of_patient(who.shard, who.patient)
+    row = await connection.fetchrow(text, *args)
+    return Seen(row["treats"], row["permits"]) if row is not None else None
+
+
 async def find_at_once(
-    connection: asyncpg.Connection, patient: str, items: Sequence[str], at: datetime
-) -> tuple[Who, Found] | None:
-    """``identify`` and ``find`` in one round trip, for a logical id that names its shard; None: ask ``identify``."""
+    connection: asyncpg.Connection, patient: str, items: Sequence[str], at: datetime, relation: Relation
+) -> tuple[Who, Found, Seen | None] | None:
+    """``identify``, ``find`` and ``seen`` in one round trip, for a logical id that names its shard; None: ask ``identify``."""
     logical = patient.removeprefix("Patient/")
     shard = None if "|" in patient else shard_of_id(logical)
     if shard is None:
         return None
-    rows = await connection.fetch(_OF_PATIENT, shard, logical, list(items), at)
+    related, args = relation.of_patient(shard, logical)
+    rows = await connection.fetch(_at_once(related, len(args)), *args, shard, logical, list(items), at)
     if not rows:
         return None
+    first = rows[0]
     person = next((row["linked_person"] for row in rows), None)
-    found = tuple(Candidate(*tuple(row)[2:]) for row in rows if row["id"] is not None)
-    return Who(shard, logical, rows[0]["own"]), Found(person, found)
+    found = tuple(Candidate(*tuple(row)[_BESIDE:]) for row in rows if row["id"] is not None)
+    known = Seen(first["treats"], first["permits"]) if first["treats"] is not None else None
+    return Who(shard, logical, first["own"]), Found(person, found), known
+
+
+_BESIDE: Final = 3
+"""Columns of ``_at_once`` before those of a Candidate."""
+
+
+@cache
+def _at_once(related: str, taken: int) -> str:
+    """The Patient itself, what the asker has to do with it (``related``, which has the first ``taken`` arguments), and the results;
+    no row when there is no such Patient."""
+    shard, patient, items, at = (f"${taken + n}" for n in (1, 2, 3, 4))
+    return f"""
+WITH v AS MATERIALIZED ({related})
+SELECT p.facility AS own, v.treats, v.permits, {_ALL}
+FROM resource r LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.id LEFT JOIN v ON true
+  LEFT JOIN LATERAL earlier_results({shard}::smallint, {patient}, {items}, {at}) f ON true
+WHERE r.shard = {shard} AND r.rtype = {_PATIENT} AND r.id = {patient} AND NOT r.deleted"""  # noqa: S608 - our own columns
 
 
 async def emergency(connection: asyncpg.Connection, codec: Codec, encounter: str, patient: str) -> bool | None:

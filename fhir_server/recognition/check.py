@@ -155,9 +155,12 @@ async def _decide(services: Services, principal: Principal, question: Question, 
             if principal.facility
             else None
         )
-        at_once = await candidates.find_at_once(connection, question.patient, asked.items, at) if asked else None
+        relation = _relation(services, principal, at)
+        at_once = (
+            await candidates.find_at_once(connection, question.patient, asked.items, at, relation) if asked else None
+        )
         if at_once is not None:
-            who, results = at_once
+            who, results, seen = at_once
         else:
             found = await candidates.identify(connection, question.patient, principal.facility)
             if isinstance(found, str):
@@ -167,8 +170,9 @@ async def _decide(services: Services, principal: Principal, question: Question, 
                 question, known, services.profiles.get(principal.facility or who.facility or ""), at, zone
             )
             results = await candidates.find(connection, who, asked.items, at)
+            seen = await candidates.seen(connection, who, relation)
         assert asked is not None
-        kept = await _visible(services, principal, connection, who, results.candidates, at)
+        kept = _visible(principal, who, results.candidates, seen, by_treatment=services.settings.access_by_treatment)
         if kept is None:  # as for a patient nobody knows, and refused accesses are on record too
             types = ("Observation", "DiagnosticReport")
             await services.audit.record(principal, "R", question.service, types, [who.patient], outcome="4", at=at)
@@ -206,27 +210,29 @@ async def _decide(services: Services, principal: Principal, question: Question, 
     )
 
 
-async def _visible(
-    services: Services,
+def _relation(services: Services, principal: Principal, at: datetime) -> Relation:
+    chosen = services.settings
+    after, default = since(at, chosen.treatment_days), chosen.consent_model == "opt-out"
+    return Relation(principal.facility, principal.subject, after, at, default)
+
+
+def _visible(
     principal: Principal,
-    connection: asyncpg.Connection,
     who: candidates.Who,
     found: tuple[Candidate, ...],
-    at: datetime,
+    seen: candidates.Seen | None,
+    *,
+    by_treatment: bool,
 ) -> tuple[Candidate, ...] | None:
     """The candidates the asker may be told of: none of other facilities against the patient's consent; None when a clinician's
     facility neither treats nor registered the patient. The order that is being written does not count: anybody can write one."""
-    chosen = services.settings
     if not principal.facility and principal.role != "clinician":
         return found
-    after, default = since(at, chosen.treatment_days), chosen.consent_model == "opt-out"
-    text, args = Relation(principal.facility, principal.subject, after, at, default).of_patient(who.shard, who.patient)
-    row = await connection.fetchrow(text, *args)
-    treats = row is not None and row["treats"]
+    treats = seen is not None and seen.treats
     own = principal.facility != "" and who.facility == principal.facility
-    if principal.role == "clinician" and chosen.access_by_treatment and not treats and not own:
+    if principal.role == "clinician" and by_treatment and not treats and not own:
         return None
-    if row is None or row["permits"]:
+    if seen is None or seen.permits:
         return found
     return tuple(c for c in found if c.facility == principal.facility)
 

@@ -12,7 +12,8 @@ import pytest
 from conformance import systems
 from conformance.fhirjson import loads
 from fhir_server.recognition import candidates, images
-from fhir_server.recognition.candidates import Found, Who
+from fhir_server.recognition.candidates import Found, Seen, Who
+from fhir_server.scope.rows import Relation
 from fhir_server.store import writes
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Origin
@@ -22,6 +23,7 @@ from mappings.ids import shard_of_id
 NOW = datetime(2025, 11, 21, 9, 0, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=60)
 UREA = "L0016"
+ASKER = Relation("county-hospital", "li", NOW - timedelta(days=180), NOW, True)
 
 
 def _run(url: str, ask: Any) -> Any:
@@ -123,13 +125,16 @@ def test_the_patient_and_its_results_come_in_one_round_trip(county: Any) -> None
 
     async def ask(connection: Any) -> Any:
         at_once = [
-            await candidates.find_at_once(connection, name, [UREA], NOW)
+            await candidates.find_at_once(connection, name, [UREA], NOW, ASKER)
             for name in (here, f"Patient/{here}", "a|b", "own")
         ]
-        return at_once, await candidates.find(connection, at_once[0][0], [UREA], NOW)
+        who, *_ = at_once[0]
+        found = await candidates.find(connection, who, [UREA], NOW)
+        return at_once, found, await candidates.seen(connection, who, ASKER)
 
-    (one, same, identifier, given), found = _run(county.url, ask)
-    assert one == same == (Who(shard_of_id(here), here, "county-hospital"), found)
+    (one, same, identifier, given), found, seen = _run(county.url, ask)
+    assert one == same == (Who(shard_of_id(here), here, "county-hospital"), found, seen)
+    assert seen == Seen(treats=False, permits=True)
     assert found.person == "p-1"
     assert (identifier, given) == (None, None)
 
@@ -138,9 +143,9 @@ def test_a_patient_without_results_is_known_all_the_same(county: Any) -> None:
     here = county.patient("county-hospital", "1", "p-1", LONG_AGO)
 
     async def ask(connection: Any) -> Any:
-        return await candidates.find_at_once(connection, here, [UREA], NOW)
+        return await candidates.find_at_once(connection, here, [UREA], NOW, ASKER)
 
-    who, found = _run(county.url, ask)
+    who, found, _ = _run(county.url, ask)
     assert (who.facility, found) == ("county-hospital", Found("p-1", ()))
 
 
