@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _MOST = 128
 _MOST_BYTES = 4 * 1024 * 1024
-_WAKE_EVERY = 0.02
+_WAKE_EVERY = 0.05
 _FAULT_COUNTS = 60.0
 _ROW_FAULTS = (
     asyncpg.DataError,

@@ -46,6 +46,9 @@ _GARBAGE_AFTER = 50_000
 """Objects made before Python looks for rings among them."""
 _GIVES_WAY = 5
 """Niceness of a worker beside the server it belongs to: who waits for an answer comes first."""
+_GATHERS = 0.1
+"""Seconds a worker waits after a small batch (less than a quarter of a full one), so that the next is no smaller: a batch costs 15
+round trips however few its messages are, and while messages trickle in that was half of what two cores can do."""
 _FULL_LOOK = 500
 """Batches after which a worker looks for rings of garbage among all that it keeps."""
 
@@ -167,22 +170,25 @@ class Worker:
     def _serve(self, conn: psycopg.Connection[Any], pipeline: Pipeline, codec: Codec) -> None:
         due = time.monotonic() + EVERY
         while not self._stop.is_set():
-            if not self._work_once(conn, pipeline):
+            worked = self._work_once(conn, pipeline)
+            if not worked:
                 ledger_resources.publish(conn, codec, self._not_shown)
                 for _ in conn.notifies(timeout=_POLL, stop_after=1):
                     pass
+            elif worked < self._batch // 4:
+                self._stop.wait(_GATHERS)
             sweep(self._turn)
             if time.monotonic() >= due:
                 self._sign.give(conn)
                 due = time.monotonic() + EVERY
 
-    def _work_once(self, conn: psycopg.Connection[Any], pipeline: Pipeline) -> bool:
-        """One batch; False when there was nothing to do."""
+    def _work_once(self, conn: psycopg.Connection[Any], pipeline: Pipeline) -> int:
+        """One batch; the number of messages claimed for it."""
         self._turn += 1
         token = f"{self._name}/{self._turn}@{self._session}"
         messages = claim(conn, token, self._lease, self._batch, self._turn)
         if not messages:
-            return False
+            return 0
         self._token, self._held = token, messages
         with self._heartbeat(token):
             try:
@@ -194,7 +200,7 @@ class Worker:
         self._held = []
         held = sum(o.status == "held" for o in outcomes)
         log.debug("batch messages=%d held=%d", len(messages), held)
-        return True
+        return len(messages)
 
     def _give_back(self, conn: psycopg.Connection[Any]) -> None:
         """After an outage: what was claimed when it began is free again at once, and not suspected of anything."""

@@ -202,6 +202,8 @@ def _initialise(home: Path, binaries: Path, user: ServerUser) -> None:
             "--builtin-locale=C.UTF-8",
             "--locale=C",
             "--set=unix_socket_directories=",
+            # A new segment is filled with zeros while every commit waits for it: 16 MB took 100 ms, once every 300 messages.
+            "--wal-segsize=1",
         ]
     )
     if done.returncode != 0:
