@@ -85,6 +85,8 @@ def status(
         f"Clock      {known.get('offset_ms', 'unknown')} ms behind the server's (round trip {known.get('round_trip_ms', '-')} ms)"
     )
     typer.echo(f"Id         {known.get('id', '-')}")
+    if known.get("damage"):
+        typer.echo(f"Damage     {known['damage']}")
 
 
 def _fault(known: dict[str, str]) -> str:

@@ -85,14 +85,23 @@ class FolderDoor:
             await asyncio.sleep(seconds)
 
     async def look(self) -> int:
-        """Takes what is complete; gives the number of files. Raises OSError, and Full: then the file stays where it is."""
+        """Takes what is complete; gives the number of files. A file that cannot be read or moved is left where it is, and keeps nobody
+        else's waiting. Raises OSError when the folder cannot be used, and Full: then the file stays where it is."""
         await asyncio.to_thread(self._drop.prepare)
         taken = 0
         for path in await asyncio.to_thread(self._drop.complete):
-            raw = await asyncio.to_thread(self._drop.read, path, self._most)
-            fault = "" if raw is not None else f"too-large: The file has more than {self._most} bytes; it was not read."
-            if raw is not None:
-                await self._queue.put(raw, "folder", "", self._clock())
-            await asyncio.to_thread(self._drop.finish, path, fault)
+            try:
+                await self._take(path)
+            except OSError as fault:
+                # No name: it may be a patient's.
+                log.warning("relay_file_left fault=%s", type(fault).__name__)
+                continue
             taken += 1
         return taken
+
+    async def _take(self, path: Path) -> None:
+        raw = await asyncio.to_thread(self._drop.read, path, self._most)
+        fault = "" if raw is not None else f"too-large: The file has more than {self._most} bytes; it was not read."
+        if raw is not None:
+            await self._queue.put(raw, "folder", "", self._clock())
+        await asyncio.to_thread(self._drop.finish, path, fault)

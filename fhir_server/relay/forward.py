@@ -10,6 +10,9 @@ import asyncio
 import base64
 import logging
 import random
+import re
+import socket
+import sqlite3
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,8 +34,11 @@ HEARTBEAT: Final = 60.0
 FIRST_PAUSE: Final = 1.0
 _MOST: Final = 500
 _LEAST_BYTES: Final = 16 * 1024
-_NEVER: Final = (400, 413, 415, 422)
-"""What the server answers to a message it will not take however often it is sent."""
+_TOO_LARGE: Final = 413
+_NEVER: Final = (400, 415, 422)
+"""What the server answers to a message it will not take however often it is sent. Without an OperationOutcome it was something on
+the way that answered, such as a proxy: nothing is given up for that. A message too large for it will never pass either."""
+_CLOCK = re.compile("expired|not yet valid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +86,11 @@ class Forwarder:
                 try:
                     sent = await self.send(http)
                     pause = FIRST_PAUSE
-                except Cut as fault:
+                except (Cut, sqlite3.OperationalError) as fault:
                     self._shrink()
-                    log.warning("relay_cut fault=%s again_in=%.0f", fault, pause)
-                    await self._queue.remember(fault=str(fault), fault_at=self._clock().isoformat())
+                    words = str(fault) if isinstance(fault, Cut) else "the disk of the queue takes nothing"
+                    log.warning("relay_cut fault=%s again_in=%.0f", words, pause)
+                    await self._queue.remember(fault=words, fault_at=self._clock().isoformat())
                     pause = min(pause, self._way.longest_pause)
                     await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads relays, hides nothing
                     pause *= 2
@@ -106,7 +113,7 @@ class Forwarder:
         try:
             answer = await http.post(PATH, content=await self._body(waiting), headers=self._headers())
         except httpx.HTTPError as fault:
-            raise Cut(f"away ({type(fault).__name__})") from None
+            raise Cut(f"away ({_why(fault)})") from None
         except OSError as fault:
             raise Cut(f"the secret cannot be read ({type(fault).__name__})") from None
         if answer.status_code == 200:
@@ -115,7 +122,7 @@ class Forwarder:
             # The server knows other messages under our numbers: this queue is a copy from a backup.
             await self._queue.renew()
             raise Cut("numbers used before; a new id was drawn")
-        if answer.status_code in _NEVER and waiting:
+        if waiting and (answer.status_code == _TOO_LARGE or (answer.status_code in _NEVER and _sentence(answer))):
             if len(waiting) > 1:
                 self._shrink(len(waiting))
                 return await self.send(http)
@@ -149,7 +156,9 @@ class Forwarder:
 
     def _headers(self) -> dict[str, str]:
         # Read each time: who replaces it need not stop the relay.
-        shown = self._way.secret_file.read_text("ascii", "replace").strip()
+        shown = self._way.secret_file.read_text("utf-8-sig", "replace").strip()
+        if not shown.isascii() or not shown:
+            raise Cut("relay_secret_file is empty or holds more than a secret")
         if not self._way.client:
             return {"Content-Type": MEDIA_TYPE, "Authorization": f"Bearer {shown}"}
         basic = base64.b64encode(f"{self._way.client}:{shown}".encode()).decode()
@@ -185,8 +194,29 @@ class Forwarder:
 
 def _reason(answer: httpx.Response) -> str:
     """What a person reads of a message that was given up: the status, and the server's own sentence when it has one."""
+    return f"{answer.status_code} {_sentence(answer)}".strip()[:300]
+
+
+def _sentence(answer: httpx.Response) -> str:
+    """The words of an OperationOutcome; empty when the answer is none."""
     try:
-        text = str(answer.json()["issue"][0]["diagnostics"])
+        return str(answer.json()["issue"][0]["diagnostics"])
     except (ValueError, KeyError, IndexError, TypeError):
-        text = ""
-    return f"{answer.status_code} {text}".strip()[:300]
+        return ""
+
+
+def _why(fault: BaseException) -> str:
+    """Why the server cannot be reached, in words about the first cause that says something."""
+    cause: BaseException | None = fault
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            clock = "; is the clock of this machine right?" if _CLOCK.search(cause.verify_message) else ""
+            return f"its certificate is not accepted: {cause.verify_message}{clock}"
+        if isinstance(cause, ssl.SSLError):
+            return f"no TLS connection: {cause.reason or type(cause).__name__}"
+        if isinstance(cause, socket.gaierror):
+            return "its name is not found"
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens there"
+        cause = cause.__cause__ or cause.__context__
+    return type(fault).__name__

@@ -17,11 +17,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
 import zstandard
+
+from fhir_server.relay.salvage import mended, unpacked
 
 T = TypeVar("T")
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "relay.sqlite"
 _PAGE: Final = 4096
+_SPOILT: Final = "damaged on the disk of the relay: have it sent again"
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS message (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, received_at TEXT NOT NULL, offset_ms INTEGER, channel TEXT NOT NULL, format TEXT NOT NULL,
@@ -91,6 +94,7 @@ class Queue:
         # SQLite is used by one thread alone.
         self._thread = ThreadPoolExecutor(1, "relay-queue")
         self._db = self._thread.submit(_open, folder / FILE, most_bytes).result()
+        self.damaged = asyncio.Event()
         self._pending: list[tuple[_New, asyncio.Future[int]]] = []
         self._writing: asyncio.Task[None] | None = None
         self.fresh = asyncio.Event()
@@ -122,7 +126,7 @@ class Queue:
             try:
                 numbers = await self._run(self._insert, [new for new, _ in group])
             except sqlite3.Error as fault:
-                # Full, or a disk that fails: either way nothing was taken.
+                # Full, or a disk that fails, or a damaged file: in each case nothing was taken.
                 log.warning("relay_queue_refuses fault=%s", type(fault).__name__)
             for position, (_, future) in enumerate(group):
                 if future.done():
@@ -169,6 +173,7 @@ class Queue:
 
     def _next(self, most: int, most_bytes: int) -> list[Waiting]:
         out: list[Waiting] = []
+        spoilt: list[int] = []
         size = 0
         rows = self._db.execute(
             "SELECT seq, received_at, offset_ms, channel, format, sha256, size, raw FROM message WHERE dead IS NULL"
@@ -179,8 +184,13 @@ class Queue:
             if out and size + length > most_bytes:
                 break
             size += length
-            plain = zstandard.ZstdDecompressor().decompress(raw)
+            if (plain := unpacked(raw, sha256)) is None:
+                spoilt.append(seq)
+                continue
             out.append(Waiting(seq, datetime.fromisoformat(at), offset, channel, kind, sha256, plain))
+        for seq in spoilt:
+            log.error("relay_message_damaged seq=%d", seq)
+        self._change("UPDATE message SET dead = ? WHERE seq = ?", [(_SPOILT, seq) for seq in spoilt])
         return out
 
     async def done(self, numbers: Sequence[int]) -> None:
@@ -219,10 +229,22 @@ class Queue:
             self._db.executemany(statement, rows)
 
     async def _run(self, act: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, act, *arguments)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, act, *arguments)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            self.damaged.set()
+            raise
 
 
 def _open(path: Path, most_bytes: int) -> sqlite3.Connection:
+    if words := mended(path, lambda place: _create(place, most_bytes), datetime.now(UTC)):
+        log.error("relay_queue_damaged %s", words)
+    return _create(path, most_bytes)
+
+
+def _create(path: Path, most_bytes: int) -> sqlite3.Connection:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
     db = sqlite3.connect(path, isolation_level=None, timeout=30)
@@ -274,5 +296,5 @@ def retry(db: sqlite3.Connection, numbers: Sequence[int]) -> int:
 
 
 def state(db: sqlite3.Connection) -> dict[str, str]:
-    """What the relay remembered: contact, fault, fault_at, offset_ms, round_trip_ms, id."""
+    """What the relay remembered: contact, fault, fault_at, offset_ms, round_trip_ms, id, damage."""
     return dict(db.execute("SELECT name, value FROM state").fetchall())

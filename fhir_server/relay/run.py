@@ -90,9 +90,12 @@ async def relay(settings: Settings) -> None:
             folder = FolderDoor(settings.relay_drop_dir, queue, settings.mllp_max_message, clock.now)
             tasks.append(asyncio.create_task(folder.watch(settings.drop_seconds)))
         print(f"MLLP   {settings.mllp_host}:{listening.getsockname()[1]}", flush=True)  # noqa: T201 - the line a script waits for
-        waiting = asyncio.create_task(stop.wait())
-        await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(queue.damaged.wait())]
+        await asyncio.wait([*waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for wait in waiting:
+            wait.cancel()
+        if queue.damaged.is_set():
+            raise CannotRelay("The queue file is damaged: start the relay again, it saves what can be read of it.")
         for task in tasks:
             if task.done() and (ended := task.exception()) is not None:
                 raise CannotRelay(f"The relay ends because a part of it did: {type(ended).__name__}.") from ended
