@@ -54,7 +54,7 @@ def test(
             if only and case.id != only:
                 continue
             try:
-                result = run(case, path, folder)
+                result = run(case, path, folder, found.lines[case.id])
             except CaseError as fault:
                 err.print(str(fault), style="red", markup=False)
                 faulty = True

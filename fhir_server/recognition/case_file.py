@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +16,8 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fhir_server.recognition import case_lines
+from fhir_server.recognition.case_lines import NOWHERE, Lines
 from fhir_server.recognition.criteria import JUDGES
 from fhir_server.recognition.rules import faults
 
@@ -26,6 +28,21 @@ _RELATIVE: Final = re.compile(
 
 Time = datetime | date | str
 Answer = Literal["met", "not-met", "unknown", "not-required"]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1; what looks like a time and is none (``2025-13-01``) stays text, so that the case can be told where it stands."""
+
+    def timestamp(self, node: yaml.ScalarNode) -> date | datetime | str:
+        """A scalar that looks like a time."""
+        try:
+            found: date | datetime = self.construct_yaml_timestamp(node)
+        except ValueError:
+            return str(node.value)
+        return found
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.timestamp)
 
 
 class CaseError(Exception):
@@ -229,11 +246,12 @@ class Case(World):
 
 @dataclass(frozen=True, slots=True)
 class CaseFile:
-    """path, and its cases, each with the file's world under it."""
+    """path, and its cases, each with the file's world under it; lines: id of a case -> where it stands."""
 
     path: Path
     cases: tuple[Case, ...]
     problems: tuple[str, ...] = ()
+    lines: Mapping[str, Lines] = field(default_factory=dict)
 
 
 def load(path: Path) -> CaseFile:
@@ -248,7 +266,7 @@ def load_what_can_be(path: Path) -> CaseFile:
     """The same; faults of single cases are ``problems`` and do not keep the others from being run. Raises CaseError for the file."""
     try:
         text = path.read_text("utf-8-sig")
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except OSError as fault:
         raise CaseError(f"{path}: cannot be read: {fault.strerror}") from None
     except UnicodeDecodeError:
@@ -265,30 +283,23 @@ def load_what_can_be(path: Path) -> CaseFile:
     if not isinstance(world, dict) or not isinstance(defaults, dict):
         raise CaseError(f"{path}: world and defaults are mappings")
     problems: list[str] = []
-    cases, seen = [], set()
-    lines = _lines(text)
+    cases: list[Case] = []
+    places: dict[str, Lines] = {}
+    lines = case_lines.read(text)
     for number, raw in enumerate(data["cases"], 1):
-        line = f" (line {lines[number - 1]})" if number <= len(lines) else ""
+        stands = lines[number - 1] if number <= len(lines) else NOWHERE
         if not isinstance(raw, dict):
-            problems.append(f"{path}: case {number}: is not a mapping{line}")
+            problems.append(f"{path}: case {number}: {stands.beside('is not a mapping')}")
             continue
         name = str(raw.get("id") or f"#{number}")
-        if name in seen:
-            problems.append(f"{path}: case {name}: id: stands twice{line}")
-        seen.add(name)
+        if name in places:
+            problems.append(f"{path}: case {name}: {stands.beside('id: stands twice')}")
+        places.setdefault(name, stands)
         try:
             cases.append(Case.model_validate({"id": name, **defaults, **_over(world, raw)}))
         except ValidationError as fault:
-            problems += [f"{path}: case {name}: {told}{line}" for told in faults(fault)]
-    return CaseFile(path, tuple(cases), tuple(problems))
-
-
-def _lines(text: str) -> list[int]:
-    """Line at which each case begins."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if isinstance(root, yaml.MappingNode):
-        root = next((value for key, value in root.value if key.value == "cases"), None)
-    return [node.start_mark.line + 1 for node in root.value] if isinstance(root, yaml.SequenceNode) else []
+            problems += [f"{path}: case {name}: {stands.beside(told)}" for told in faults(fault)]
+    return CaseFile(path, tuple(cases), tuple(problems), places)
 
 
 def _over(world: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from adapters import convert as adapters
 from adapters.contract import Unreadable
-from conformance import fhirjson, systems
+from conformance import fhirjson, systems, validator
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.recognition import images
 from fhir_server.recognition.case_file import Case, CaseError, Prior, Report, Time, instant
@@ -34,6 +34,7 @@ _YES_NO: Final = {"yes": True, "no": False, None: None}
 _LONG_AGO: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _OBSERVATION: Final = RESOURCE_TYPES["Observation"]
 _NUMBER: Final = re.compile(r"^(?P<comparator>[<>]=?|[≤≥])?\s*(?P<number>[+-]?\d+(?:\.\d+)?)(?:\s+(?P<unit>\S.*))?$")
+_PARTS: Final = re.compile(r"an object|a list")
 _SPECIMENS: Final = {
     "serum": "SER", "plasma": "PLAS", "whole-blood": "WB", "arterial-blood": "BLDA", "urine": "UR", "stool": "STL", "sputum": "SPT",
     "semen": "SMN", "breath": "EXG", "respiratory": "NP",
@@ -156,7 +157,7 @@ def _statements(prior: Prior, built: Built, folder: Path, at: datetime, notes: l
             "one of hl7v2, file, fhir and report is needed" + (f", not {' and '.join(given)}" if given else "")
         )
     if prior.fhir is not None:
-        return _of_fhir(prior, built, at)
+        return _of_fhir(prior, built, at, notes)
     if prior.report is not None:
         raw, known = _message(prior.report, built, at)
     else:
@@ -213,7 +214,22 @@ def _sender(prior: Prior, raw: bytes, built: Built) -> Profile:
     return built.profiles[facility]
 
 
-def _of_fhir(prior: Prior, built: Built, at: datetime) -> list[_Stated]:
+def of_shape(resource: dict[str, Any], key: str) -> list[str]:
+    """What a server would refuse about the values of a resource; an element that may be left out in a case is not missed.
+
+    Raises CaseError for one that is not a resource, or holds something else where R4 has a list or an element with parts.
+    """
+    noted = []
+    for issue in validator.check(fhirjson.loads(_json(resource))):
+        told = f"{key}: {issue.where or 'resourceType'}: {issue.text}"
+        if issue.key == "unknown-type" or (issue.key == "wrong-type" and _PARTS.search(issue.text)):
+            raise CaseError(told)
+        if issue.key in ("bad-format", "wrong-type", "unknown-element"):
+            noted.append(told)
+    return noted
+
+
+def _of_fhir(prior: Prior, built: Built, at: datetime, notes: list[str]) -> list[_Stated]:
     """Resources as a client would write them: Observations with their DiagnosticReport and Specimen."""
     # Through JSON text: numbers stay what was written and become decimals, never floats.
     given = fhirjson.loads(prior.fhir.encode() if isinstance(prior.fhir, str) else _json(prior.fhir))
@@ -222,6 +238,7 @@ def _of_fhir(prior: Prior, built: Built, at: datetime) -> list[_Stated]:
     resources = [r for r in (given if isinstance(given, list) else [given]) if isinstance(r, dict)]
     if not any(r.get("resourceType") == "Observation" for r in resources):
         raise CaseError("fhir: an Observation is needed")
+    notes += [note for r in resources for note in of_shape(r, "fhir")]
     facility = prior.facility or next(iter(built.profiles))
     if facility not in built.profiles:
         raise CaseError(f"facility: {facility!r} is not among the facilities of the case")

@@ -12,7 +12,8 @@ from conformance import systems
 from fhir_server.recognition import case_rows, explain, marks
 from fhir_server.recognition import order as orders
 from fhir_server.recognition.candidates import is_emergency
-from fhir_server.recognition.case_file import SHANGHAI, Case, CaseError, Expect, instant, load
+from fhir_server.recognition.case_file import SHANGHAI, Case, CaseError, Expect, Time, instant, load
+from fhir_server.recognition.case_lines import NOWHERE, Lines
 from fhir_server.recognition.case_rows import PERSON, Received
 from fhir_server.recognition.case_world import Built, build
 from fhir_server.recognition.check import Answer as Reminder
@@ -27,7 +28,8 @@ _SYSTEMS: Final = {"orderables": systems.ORDERABLES, "items": systems.ITEMS, "lo
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One case: what differs from the expectation (empty: nothing), and the decision of its own time; notes of the conversion."""
+    """One case: what differs from the expectation, with the line (empty: nothing); the decision of its own time; notes of the
+    conversion."""
 
     file: Path
     case: Case
@@ -51,22 +53,41 @@ class Asked:
 
 def run_file(path: Path, rules: Path | None = None) -> list[Result]:
     """Every case of a file. ``rules``: folder of the rules under test, default the shipped ones. Raises CaseError for a faulty file."""
-    return [run(case, path, rules) for case in load(path).cases]
+    found = load(path)
+    return [run(case, path, rules, found.lines[case.id]) for case in found.cases]
 
 
-def run(case: Case, path: Path, rules: Path | None = None) -> Result:
-    """One case. A case that cannot be set up raises CaseError naming file, case and key."""
+def run(case: Case, path: Path, rules: Path | None = None, lines: Lines = NOWHERE) -> Result:
+    """One case. A case that cannot be set up raises CaseError naming file, case, key and, where ``lines`` tells it, the line."""
     try:
+        at = _instant("at", case.at)
         asked = ask(case, path.parent, rules)
-        at = instant(case.at)
         first = asked.decide(at)
-        differs = [f"{line}" for line in compare(case.expect, first, asked, first)]
+        differs = _placed(compare(case.expect, first, asked, first), "", lines)
         for number, step in enumerate(case.later):
-            then = instant(step.at, at)
-            differs += [f"later.{number}: {line}" for line in compare(step.expect, asked.decide(then), asked, first)]
+            then = asked.decide(_instant(f"later.{number}.at", step.at, at))
+            differs += _placed(compare(step.expect, then, asked, first), f"later.{number}", lines)
     except (CaseError, ValueError) as fault:
-        raise CaseError(f"{path}: case {case.id}: {fault}") from None
+        told = lines.beside(str(fault)).splitlines()
+        raise CaseError("\n".join(f"{path}: case {case.id}: {line}" for line in told)) from None
     return Result(path, case, tuple(differs), first, tuple(asked.received.notes))
+
+
+def _instant(key: str, given: Time, at: datetime | None = None) -> datetime:
+    try:
+        return instant(given, at)
+    except ValueError as fault:
+        raise CaseError(f"{key}: {fault}") from None
+
+
+def _placed(differs: Iterable[str], step: str, lines: Lines) -> list[str]:
+    """Lines of ``compare``, each with the line of the expectation it is about."""
+    out = []
+    for text in differs:
+        key = text.partition(":")[0].partition(" ")[0]
+        line = lines.of(".".join(filter(None, (step, "expect", key))))
+        out.append(": ".join(filter(None, (step, text))) + (f" (line {line})" if line else ""))
+    return out
 
 
 def ask(case: Case, folder: Path, rules: Path | None = None) -> Asked:
@@ -78,6 +99,7 @@ def ask(case: Case, folder: Path, rules: Path | None = None) -> Asked:
         facility = str(case.facilities[0].get("id") or "")
     built = build(_with_everybody(case, facility), rules)
     at = instant(case.at)
+    notes = case_rows.of_shape(case.order.fhir, "order.fhir") if case.order.fhir else []
     request = case.order.fhir or _request(case, facility)
     day = at.astimezone(SHANGHAI).date().isoformat()
     found = orders.read(request, built.rules, built.profiles.get(facility), day)
@@ -97,7 +119,9 @@ def ask(case: Case, folder: Path, rules: Path | None = None) -> Asked:
         surgery=told.surgery,
         grants=frozenset(context.grants),
     )
-    return Asked(built, order, case_rows.read(case, built, folder))
+    received = case_rows.read(case, built, folder)
+    received.notes[:0] = notes
+    return Asked(built, order, received)
 
 
 def _with_everybody(case: Case, asking: str) -> Case:

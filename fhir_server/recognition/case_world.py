@@ -57,7 +57,9 @@ def _built(text: str, folder: Path | None) -> Built:
     try:
         with tempfile.TemporaryDirectory() as name:
             base = _catalogue_folder(world, Path(name), folder or catalogue.DIRECTORY)
-            rules, examples, known = _load(base) if base == (folder or catalogue.DIRECTORY) else _load.__wrapped__(base)
+            rules, examples, known = (
+                _load(base) if base == (folder or catalogue.DIRECTORY) else _load_changed(base, world)
+            )
             rules = replace(
                 rules,
                 policies=_policies(world, rules, examples),
@@ -65,10 +67,48 @@ def _built(text: str, folder: Path | None) -> Built:
             )
             profiles = load_profiles(_profile_folder(world, known, Path(name)), catalogue=known)
             return Built(profiles, rules.among(profiles), known)
-    except (CatalogueError, ProfileError) as fault:
-        raise CaseError("; ".join(str(p) for p in fault.problems)) from None
+    except CatalogueError as fault:
+        raise CaseError("\n".join(str(p) for p in fault.problems)) from None
+    except ProfileError as fault:
+        # A facility that could not be read is missing in the lists of the others too: that is said once.
+        own = [p for p in fault.problems if not p.key.startswith("performers.")] or fault.problems
+        raise CaseError("\n".join(_of_profile(p, world) for p in own)) from None
     except RulesError as fault:
         raise CaseError(str(fault)) from None
+
+
+def _load_changed(base: Path, world: World) -> tuple[Rules, Mapping[str, Policy], Catalogue]:
+    """``_load`` of the case's own catalogue; a fault is told with the key of the case."""
+    try:
+        return _load.__wrapped__(base)
+    except CatalogueError as fault:
+        raise CaseError("\n".join(_of_catalogue(p, base, world) for p in fault.problems)) from None
+
+
+def _of_catalogue(problem: Problem, base: Path, world: World) -> str:
+    line = (base / problem.file).read_text("utf-8").splitlines()[problem.line - 1] if problem.line else ""
+    code = next(csv.reader([line]), [""])[0]
+    given, key = (world.items, "items") if problem.file == "items.csv" else (world.orderables, "orderables")
+    return f"{key}.{code}.{problem.key}: {problem.text}" if code in given else str(problem)
+
+
+def _of_profile(problem: Problem, world: World) -> str:
+    """A fault of a facility's files, told with the key of the case it was made from: ``facilities.north.tests.1201.item``."""
+    for given in world.facilities:
+        facility = str(given["id"])
+        if problem.file == f"{facility}.yaml":
+            return f"facilities.{facility}.{problem.key}: {problem.text}"
+        for kind in ("tests", "orders", "units"):
+            if problem.file == f"{facility}-{kind}.csv":
+                table = given.get(kind)
+                # Line 1 is the header.
+                codes = (
+                    list(table) if isinstance(table, Mapping) else range(len(table) if isinstance(table, list) else 0)
+                )
+                row = problem.line - 2
+                step = f".{codes[row]}" if 0 <= row < len(codes) else f", line {problem.line} of it"
+                return f"facilities.{facility}.{kind}{step}: {problem.key}: {problem.text}"
+    return str(problem)
 
 
 @lru_cache(maxsize=4)
@@ -158,7 +198,7 @@ def _policy(given: str | Mapping[str, Any], known: Mapping[str, Policy], key: st
     try:
         return Policy.model_validate(merged)
     except ValidationError as fault:
-        raise CaseError("; ".join(f"{key}.{line}" for line in faults(fault))) from None
+        raise CaseError("\n".join(f"{key}.{line}" for line in faults(fault))) from None
 
 
 _REGISTER: Final = {
@@ -201,7 +241,7 @@ def _register(world: World, rules: Rules, temporary: Path, base: Path) -> Any:
     register = marks_csv.load(folder, rules.items, problems)
     if problems:
         # Line 1 is the header: line n is row n - 2 of the list.
-        raise CaseError("; ".join(f"{p.file.partition('-')[0]}.{p.line - 2}.{p.key}: {p.text}" for p in problems))
+        raise CaseError("\n".join(f"{p.file.partition('-')[0]}.{p.line - 2}.{p.key}: {p.text}" for p in problems))
     return register
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fhir_server.recognition.case_file import CaseError, instant, load
-from fhir_server.recognition.case_run import run_file
+from fhir_server.recognition.case_run import run, run_file
 
 AT = datetime(2025, 11, 21, 9, 0, tzinfo=UTC)
 GOOD = """
@@ -71,6 +71,81 @@ def _differs(tmp_path: Path, text: str) -> str:
 )
 def test_a_fault_is_named_with_file_case_and_key(tmp_path: Path, change: tuple[str, str], named: str) -> None:
     assert named in _differs(tmp_path, GOOD.replace(*change, 1))
+
+
+AT_RUN_TIME = """defaults: {at: 2025-11-21T17:00:00+08:00, order: {code: L0016, facility: county}, expect: recognized}
+world:
+  facilities:
+    - {id: county, consortium: c}
+    - id: north
+      consortium: c
+      tests:
+        "1201": L0016
+cases:
+  - id: one
+    prior:
+      - report: {facility: north, collected: -1d, results: {"1201": 6.3 mmol/L}}
+      - facility: north
+        file: nowhere.hl7
+  - id: two
+    prior: {fhir: {resourceType: Observation, code: abc}}
+  - id: three
+    order: {facility: county, fhir: {resourceType: ServiceRequest, code: {coding: [7]}}}
+  - id: four
+    facilities:
+      - id: north
+        tests: {"1201": L0016,
+                "1202": L9999}
+  - id: five
+    items:
+      L0016:
+        window_days: -1
+  - id: six
+    marks:
+      - {laboratory: north, scope: national}
+      - {laboratory: north, scope: national, valid_from: 2025-13-01}
+  - id: seven
+    prior:
+      - {facility: north, hl7v2: 'MSH|^~\\&|LIS|NORTH'}
+  - id: eight
+    later:
+      - {at: soon, expect: recognized}
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "key", "line"),
+    [
+        ("one", "prior.1.file: nowhere.hl7", 14),
+        ("two", "prior.0.fhir: Observation.code: ", 16),
+        ("three", "order.fhir: ServiceRequest.code.coding[0]: ", 18),
+        ("four", "facilities.north.tests.1202: item: ", 23),
+        ("five", "items.L0016.window_days: ", 27),
+        ("six", "marks.1.valid_from: ", 31),
+        ("seven", "prior.0.hl7v2: ", 34),
+        ("eight", "later.0.at: ", 37),
+    ],
+)
+def test_a_case_that_cannot_be_run_is_named_with_its_line(tmp_path: Path, case: str, key: str, line: int) -> None:
+    path = tmp_path / "cases.yaml"
+    path.write_text(AT_RUN_TIME, "utf-8")
+    found = load(path)
+    with pytest.raises(CaseError) as fault:
+        run(next(c for c in found.cases if c.id == case), path, None, found.lines[case])
+    (said,) = str(fault.value).splitlines()
+    assert said.startswith(f"{path}: case {case}: {key}")
+    assert said.endswith(f"(line {line})")
+
+
+def test_what_differs_is_told_with_the_line_of_the_expectation(tmp_path: Path) -> None:
+    path = tmp_path / "cases.yaml"
+    step = "    later:\n      - at: +9d\n        expect:\n          outcome: recognized\n"
+    path.write_text(GOOD.replace("{outcome: recognized}", "{criteria: {window: not-met}}") + step, "utf-8")
+    first, second = run_file(path)[0].differs
+    assert first.startswith("criteria.window of L0016: expected answer not-met, got met")
+    assert first.endswith("(line 8)")
+    assert second.startswith("later.0: outcome: expected recognized, got not-recognizable")
+    assert second.endswith("(line 12)")
 
 
 def test_a_facility_that_is_only_named_is_one_of_which_nothing_is_known(tmp_path: Path) -> None:
