@@ -20,7 +20,7 @@ _WHOLE: Final = frozenset({"type", "minProperties", "properties", "additionalPro
 _OWN: Final = frozenset({"id", "identifier", "valueQuantity", "result", "target", "recorded", "entity"})
 """Elements that hardly two resources have alike."""
 _REFERENCE: Final = re.compile(rb'/[0-9a-v]{24}"')
-"""The end of a reference with a derived id (mappings.ids). It starts with a letter of its own, so that looking for it is fast."""
+"""The end of a reference with a derived id (mappings.ids). It begins with a plain character, so that looking for it is fast."""
 _ID: Final = re.compile(rb'"id":"[A-Za-z0-9.-]{1,64}"')
 _NUMBER: Final = re.compile(rb'"valueQuantity":\{"value":-?[0-9]+(?:\.[0-9]+)?')
 _SOURCE: Final = re.compile(rb'"meta":\{"source":"[!#-\[\]-~]+"\}')

@@ -45,7 +45,7 @@ from fhir_server.settings import Settings
 from fhir_server.smart_clients import App, Client
 from fhir_server.store import posted_parameters
 from fhir_server.store.body import Codec
-from fhir_server.store.database import borrowed, open_pool, open_writer
+from fhir_server.store.database import Borrowed, open_pool, open_writer
 from mappings.profile import Profile
 
 _AWAY: tuple[type[Exception], ...] = (OSError, TimeoutError, *responses.DATABASE_AWAY)
@@ -126,7 +126,7 @@ def create_app(services: Services, base_url: str, clients: Mapping[str, Client],
     @app.get("/health/ready")
     async def ready(response: Response) -> dict[str, str]:
         try:
-            async with asyncio.timeout(2), borrowed(services.pool) as conn:
+            async with asyncio.timeout(2), Borrowed(services.pool) as conn:
                 await conn.fetchval("SELECT 1")
         except _AWAY as fault:
             response.status_code = 503

@@ -21,7 +21,7 @@ from fhir_server import telemetry
 from fhir_server.ingest import backlog
 from fhir_server.ingest.sign_of_life import add
 from fhir_server.services import Services
-from fhir_server.store.database import borrowed
+from fhir_server.store.database import Borrowed
 
 REFRESH: Final = 5.0
 _WITHIN: Final = 5.0
@@ -70,7 +70,7 @@ class Scrape:
 
     async def _look(self) -> None:
         try:
-            async with asyncio.timeout(_WITHIN), borrowed(self._services.pool) as conn:
+            async with asyncio.timeout(_WITHIN), Borrowed(self._services.pool) as conn:
                 queue = await conn.fetch(backlog.QUEUE)
                 held = await conn.fetch(backlog.HELD)
                 feeds = await conn.fetch(backlog.FEEDS)

@@ -87,7 +87,7 @@ def map_study(study: Study, x: Context) -> dict[str, str] | None:
             out[key] = who if key == "referrer" else [who]
     series = [_series(s, x, whole) for s in study.series]
     out["modality"] = list(
-        {m["code"]: m for s in series if (m := s["modality"]).get("code", "KO") not in NOT_ACQUIRED}.values()
+        {m["code"]: m for s in series if "code" in (m := s["modality"]) and m["code"] not in NOT_ACQUIRED}.values()
     )
     if whole:
         present = sum(len(s["instance"]) for s in series)

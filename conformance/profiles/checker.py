@@ -195,7 +195,7 @@ class _Run:
         # fhirpathpy raises Exception itself for what it cannot evaluate, so nothing narrower catches it; only its call stands here,
         # and the invariant is told as not evaluated: it is never taken as met.
         except Exception as fault:  # noqa: BLE001
-            text = f"{rule['key']}: this invariant cannot be evaluated ({_class_of(fault)})."
+            text = f"{rule['key']}: this invariant cannot be evaluated ({type(fault).__name__})."
             yield Issue("invariant", "information", where, text)
             return
         if held and held[0] is False:
@@ -207,10 +207,6 @@ class _Run:
 def _compiled(expression: str) -> Callable[[Any], list[Any]]:
     made = fhirpathpy.compile(expression, models["r4"])
     return lambda value: list(made(value, None))
-
-
-def _class_of(fault: Exception) -> str:
-    return type(fault).__name__
 
 
 def _count(element: Mapping[str, Any], count: int, where: str, part_of: str = "") -> Iterator[Issue]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -37,10 +37,9 @@ class Connection(HttpToolsProtocol):
     _waits_since = 0.0
     _served = False
 
-    # uvicorn's own method narrows asyncio's BaseTransport in the same way.
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes the connection, and closes one when there are too many."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, transport))
         self._waits_since = self.loop.time()
         self._expect_head()
         if len(self.connections) > self.limits.connections:

@@ -20,7 +20,7 @@ from fhir_server.errors import Category, Fault
 from fhir_server.recognition import candidates, decisions
 from fhir_server.recognition.feedback import read_string
 from fhir_server.recognition.statement import read_statement
-from fhir_server.store.database import borrowed
+from fhir_server.store.database import Borrowed
 
 router = APIRouter(prefix="/recognition")
 
@@ -66,7 +66,7 @@ async def search(request: Request, asker: Asker, reminder: str = "", patient: st
         line = await decisions.line_of(services.pool, reminder)
         await _seen(request, asker, "R", SERVICE, [found.entry.get("patient")])
         return answer({"reminder": reminder, "state": decisions.state(line), "decisions": line})
-    async with borrowed(services.pool) as connection:
+    async with Borrowed(services.pool) as connection:
         who = await candidates.identify(connection, patient, asker.facility)
         if isinstance(who, str):
             raise Fault(Category.NOT_FOUND, "There is no such patient, or more than one.", where="patient")

@@ -25,7 +25,7 @@ from fhir_server.ingest.group_commit import DatabaseAway
 from fhir_server.ingest.intake import Intake, represented
 from fhir_server.ingest.receive import Receiver
 from fhir_server.ingest.submission import Taken
-from fhir_server.store.database import borrowed
+from fhir_server.store.database import Borrowed
 from mappings.facility import Channel
 
 router = APIRouter(prefix="/messages")
@@ -100,7 +100,7 @@ async def take(request: Request, asker: Principal, raw: bytes, kind: str, channe
         address=address_of(request),
     )
     places = [(t.accepted.shard, t.accepted.id) for t in taken if t.accepted]
-    async with borrowed(services.pool) as connection:
+    async with Borrowed(services.pool) as connection:
         found = {row["id"]: row for row in await inbox.told(connection, _facilities(request, asker), places)}
     return [_taken(t, found) for t in taken]
 
@@ -142,7 +142,7 @@ async def by_control_id(request: Request, asker: Principal, control_id: str) -> 
     await permit_role(request, asker, "message-status", *_ROLES)
     if not control_id or "\x00" in control_id:
         raise Fault(Category.INVALID, "Ask for control_id.", where="control_id")
-    async with borrowed(services_of(request).pool) as connection:
+    async with Borrowed(services_of(request).pool) as connection:
         rows = await inbox.told_of(connection, _facilities(request, asker), control_id, _MOST_LISTED)
     return [described(row) for row in rows]
 
@@ -158,7 +158,7 @@ async def status(request: Request, asker: Principal, id: str) -> dict[str, Any]:
     await permit_role(request, asker, "message-status", *_ROLES)
     rows: Sequence[asyncpg.Record] = []
     if id.isdecimal() and id.isascii() and len(id) < 19:
-        async with borrowed(services_of(request).pool) as connection:
+        async with Borrowed(services_of(request).pool) as connection:
             rows = await inbox.told(connection, _facilities(request, asker), [(None, int(id))])
     if not rows:
         raise Fault(Category.NOT_FOUND, "The facility of the token has no message of this id.")

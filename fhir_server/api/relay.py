@@ -15,7 +15,7 @@ from fhir_server.api.security import address_of, services_of
 from fhir_server.errors import Category, Fault
 from fhir_server.ingest import relayed
 from fhir_server.relay.batch import MEDIA_TYPE, PATH, Answer, BadBatch, Held, unpack
-from fhir_server.store.database import borrowed
+from fhir_server.store.database import Borrowed
 
 router = APIRouter()
 
@@ -41,7 +41,7 @@ async def relay_messages(request: Request, asker: MessageAsker) -> Response:
     except relayed.NotWhole:
         raise Fault(Category.INVALID, "A message is not the one whose SHA-256 was sent.") from None
     try:
-        async with borrowed(services.pool) as connection:
+        async with Borrowed(services.pool) as connection:
             taken = await relayed.store(connection, asker.facility, said, arrived, at, address_of(request))
     except relayed.NumberReused:
         raise Fault(Category.CONFLICT, "A number of this relay was used before for another message.") from None

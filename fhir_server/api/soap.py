@@ -30,7 +30,7 @@ from fhir_server.api.soap_wsdl import wsdl
 from fhir_server.errors import Category, Fault
 from fhir_server.recognition import candidates
 from fhir_server.search.query import parse
-from fhir_server.store.database import borrowed
+from fhir_server.store.database import Borrowed
 from mappings.facility import WebService
 
 # Its description is the WSDL.
@@ -134,7 +134,7 @@ async def _query(request: Request, asker: Principal, said: dict[str, Any]) -> di
     """Observations of the person, newest first, as a search at ``/fhir/Observation`` would show them to the asker."""
     await permit(request, asker, "search-type", "Observation")
     services = services_of(request)
-    async with borrowed(services.pool) as connection:
+    async with Borrowed(services.pool) as connection:
         who = await candidates.identify(connection, said["patient"], asker.facility)
         if isinstance(who, str) and asker.facility and "|" not in said["patient"]:
             who = await candidates.numbered(connection, said["patient"], asker.facility)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -16,7 +15,7 @@ from fhir_server.scope.rows import Scope, ScopedConnection
 from fhir_server.search.query import Query
 from fhir_server.search.statement import Context
 from fhir_server.services import Services
-from fhir_server.store.database import borrowed
+from fhir_server.store.database import Borrowed
 
 _OPENED: Final = """
 SELECT s.patient FROM opened o JOIN source_patient p ON p.shard = o.shard AND p.patient = o.patient
@@ -32,11 +31,24 @@ class ScopedPool:
         whole = ScopedConnection(pool, scope.wrap)
         self.fetch, self.fetchrow, self.fetchval = whole.fetch, whole.fetchrow, whole.fetchval
 
-    @asynccontextmanager
-    async def borrowed(self) -> AsyncIterator[ScopedConnection]:
-        """One connection, for several statements."""
-        async with borrowed(self._pool) as connection:
-            yield ScopedConnection(connection, self._scope.wrap)
+    def borrowed(self) -> _Scoped:
+        """``async with``: one connection, for several statements."""
+        return _Scoped(self._pool, self._scope)
+
+
+class _Scoped:
+    """A borrowed connection as one asker sees it."""
+
+    __slots__ = ("_borrowed", "_scope")
+
+    def __init__(self, pool: asyncpg.Pool, scope: Scope) -> None:
+        self._borrowed, self._scope = Borrowed(pool), scope
+
+    async def __aenter__(self) -> ScopedConnection:
+        return ScopedConnection(await self._borrowed.__aenter__(), self._scope.wrap)
+
+    async def __aexit__(self, *fault: Any) -> None:
+        await self._borrowed.__aexit__(*fault)
 
 
 async def seen_by(services: Services, asker: Principal, context: Context, letter: str) -> Services:

@@ -90,7 +90,7 @@ class Study:
 
     uid: str
     instances: int
-    told: str = ""
+    told: str
 
 
 class Asking(Protocol):

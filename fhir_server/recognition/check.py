@@ -29,7 +29,7 @@ from fhir_server.recognition.decide import Decision, Outcome, as_dict, decide
 from fhir_server.recognition.ledger import Row
 from fhir_server.recognition.order import Order
 from fhir_server.scope.rows import Relation, since
-from fhir_server.store.database import borrowed
+from fhir_server.store.database import Borrowed
 from mappings.catalogue import Orderable
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ async def ask(services: Services, principal: Principal, question: Question, addr
 async def _decide(services: Services, principal: Principal, question: Question, at: datetime) -> Answers:
     known = services.rules.among(services.profiles)
     zone = services.settings.zone
-    async with borrowed(services.keyed or services.pool) as connection:
+    async with Borrowed(services.keyed or services.pool) as connection:
         # The order codes of a token's facility are known before the patient is: then one round trip asks for both.
         asked = (
             _Asked.read(question, known, services.profiles.get(principal.facility), at, zone)

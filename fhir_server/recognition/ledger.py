@@ -24,7 +24,7 @@ import asyncpg
 import orjson
 
 from conformance import chain
-from fhir_server.store.database import borrowed
+from fhir_server.store.database import Borrowed
 
 Kind = Literal["reminder", "no-answer", "visit", "view", "feedback", "decision", "citation", "reopened"]
 
@@ -187,7 +187,7 @@ class Ledger:
 
     async def _insert(self, links: Sequence[Link], patience: float = PATIENCE) -> None:
         columns = list(zip(*((*_columns(link), *_looked_up(link.entry)) for link in links), strict=True))
-        async with asyncio.timeout(patience), borrowed(self._pool) as connection:
+        async with asyncio.timeout(patience), Borrowed(self._pool) as connection:
             await connection.execute(_INSERT, *columns)
 
     async def _drain(self, *, left_behind: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -19,15 +20,21 @@ _OPERATING: Final = frozenset({"integrator", "administrator", "auditor"})
 
 def scope_of(settings: Settings, asker: Principal, context: Context, letter: str) -> Scope:
     """The scope of an asker for reads (``r``) or searches (``s``). Raises Fault FORBIDDEN for a SMART scope that cannot be enforced."""
-    hidden = sensitive.ALL
-    for name in sensitive_grants(asker.scopes):
-        hidden &= ~sensitive.bit_of(name)
+    hidden = _hidden(asker.scopes)
     relation = None
     if asker.role == "clinician" and settings.access_by_treatment:
         after = since(context.now, settings.treatment_days)
         relation = Relation(asker.facility, asker.subject, after, context.now, settings.consent_model == "opt-out")
     narrowed = {name: [_filters(name, q) for q in queries] for name, queries in asker.narrowed(letter).items()}
     return Scope(context, relation, hidden, narrowed, asker.patient, asker.subject, asker.role in _OPERATING)
+
+
+@lru_cache(maxsize=1024)
+def _hidden(scopes: frozenset[str]) -> int:
+    hidden = sensitive.ALL
+    for name in sensitive_grants(scopes):
+        hidden &= ~sensitive.bit_of(name)
+    return hidden
 
 
 def _filters(type: str, query: str) -> list[Filter]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -112,21 +110,28 @@ async def _as_it_was(connection: asyncpg.Connection) -> None:
     del connection
 
 
-@asynccontextmanager
-async def borrowed(pool: asyncpg.Pool) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the pool for a caller with a deadline.
+class Borrowed:
+    """``async with``: a connection of the pool for a caller with a deadline. On the path of every search.
 
     When the caller is cancelled or runs out of time, the connection is thrown away: to give it back would mean waiting until the
     server has let go of the query, and a server that does not answer never does.
     """
-    connection = await pool.acquire()
-    try:
-        yield connection
-    except (asyncio.CancelledError, TimeoutError):
-        connection.terminate()
-        raise
-    finally:
-        await pool.release(connection)
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> asyncpg.Connection:
+        self._connection = await self._pool.acquire()
+        return self._connection
+
+    async def __aexit__(self, fault: type[BaseException] | None, *_: object) -> None:
+        try:
+            if fault is not None and issubclass(fault, asyncio.CancelledError | TimeoutError):
+                self._connection.terminate()
+        finally:
+            await self._pool.release(self._connection)
 
 
 def open_writer(

@@ -218,10 +218,10 @@ def rhythm() -> list[list[int]]:
     return [one, two, *([chance.randint(-300, 300) for _ in range(400)] for _ in range(10))]
 
 
-def test_xli_gives_back_every_sample_and_the_limb_leads() -> None:
-    rows = rhythm()
+def stored(rows: list[list[int]]) -> list[list[int]]:
+    """The limb leads III, aVR, aVL, aVF as what a computation from I and II misses (public description of XLI)."""
     one, two, three, right, left, foot = rows[:6]
-    stored = [
+    return [
         one,
         two,
         [b - a - c for a, b, c in zip(one, two, three, strict=True)],
@@ -230,7 +230,11 @@ def test_xli_gives_back_every_sample_and_the_limb_leads() -> None:
         [(a + b) // 2 - c for a, b, c in zip(two, three, foot, strict=True)],
         *rows[6:],
     ]
-    found = converted(philips(b"".join(packed(s) for s in stored)))
+
+
+def test_xli_gives_back_every_sample_and_the_limb_leads() -> None:
+    rows = rhythm()
+    found = converted(philips(b"".join(packed(s) for s in stored(rows))))
     got = waves(found)
     assert [samples(got[name]) for name in LEADS] == rows
     assert (str(got["I"]["period"]), str(got["I"]["factor"])) == ("2", "5")

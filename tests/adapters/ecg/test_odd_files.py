@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.ecg.test_ecg import LEADS, converted, kinds, measured, muse, packed, rhythm, samples, waves
+from tests.adapters.ecg.test_ecg import LEADS, converted, kinds, measured, muse, packed, rhythm, samples, stored, waves
 
 
 def lead(
@@ -259,20 +259,6 @@ def test_a_muse_file_of_windows_says_its_name_and_what_it_has_more() -> None:
 
 
 # --- Philips ----------------------------------------------------------------------------------------------------------------
-
-
-def stored(rows: list[list[int]]) -> list[list[int]]:
-    """The limb leads III, aVR, aVL, aVF as what a computation from I and II misses (public description of XLI)."""
-    one, two, three, right, left, foot = rows[:6]
-    return [
-        one,
-        two,
-        [b - a - c for a, b, c in zip(one, two, three, strict=True)],
-        [-c - (a + b) // 2 for a, b, c in zip(one, two, right, strict=True)],
-        [(a - b) // 2 - c for a, b, c in zip(one, three, left, strict=True)],
-        [(a + b) // 2 - c for a, b, c in zip(two, three, foot, strict=True)],
-        *rows[6:],
-    ]
 
 
 def sierra(rows: list[list[int]], length: int, extra: str = "") -> bytes:
