@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fhir_server import clock
 from fhir_server import settings as settings_module
+from fhir_server.access_cli import refresh_access
 from fhir_server.audit_cli import audit, measures, review
 from fhir_server.audit_log_cli import audit_log
 from fhir_server.bench.commands import bench
@@ -55,6 +56,7 @@ cli.command()(poll)
 cli.add_typer(relay, name="relay")
 cli.command()(audit)
 cli.command()(export)
+cli.command("refresh-access")(refresh_access)
 cli.command()(measures)
 cli.add_typer(review, name="review")
 err = Console(stderr=True, soft_wrap=True)
@@ -80,12 +82,14 @@ def _settings(**given: object) -> Settings:
 
 
 def _profiles(chosen: Settings) -> Mapping[str, Profile]:
-    from mappings import catalogue  # noqa: PLC0415 - keeps `--help` fast
+    """The profiles, with the installation's own rules taken up: its catalogue, its table of sensitive data."""
+    from mappings import catalogue, sensitive  # noqa: PLC0415 - keeps `--help` fast
     from mappings.profile import ProfileError, load_profiles  # noqa: PLC0415
 
     try:
+        sensitive.install(chosen.rules_dir)
         return load_profiles(chosen.profiles_dir, catalogue=catalogue.of(chosen.rules_dir))
-    except (ProfileError, catalogue.CatalogueError) as fault:
+    except (ProfileError, catalogue.CatalogueError, sensitive.SensitiveError) as fault:
         raise _fail(str(fault)) from None
 
 

@@ -106,10 +106,11 @@ def take_in(
     from fhir_server.recognition.rules import RulesError  # noqa: PLC0415
     from fhir_server.rules_exchange import import_files  # noqa: PLC0415
     from mappings.catalogue import DIRECTORY, CatalogueError  # noqa: PLC0415
+    from mappings.sensitive import SensitiveError  # noqa: PLC0415
 
     try:
         version = import_files(source, target, folder or DIRECTORY)
-    except (RulesError, CatalogueError) as fault:
+    except (RulesError, CatalogueError, SensitiveError) as fault:
         raise fail(str(fault)) from None
     typer.echo(f"Rules {version} in {target}.")
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from conformance import fhirjson
 from fhir_server.recognition import rules
-from mappings import catalogue, catalogue_fhir
+from mappings import catalogue, catalogue_fhir, sensitive
 
 FILES: Final = ("*.csv", "*.yaml", "LICENCE-LOINC.txt", "README.md")
 
@@ -41,7 +41,7 @@ def export_fhir(source: Path, target: Path) -> list[str]:
 def import_files(source: Path, target: Path, base: Path) -> str:
     """Lays the files of ``source`` over those of ``base``, checks the whole, and writes it to ``target``; the version of the new rules.
 
-    Nothing is written when anything is wrong. Raises RulesError and CatalogueError naming file and line.
+    Nothing is written when anything is wrong. Raises RulesError, CatalogueError and SensitiveError naming file and line.
     """
     with tempfile.TemporaryDirectory() as name:
         merged = Path(name) / "rules"
@@ -51,6 +51,7 @@ def import_files(source: Path, target: Path, base: Path) -> str:
             for path in source.glob(pattern):
                 shutil.copyfile(path, merged / path.name)
         version = rules.load(merged).version
+        sensitive.of(merged)
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted(merged.iterdir()):
             if path.is_file():

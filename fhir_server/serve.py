@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 
 import asyncpg
@@ -42,7 +42,7 @@ from fhir_server.relay.batch import PATH as RELAY_PATH
 from fhir_server.scrape import Scrape
 from fhir_server.settings import OWN_MACHINE, Settings
 from fhir_server.smart_clients import load_apps, load_clients
-from fhir_server.store import embedded
+from fhir_server.store import access_refresh, embedded
 from fhir_server.store.database import database_url, migrate, open_pool
 from fhir_server.store.revival import kept_alive
 from mappings.profile import Profile
@@ -388,6 +388,8 @@ def run(settings: Settings, profiles: Mapping[str, Profile]) -> None:
     try:
         # The loop of uvicorn's choice, uvloop where there is one: a fifth less work for each request.
         with database(settings) as url, asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+            with psycopg.connect(url) as conn:
+                access_refresh.settle(conn, datetime.now(UTC))
             runner.run(serve(settings, profiles, url))
     finally:
         tracing.stop()

@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     )
     rules_dir: Path | None = Field(
         None,
-        description="Folder of the consortium's own rules (items, orderables, members, marks, eqa: CSV; policy: YAML), laid file by "
-        "file over the shipped ones. Empty: the shipped ones.",
+        description="Folder of the consortium's own rules (items, orderables, members, marks, eqa, sensitive: CSV; policy: YAML), laid "
+        "file by file over the shipped ones. Empty: the shipped ones.",
     )
     clients_file: Path | None = Field(
         None,

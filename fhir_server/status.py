@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fhir_server.ingest import backlog
 from fhir_server.ingest.sign_of_life import IMAGES, RETIRED, add
+from fhir_server.store import access_refresh
 from mappings.ids import SHARDS
 from mappings.profile import Profile
 
@@ -158,6 +159,8 @@ class Status:
     disk_free_bytes: int
     disk_total_bytes: int
     versions: Mapping[str, str]
+    access_due: bool = False
+    """Something stored does not follow the rules of who may see what that are in force (store/access_refresh)."""
 
 
 def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_dir: Path) -> Status:
@@ -195,6 +198,7 @@ def read(conn: psycopg.Connection[Any], profiles: Mapping[str, Profile], data_di
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
         versions={"tongjian": version("tongjian"), "postgresql": server, "schema": schema},
+        access_due=access_refresh.is_due(conn),
     )
 
 
@@ -235,6 +239,11 @@ def _troubles(status: Status) -> Iterator[str]:
         yield (
             f"The disk of the data folder is nearly full ({_size(status.disk_free_bytes)} free):"
             " make space; when it is full, senders are told AE and keep their messages."
+        )
+    if status.access_due:
+        yield (
+            "What is stored was classed by other rules of who may see what than those in force:"
+            " restart every server and worker with the new ones, then run tongjian refresh-access."
         )
     if status.oldest_seconds is not None and status.oldest_seconds > _QUEUE_OLD:
         yield (

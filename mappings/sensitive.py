@@ -6,6 +6,7 @@ Rather too much than too little: what is classed needs a grant to be seen, and i
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -73,13 +74,16 @@ class Table:
             rf"(?<![a-z]){re.escape(t)}(?![a-z])" if t.isascii() else re.escape(t)
             for t in sorted(terms, key=len, reverse=True)
         )
-        self._words = re.compile(ends)
+        self._words = re.compile(ends or "(?!)")
         self._items = dict(items or {})
+        said = (sorted(self._codes.items()), sorted(self._prefixes), sorted(terms.items()), sorted(self._items.items()))
+        self.digest: Final = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        """Changes when a resource may be classed otherwise: of the meaning of the table, not of its text."""
         traces = {v.encode() for _, v in self._codes}
         traces |= {form.encode() for t in terms for form in (t, t.upper(), t.title(), t.capitalize())}
         # An ICD-10 code is a letter and digits, so a prefix that is a letter is no trace by itself.
         icd = rb'"code":"(?:%b)' % "|".join(p + ("[0-9]" if p.isalpha() else "") for p, _ in self._prefixes).encode()
-        self._traces = re.compile(b"|".join([icd] * bool(self._prefixes) + sorted(map(re.escape, traces))))
+        self._traces = re.compile(b"|".join([icd] * bool(self._prefixes) + sorted(map(re.escape, traces))) or b"(?!)")
         self._silent: set[bytes] = set()
 
     def bits(self, resource: Mapping[str, Any], written: Sequence[bytes] = (), item: str | None = None) -> int:
@@ -88,7 +92,7 @@ class Table:
         found = self._items.get(item, 0) if item else 0
         silent = self._silent
         # Codes, units and subjects repeat from result to result, so most members were looked at before.
-        if written and not any(map(self._speaks, [member for member in written if member not in silent])):
+        if written and not any(map(self.speaks, [member for member in written if member not in silent])):
             return found
         waiting: list[Any] = [resource]
         while waiting:
@@ -107,7 +111,8 @@ class Table:
                 waiting.extend(value)
         return found
 
-    def _speaks(self, written: bytes) -> bool:
+    def speaks(self, written: bytes) -> bool:
+        """Whether a piece of JSON may name a class; False is certain."""
         if _MUTE.fullmatch(written):
             return False
         if self._traces.search(written):
@@ -127,8 +132,36 @@ class Table:
         return known
 
 
-@cache
+class _Installed:
+    """The table of this process."""
+
+    table: Table | None = None
+
+
+def of(directory: Path | None) -> Table:
+    """The table of a rules folder (its ``sensitive.csv``, else the shipped one), with the items that its catalogue calls sensitive;
+    None: the shipped ones. Raises SensitiveError, CatalogueError."""
+    if directory is None:
+        return _shipped()
+    known = catalogue.of(directory)
+    own = directory / _FILE.name
+    return Table(own if own.is_file() else _FILE, _items(known))
+
+
+def install(directory: Path | None) -> None:
+    """Makes ``of(directory)`` the table of this process. Called once, before anything is stored."""
+    _Installed.table = of(directory)
+
+
 def table() -> Table:
-    """The shipped table, with the items that the shipped catalogue calls sensitive."""
-    items = {code: bit_of(item.sensitivity) for code, item in catalogue.shipped().items.items() if item.sensitivity}
-    return Table(items=items)
+    """The table of this process: the installed one, else the shipped one."""
+    return _Installed.table or _shipped()
+
+
+@cache
+def _shipped() -> Table:
+    return Table(items=_items(catalogue.shipped()))
+
+
+def _items(known: catalogue.Catalogue) -> dict[str, int]:
+    return {code: bit_of(item.sensitivity) for code, item in known.items.items() if item.sensitivity}

@@ -33,6 +33,7 @@ COMMANDS = [
     "user",
     "keys",
     "images",
+    "refresh-access",
 ]
 
 ORU = (

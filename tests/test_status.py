@@ -46,6 +46,7 @@ def test_nothing_is_said_when_all_is_well() -> None:
         ({"workers": ()}, "No worker is alive"),
         ({"workers": (Worker("w", "1", 100.0, 99.0, False),)}, "No worker is alive"),
         ({"disk_free_bytes": 4}, "disk of the data folder is nearly full"),
+        ({"access_due": True}, "classed by other rules of who may see what"),
         ({"oldest_seconds": 7200.0}, "A message has waited for 2.0 h"),
         ({"held": (Held("alpha", "no-patient", 4), Held("beta", "no-key", 1))}, "5 messages are on hold"),
         ({"outbound": (Outbound("alpha", "his", "dead", 2, 5.0),)}, "2 results were given up"),

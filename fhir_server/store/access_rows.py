@@ -38,6 +38,10 @@ _BASE: Final = {"OPTIN": True, "OPTOUT": False}
 _RESTRICTIONS: Final = ("action", "securityLabel", "purpose", "class", "code", "dataPeriod", "data")
 _EVER: Final = (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))
 _WATCHED: Final = frozenset(RESOURCE_TYPES[t] for t in ("Encounter", "ServiceRequest", "Task", "Consent"))
+_TREATMENT: Final = "shard smallint, rtype smallint, id text, facility text, patient text, until timestamptz"
+_RULE: Final = (
+    "shard int2, id text, ordinal int2, patient text, facility text, permit bool, low timestamptz, high timestamptz"
+)
 
 
 class Said(NamedTuple):
@@ -164,18 +168,9 @@ def write(cursor: psycopg.Cursor[Any], said: Iterable[Said]) -> None:
             if until > s.recorded - KEPT:
                 treated.append((*s.key, facility, s.patient, until))
     if treated:
-        _insert(
-            cursor,
-            "treatment",
-            "shard smallint, rtype smallint, id text, facility text, patient text, until timestamptz",
-            treated,
-        )
+        _insert(cursor, "treatment", _TREATMENT, treated)
     if rules:
-        columns = (
-            "shard smallint, id text, ordinal smallint, patient text, facility text, permit boolean, "
-            "low timestamptz, high timestamptz"
-        )
-        _insert(cursor, "consent_rule", columns, rules)
+        _insert(cursor, "consent_rule", _RULE, rules)
 
 
 def forget(cursor: psycopg.Cursor[Any], keys: Sequence[Key]) -> None:
@@ -245,14 +240,106 @@ def literals(resource: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 def referred(cursor: psycopg.Cursor[Any], resource: Mapping[str, Any]) -> int:
     """The classes of the stored resources that a resource refers to, together: what refers to them gives them away."""
-    named = {(RESOURCE_TYPES[k], i) for k, i in literals(resource) if k not in DIRECTORIES and k != "Patient"}
-    if not named:
-        return 0
+    bits = 0
+    for found in classes_of(cursor, telling(resource)).values():
+        bits |= found
+    return bits
+
+
+def telling(resource: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """(type, logical id) of what a resource refers to that may be of a class."""
+    return {(k, i) for k, i in literals(resource) if k not in DIRECTORIES and k != "Patient"}
+
+
+def classes_of(cursor: psycopg.Cursor[Any], named: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """The classes of those stored resources (type, logical id) that are of any."""
+    wanted = [(kind, RESOURCE_TYPES[kind], logical) for kind, logical in named]
+    if not wanted:
+        return {}
     cursor.execute(
-        "SELECT bit_or(r.sensitivity) FROM unnest(%s::smallint[], %s::text[], %s::smallint[]) AS k(rtype, id, derived)"
+        "SELECT k.rtype, k.id, r.sensitivity FROM unnest(%s::smallint[], %s::text[], %s::smallint[]) AS k(rtype, id, derived)"
         " CROSS JOIN LATERAL (SELECT r.sensitivity FROM resource r WHERE r.rtype = k.rtype AND r.id = k.id AND r.shard IN"
-        " (k.derived, (SELECT c.shard FROM client_id c WHERE c.rtype = k.rtype AND c.id = k.id)) OFFSET 0) r",
-        [[t for t, _ in named], [i for _, i in named], [-1 if (d := shard_of_id(i)) is None else d for _, i in named]],
+        " (k.derived, (SELECT c.shard FROM client_id c WHERE c.rtype = k.rtype AND c.id = k.id)) OFFSET 0) r"
+        " WHERE r.sensitivity IS NOT NULL",
+        [
+            [number for _, number, _ in wanted],
+            [logical for _, _, logical in wanted],
+            [-1 if (d := shard_of_id(logical)) is None else d for _, _, logical in wanted],
+        ],
     )
-    row = cursor.fetchone()
-    return int(row[0] or 0) if row else 0
+    names = {number: kind for kind, number, _ in wanted}
+    return {(names[number], logical): int(bits) for number, logical, bits in cursor.fetchall()}
+
+
+def is_watched(key: Key) -> bool:
+    """True for a resource of a type that says who treats whom, or what a patient consents to."""
+    return key[1] in _WATCHED
+
+
+class Stated(NamedTuple):
+    """A watched current version in the store. resource: None when deleted; by_api: it came by no message."""
+
+    key: Key
+    resource: Mapping[str, Any] | None
+    patient: str | None
+    by_api: bool
+    updated: datetime
+
+
+def restate(cursor: psycopg.Cursor[Any], stated: Sequence[Stated]) -> set[Key]:
+    """Makes the rows of stored versions what ``write`` would make them now; the keys of which something changed.
+
+    Who sent a message is whose Patient it is about; who wrote through the API only the rows themselves say, so that name stays."""
+    if not stated:
+        return set()
+    arrays = [[s.key[n] for s in stated] for n in range(3)]
+    there: dict[Key, set[tuple[Any, ...]]] = {s.key: set() for s in stated}
+    cursor.execute(
+        "SELECT t.shard, t.rtype, t.id, t.facility, t.until FROM unnest(%s::smallint[], %s::smallint[], %s::text[])"
+        " AS k(shard, rtype, id) JOIN treatment t ON t.shard = k.shard AND t.rtype = k.rtype AND t.id = k.id",
+        arrays,
+    )
+    for shard, rtype, logical, facility, until in cursor.fetchall():
+        there[shard, rtype, logical].add((facility, until))
+    number = RESOURCE_TYPES["Consent"]
+    cursor.execute(
+        "SELECT c.shard, c.id, c.facility, c.permit, c.low, c.high FROM unnest(%s::smallint[], %s::smallint[], %s::text[])"
+        " AS k(shard, rtype, id) JOIN consent_rule c ON k.rtype = %s AND c.shard = k.shard AND c.id = k.id",
+        [*arrays, number],
+    )
+    for shard, logical, *rule in cursor.fetchall():
+        there[shard, number, logical].add(tuple(rule))
+    homes = {(s.key[0], s.patient) for s in stated if s.patient}
+    cursor.execute(
+        "SELECT p.shard, p.patient, p.facility FROM unnest(%s::smallint[], %s::text[]) AS k(shard, patient)"
+        " JOIN source_patient p ON p.shard = k.shard AND p.patient = k.patient",
+        [[shard for shard, _ in homes], [patient for _, patient in homes]],
+    )
+    senders = {(shard, patient): facility for shard, patient, facility in cursor.fetchall()}
+    changed: set[Key] = set()
+    for s in stated:
+        before = there[s.key]
+        sender = "" if s.by_api or not s.patient else senders.get((s.key[0], s.patient), "")
+        wanted: set[tuple[Any, ...]] = set()
+        if s.resource is not None and s.patient is not None:
+            if s.key[1] == number:
+                wanted = {tuple(rule) for rule in consent(s.resource)}
+            else:
+                names = [sender] if sender else sorted(f for f, *_ in before if "/" not in f)
+                for name in names or [""]:
+                    wanted |= set(treatment(s.resource, name, s.updated).items())
+                wanted = {(f, until) for f, until in wanted if until > s.updated - KEPT}
+        if wanted == before:
+            continue
+        changed.add(s.key)
+        forget(cursor, [s.key])
+        if s.key[1] == number and wanted:
+            _insert(
+                cursor,
+                "consent_rule",
+                _RULE,
+                [(s.key[0], s.key[2], n, s.patient, *r) for n, r in enumerate(sorted(wanted))],
+            )
+        elif wanted:
+            _insert(cursor, "treatment", _TREATMENT, [(*s.key, f, s.patient, until) for f, until in sorted(wanted)])
+    return changed

@@ -42,6 +42,23 @@ consent_rule = Table(
     comment="active Consent resources as rules: may a facility see what others hold about the patient",
 )
 
+access_refresh = Table(
+    "access_refresh",
+    metadata,
+    Column("rules", Text, primary_key=True, comment="digest of the rules it computes by (store/access_refresh)"),
+    Column("round", SmallInteger, nullable=False, server_default=text("1")),
+    Column("alone", Boolean, nullable=False, server_default=text("false"), comment="at what is about no patient"),
+    Column("shard", SmallInteger, nullable=False, server_default=text("0"), comment="how far this round came"),
+    Column("rtype", SmallInteger, nullable=False, server_default=text("0"), comment="of the last one about no patient"),
+    Column("id", Id, nullable=False, server_default=text("''"), comment="last patient, or last one about no patient"),
+    Column("seen", BigInteger, nullable=False, server_default=text("0"), comment="resources looked at in this round"),
+    Column("changed", BigInteger, nullable=False, server_default=text("0"), comment="resources whose rows changed"),
+    Column("moved", BigInteger, nullable=False, server_default=text("0"), comment="of these in this round"),
+    Column("crossing", BigInteger, nullable=False, server_default=text("0"), comment="that refer beyond their patient"),
+    Column("finished", Time, comment="null: not yet"),
+    comment="one row: how far what is stored follows the rules of who may see what",
+)
+
 opened = Table(
     "opened",
     metadata,
