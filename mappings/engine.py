@@ -76,8 +76,8 @@ def convert(source: Source, profile: Profile, digest: str = "", received_at: str
     happened = x.quiet_time(event.first(6) or event.first(2)) if event is not None else None
     x.event_at = happened.instant if happened else ""
     received = x.quiet_time(received_at)
-    # Images carry no time of sending: they were sent when they came.
-    sent = x.quiet_time(header.first(7)) or (received if source.format == "dicom" else None)
+    # Images and rows of files carry no time of sending: they were sent when they came, so that a corrected export counts.
+    sent = x.quiet_time(header.first(7)) or (received if source.format in ("dicom", "table") else None)
     x.sent_at = sent.instant if sent else ""
     x.latest = plausible.latest(received_at)
     x.received_at = received.instant if received else ""

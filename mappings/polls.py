@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -85,8 +86,9 @@ def value_of(mark: Watermark, value: object) -> Mark | None:
             return None
         return text
     if mark.kind == "number":
-        whole = isinstance(value, int | Decimal) and value >= 0 and value == int(value)
-        return int(value) if whole and isinstance(value, int | Decimal) else None
+        # FLOAT and NUMBER columns give whole numbers in other clothes.
+        number = value if isinstance(value, int | float | Decimal) and math.isfinite(value) else -1
+        return int(number) if number >= 0 and number == int(number) else None
     return value if isinstance(value, date) else None
 
 

@@ -130,8 +130,14 @@ def read(raw: bytes, facility: Facility) -> Message:
     _agree(rows, table, issues)
     _sound(rows, table, issues)
     before: tuple[str, ...] | None = None
+    seen: set[tuple[tuple[str, str], ...]] = set()
     for number, row in enumerate(rows, 1):
         where = f"row[{number}]"
+        if (content := tuple(sorted(row.items()))) in seen:
+            words = "The row stands twice in the report (a JOIN of the view?); it counts once."
+            issues.append(Issue("row-twice", "warning", where, words))
+            continue
+        seen.add(content)
         key = tuple(row.get(c, "") for p, c in places if p[0] == "OBR" and p[1] in (2, 3, 4))
         if key != before:
             before = key

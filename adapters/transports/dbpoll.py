@@ -48,7 +48,7 @@ Texts = dict[str, str]
 
 
 class PollFault(Exception):
-    """The database cannot be asked. ``key``: away, refused, missing-columns, report-key, watermark; the words name no value."""
+    """The database cannot be asked. ``key``: away, refused, missing-columns, report-key, key, watermark; the words name no value."""
 
     def __init__(self, key: str, words: str) -> None:
         super().__init__(words)
@@ -99,11 +99,11 @@ class PolledDatabase:
         self._zone = ZoneInfo(facility.time_zone)
         self._contract = next(t for t in facility.tables if t.name == poll.table)
         schema, _, name = poll.source.rpartition(".")
-        # An UPDATE takes only columns its table is said to have.
-        flagged = [_column(poll.flag.column)] if poll.flag else []
-        self._source = sa.table(name, *flagged, schema=schema or None)
+        self._source = sa.table(name, schema=schema or None)
         self._columns: list[str] = []
+        self._spelled: dict[str, str] = {}
         self._limit = poll.chunk
+        self._loose: list[Row[Any]] = []
         self._held: Connection | None = None
         self._read: list[Row[Any]] = []
         self._fresh: list[Row[Any]] = []
@@ -147,7 +147,7 @@ class PolledDatabase:
             there = list(
                 conn.execute(sa.select(sa.literal_column("*")).select_from(self._source).where(sa.false())).keys()
             )
-        folded = {name.casefold() for name in there}
+        folded = {name.casefold(): name for name in there}
         wanted = [
             c for c in self._contract.columns.values() if c.casefold() in folded or c not in self._contract.optional
         ]
@@ -156,6 +156,11 @@ class PolledDatabase:
         self._columns = list(dict.fromkeys([*wanted, *poll.report, *poll.key, mark]))
         if missing := [c for c in self._columns if c.casefold() not in folded]:
             raise PollFault("missing-columns", f"{poll.source} lacks the columns {', '.join(missing)}.")
+        # As the database writes them: PostgreSQL and Oracle tell "ReportNo" from reportno.
+        self._spelled = {c: c if c in there else folded[c.casefold()] for c in self._columns}
+        if poll.flag is not None:
+            # An UPDATE takes only columns its table is said to have.
+            self._source = sa.table(self._source.name, self._column(mark), schema=self._source.schema)
         asked = {c.casefold() for c in self._columns}
         return [name for name in there if name.casefold() not in asked]
 
@@ -164,14 +169,14 @@ class PolledDatabase:
         assert self._poll.watermark is not None
         statement = sa.select(sa.func.count()).select_from(self._source)
         with self._connection() as conn:
-            return int(conn.execute(statement.where(_column(self._poll.watermark.column).is_(None))).scalar_one())
+            return int(conn.execute(statement.where(self._column(self._poll.watermark.column).is_(None))).scalar_one())
 
     def changed(self, start: Mark | None, known: Mapping[tuple[Any, ...], frozenset[bytes]]) -> Chunk:
         """The reports of the next rows from a watermark on, ascending. known: of a report the digests of rows that are stored already;
         a report with no other row is left out."""
         watermark = self._poll.watermark
         assert watermark is not None
-        mark = _column(watermark.column)
+        mark = self._column(watermark.column)
         condition = mark.is_not(None) if start is None else mark >= _bind(start)
         while True:
             statement = self._select().where(condition).order_by(mark).limit(self._limit)
@@ -188,43 +193,72 @@ class PolledDatabase:
                     "watermark", f"More than {_MOST_ALIKE} rows have the same {watermark.column}, or an unusable one."
                 )
         names: dict[tuple[Any, ...], None] = {}
+        self._loose = []
         for row in rows:
-            name = self._name(row)
-            if name not in names and self._digest(self._texts(row)[0]) not in known.get(name, frozenset()):
+            name, digest = self._name(row), self._digest(self._texts(row)[0])
+            if not any(value is not None for value in name):
+                if digest not in known.get((*name, digest), frozenset()):
+                    self._loose.append(row)
+            elif name not in names and digest not in known.get(name, frozenset()):
                 names[name] = None
         complete = len(rows) < self._limit
         self._limit = self._poll.chunk
         return Chunk(len(rows), max(marks) if marks else None, complete, tuple(names))
 
     def reports(self, names: Sequence[tuple[Any, ...]]) -> list[tuple[tuple[Any, ...], Report, frozenset[bytes]]]:
-        """The reports with all their rows: raw values, report, digests of its rows. One that is gone meanwhile is left out."""
+        """The reports with all their rows: raw values, report, digests of its rows. One that is gone meanwhile is left out. Each row
+        of the last look without a report number is a report of its own: which others belong to it nobody knows."""
         with self._connection() as conn:
-            return list(self._reports(conn, names, lock=False))
+            return [*self._reports(conn, names, lock=False), *self._single(self._loose)]
+
+    def _single(self, rows: Iterable[Row[Any]]) -> Iterator[tuple[tuple[Any, ...], Report, frozenset[bytes]]]:
+        named = {(*self._name(row), self._digest(self._texts(row)[0])): row for row in rows}
+        for name, row in named.items():
+            report, digests = self._report(name, [row])
+            yield name, report, digests
 
     def lock_unread(self) -> tuple[Chunk, list[Report]]:
         """The next reports with unread rows, locked until ``mark_read`` or ``release``."""
         flag = self._flag()
-        some = sa.select(*map(_column, self._poll.report)).select_from(self._source).where(self._unread())
+        report = [*map(self._column, self._poll.report)]
+        some = sa.select(*report, self._column(flag.column)).select_from(self._source).where(self._unread())
         with _said():
             self._held = conn = self._engine.connect()
-            rows = conn.execute(some.order_by(*map(_column, self._poll.report)).limit(self._poll.chunk)).fetchall()
-            names = tuple(dict.fromkeys(tuple(row) for row in rows))
-            at = self._columns.index(flag.column)
+            rows = conn.execute(some.order_by(*report).limit(self._poll.chunk)).fetchall()
+            names = tuple(dict.fromkeys(tuple(row)[:-1] for row in rows if any(v is not None for v in row[:-1])))
             found = [report for _, report, _ in self._reports(conn, names, lock=True)]
-            self._fresh = [row for row in self._read if row[at] is None or _alike(row[at], flag.unread)]
+            if any(all(v is None for v in row[:-1]) for row in rows):
+                # All of them: their key may be the same too.
+                alone = self._select().where(*(c.is_(None) for c in report), self._unread()).limit(_MOST_ALIKE)
+                loose = conn.execute(self._locked(alone)).fetchall()
+                found += [report for _, report, _ in self._single(loose)]
+                self._read += loose
+            # What the database itself takes for unread: flags are text, numbers, bits and booleans.
+            unread = {row[-1] for row in rows}
+            at = self._columns.index(flag.column)
+            self._fresh = [row for row in self._read if row[at] in unread or _alike(row[at], flag.unread)]
         return Chunk(len(rows), None, len(rows) < self._poll.chunk, names), found
 
     def mark_read(self) -> None:
         """The unread rows of the locked reports count as read; the locks end."""
         conn, flag = self._held, self._flag()
         assert conn is not None
+        changed = 0
         with _said():
             for part in _parts(self._fresh):
                 same = sa.or_(*(self._same(self._poll.key, self._values(row, self._poll.key)) for row in part))
                 change = sa.update(self._source).where(same, self._unread())
-                conn.execute(change.values({flag.column: _bind(flag.read)}))
-            conn.commit()
+                changed += conn.execute(change.values({self._column(flag.column): _bind(flag.read)})).rowcount
+            if changed > len(self._fresh):
+                conn.rollback()
+            else:
+                conn.commit()
         self.release()
+        if changed > len(self._fresh):
+            # Another row with the same key was written meanwhile, or stands further back: nobody read it yet.
+            raise PollFault(
+                "key", f"More rows have the same {', '.join(self._poll.key)} than were read: nothing was marked."
+            )
 
     def release(self) -> None:
         """The locks end, and what was locked stays unread."""
@@ -239,22 +273,24 @@ class PolledDatabase:
 
     def _unread(self) -> ColumnElement[bool]:
         flag = self._flag()
-        return _column(flag.column).is_(None) if flag.unread is None else _column(flag.column) == _bind(flag.unread)
+        return (
+            self._column(flag.column).is_(None)
+            if flag.unread is None
+            else self._column(flag.column) == _bind(flag.unread)
+        )
 
     def _reports(
         self, conn: Connection, names: Sequence[tuple[Any, ...]], *, lock: bool
     ) -> Iterator[tuple[tuple[Any, ...], Report, frozenset[bytes]]]:
-        order = [_column(c) for c in (*self._poll.report, *self._poll.key)]
+        order = [self._column(c) for c in (*self._poll.report, *self._poll.key)]
         groups: dict[tuple[Any, ...], list[Row[Any]]] = {}
         for part in _parts(names):
             if len(self._poll.report) == 1 and None not in (n[0] for n in part):
-                condition: ColumnElement[bool] = _column(self._poll.report[0]).in_([_bind(n[0]) for n in part])
+                condition: ColumnElement[bool] = self._column(self._poll.report[0]).in_([_bind(n[0]) for n in part])
             else:
                 condition = sa.or_(*(self._same(self._poll.report, name) for name in part))
             statement = self._select().where(condition).order_by(*order)
-            if lock:
-                statement = statement.with_for_update().with_hint(self._source, "WITH (UPDLOCK, ROWLOCK)", "mssql")
-            for row in conn.execute(statement):
+            for row in conn.execute(self._locked(statement) if lock else statement):
                 rows = groups.setdefault(self._name(row), [])
                 rows.append(row)
                 if len(rows) > _MOST_ROWS:
@@ -282,8 +318,14 @@ class PolledDatabase:
         report = Report(key, digest, max(marks) if marks else None, tuple(texts), tuple(damaged))
         return report, frozenset(digests)
 
+    def _column(self, name: str) -> sa.ColumnClause[Any]:
+        return sa.column(self._spelled.get(name, name))
+
     def _select(self) -> sa.Select[*tuple[Any, ...]]:
-        return sa.select(*map(_column, self._columns)).select_from(self._source)
+        return sa.select(*map(self._column, self._columns)).select_from(self._source)
+
+    def _locked(self, statement: sa.Select[*tuple[Any, ...]]) -> sa.Select[*tuple[Any, ...]]:
+        return statement.with_for_update().with_hint(self._source, "WITH (UPDLOCK, ROWLOCK)", "mssql")
 
     def _values(self, row: Row[Any], columns: Iterable[str]) -> tuple[Any, ...]:
         return tuple(row[self._columns.index(c)] for c in columns)
@@ -292,7 +334,7 @@ class PolledDatabase:
         return self._values(row, self._poll.report)
 
     def _same(self, columns: Iterable[str], values: Iterable[Any]) -> ColumnElement[bool]:
-        pairs = zip(map(_column, columns), values, strict=True)
+        pairs = zip(map(self._column, columns), values, strict=True)
         return sa.and_(*(c.is_(None) if v is None else c == _bind(v) for c, v in pairs))
 
     def _texts(self, row: Row[Any]) -> tuple[Texts, list[str]]:
@@ -319,17 +361,15 @@ class PolledDatabase:
             yield conn
 
 
-def _column(name: str) -> sa.ColumnClause[Any]:
-    return sa.column(name)
-
-
 def _bind(value: Any) -> sa.BindParameter[Any]:
     # Without a type: a cast to VARCHAR would change how a padded CHAR column is compared.
     return sa.bindparam(None, value, type_=sa.types.NullType(), unique=True)
 
 
 def _alike(value: Any, flag: int | str | None) -> bool:
-    # A CHAR column comes padded, a NUMBER as Decimal.
+    # A CHAR column comes padded, a NUMBER as Decimal. NULL is unread only where it is the flag.
+    if value is None or flag is None:
+        return value is flag
     return str(value).strip() == str(flag).strip()
 
 

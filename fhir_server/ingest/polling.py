@@ -136,8 +136,11 @@ class Poller:
         stored = await (self._by_flag(conn) if self._poll.watermark is None else self._by_watermark(conn, position))
         unmarked = None
         now = self._clock()
-        if self._poll.watermark is not None and (self._counted is None or now - self._counted >= _COUNT_EVERY):
-            unmarked = await asyncio.to_thread(self._source.unmarked)
+        if self._counted is None or now - self._counted >= _COUNT_EVERY:
+            if self._poll.watermark is not None:
+                unmarked = await asyncio.to_thread(self._source.unmarked)
+            # A view may have an optional column by then that it had not.
+            self._ready = self._counted is None
             self._counted = now
         await conn.execute(_LOOKED, *self._name, unmarked)
         if stored:

@@ -385,6 +385,111 @@ def test_bytes_in_no_character_set_hold_their_report_alone(vendor: str, database
     assert [rows[0]["备注"] for rows in bench.rows() if rows[0]["报告号"] == "R1"] == ["溶血"]
 
 
+def test_rows_without_a_report_number_come_one_by_one_and_block_nobody(
+    vendor: str, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.transports.dbpoll._MOST_ROWS", 5)
+    for number, mode in enumerate((BY_TIME, BY_FLAG)):
+        bench = Bench(vendor, database_url, profile_of(tmp_path / f"profiles{number}", mode))
+        with psycopg.connect(vendor) as conn:
+            conn.execute("DELETE FROM lis.lab")
+            for patient in range(9):
+                conn.execute(INSERT, (f"P{number}{patient}", None, "K", "4.1", "2026-03-01 10:00"))
+            conn.execute(INSERT, (f"P{number}8", None, "K", "4.1", "2026-03-01 10:00"))  # a JOIN gave it twice
+            insert(conn, f"R{number}", "K", "5.0", "10:00")
+        before = len(bench.rows())
+        assert bench.look(2) == [10, 0], mode
+        found = bench.rows()[before:]
+        assert sorted(rows[0]["病人号"] for rows in found) == sorted(
+            [*(f"P{number}{n}" for n in range(9)), f"PR{number}"]
+        )
+        assert all(len(rows) == 1 for rows in found)
+        with psycopg.connect(vendor) as conn:
+            conn.execute("UPDATE lis.lab SET 报告号 = 'Z9' WHERE 病人号 = %s", (f"P{number}0",))
+            conn.execute("UPDATE lis.lab SET 同步 = '0' WHERE 病人号 = %s", (f"P{number}0",))
+        assert bench.look(2) == [1, 0], mode
+        with psycopg.connect(database_url) as conn:
+            conn.execute("DELETE FROM poll; DELETE FROM poll_report")
+
+
+@pytest.mark.parametrize(("column", "unread", "read"), [("boolean", "false", "true"), ("numeric(1)", "0", "1")])
+def test_flags_are_texts_numbers_or_booleans(
+    column: str, unread: str, read: str, vendor: str, database_url: str, tmp_path: Path
+) -> None:
+    mode = BY_FLAG.replace('"0"', f'"{unread}"').replace('"1"', f'"{read}"')
+    bench = Bench(vendor, database_url, profile_of(tmp_path / "profiles", mode))
+    with psycopg.connect(vendor) as conn:
+        conn.execute("DROP VIEW lis.v_lab")
+        conn.execute(f"ALTER TABLE lis.lab DROP 同步, ADD 同步 {column} DEFAULT '{unread}'")
+        for number in range(20):
+            insert(conn, f"R{number:02d}", "K", "1", "10:00")
+    assert bench.look(2) == [20, 0]
+    with psycopg.connect(vendor) as conn:
+        assert conn.execute(f"SELECT count(*) FROM lis.lab WHERE 同步 = '{read}'").fetchone() == (20,)
+
+
+def test_a_row_with_the_key_of_another_that_comes_while_it_is_stored_is_not_marked_unread(
+    by_flag: Bench, vendor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with psycopg.connect(vendor) as conn:
+        insert(conn, "R1", "K", "4.1", "10:00")
+    mark_read = PolledDatabase.mark_read
+
+    def late(self: PolledDatabase) -> None:
+        with psycopg.connect(vendor) as conn:
+            insert(conn, "R1", "K", "9.9", "10:05")
+        mark_read(self)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(PolledDatabase, "mark_read", late)
+        with pytest.raises(PollFault, match="same 报告号, 项目"):
+            by_flag.look()
+    assert by_flag.look(2) == [1, 0]
+    assert by_flag.results() == [("R1", "K", "4.10"), ("R1", "K", "4.10"), ("R1", "K", "9.90")]
+    with psycopg.connect(vendor) as conn:
+        assert conn.execute("SELECT DISTINCT trim(同步) FROM lis.lab").fetchall() == [("1",)]
+
+
+def test_columns_are_found_however_the_database_spells_them(vendor: str, database_url: str, tmp_path: Path) -> None:
+    places = {"PID-3": "PatientNo", "PID-5": "Name", "OBR-3": "REPORTNO", "OBX-3": "item", "OBX-5": "Result"}
+    head = HEAD[: HEAD.index("    columns:")] + f"    columns: {json.dumps(places)}\n    optional: [Name]\npolls:\n"
+    poll = BY_TIME.replace("报告号", "REPORTNO").replace("更新", "UpdatedAt")
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    (folder / "delta.yaml").write_text(head + poll, encoding="utf-8")
+    bench = Bench(vendor, database_url, load_profiles(folder)["delta"])
+    with psycopg.connect(vendor) as conn:
+        conn.execute(
+            'CREATE OR REPLACE VIEW lis.v_two AS SELECT 病人号 AS "PATIENTNO", 报告号 AS reportno, 项目 AS "Item", 结果 AS result,'
+            " 更新 AS updatedat FROM lis.lab; DROP VIEW lis.v_lab; ALTER VIEW lis.v_two RENAME TO v_lab"
+        )
+        insert(conn, "R1", "K", "4.1", "10:00")
+    assert bench.look(2) == [1, 0]
+    assert bench.rows() == [[{"PatientNo": "PR1", "REPORTNO": "R1", "item": "K", "Result": "4.10"}]]
+
+
+def test_an_optional_column_that_a_view_gets_later_is_read_from_then_on(
+    by_time: Bench, vendor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fhir_server.ingest.polling._COUNT_EVERY", timedelta(0))
+    with psycopg.connect(vendor) as conn:
+        insert(conn, "R1", "K", "4.1", "10:00")
+
+    async def story() -> list[int]:
+        poller = by_time.poller()
+        try:
+            looks = [await poller.look(), await poller.look()]
+            with psycopg.connect(vendor) as conn:
+                conn.execute("ALTER TABLE lis.lab ADD 备注 text DEFAULT '溶血'")
+                conn.execute("DROP VIEW lis.v_lab; CREATE VIEW lis.v_lab AS SELECT * FROM lis.lab")
+            return [*looks, await poller.look(), await poller.look()]
+        finally:
+            await poller.close()
+
+    assert asyncio.run(story()) == [1, 0, 1, 0]
+    assert by_time.rows()[-1][0]["备注"] == "溶血"
+
+
 SEEDS = [20260301, 20260302]
 
 

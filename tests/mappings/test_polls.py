@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -58,6 +59,16 @@ def test_a_watermark_in_the_future_counts_as_now() -> None:
     text = Watermark(column="t", kind="text", format="yyyyMMddHHmmss")
     assert polls.capped(text, "20990101000000", now, SHANGHAI) == "20260301120000"
     assert polls.capped(Watermark(column="t"), date(2099, 1, 1), now, SHANGHAI) == date(2026, 3, 1)
+
+
+@pytest.mark.parametrize("value", [7, 7.0, Decimal(7), Decimal("7.00")])
+def test_a_whole_number_is_a_watermark_whatever_the_type_of_its_column(value: object) -> None:
+    assert polls.value_of(Watermark(column="n", kind="number"), value) == 7
+
+
+@pytest.mark.parametrize("value", [None, 3.5, -1, Decimal("NaN"), float("inf"), "7"])
+def test_what_is_no_whole_number_is_no_watermark_of_numbers(value: object) -> None:
+    assert polls.value_of(Watermark(column="n", kind="number"), value) is None
 
 
 @pytest.mark.parametrize("value", [None, "0000-00-00 00:00:00", 3.5, True])

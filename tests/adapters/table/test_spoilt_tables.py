@@ -160,3 +160,22 @@ def test_a_workbook_that_cannot_be_read_whole_is_refused(raw: bytes, key: str, p
     with pytest.raises(Unreadable) as fault:
         messages(raw, profile)
     assert fault.value.issue.key == key
+
+
+def test_a_row_that_stands_twice_in_a_report_counts_once_and_is_told(profile: Profile) -> None:
+    (found,) = messages(text(COLUMNS, row(), row(结果="6.4"), row()), profile)
+    assert values([found]) == [("P1", "6.30"), ("P1", "6.4")]
+    assert [i.where for i in found.issues if i.key == "row-twice"] == ["row[3]"]
+
+
+def test_of_two_files_about_one_report_the_one_that_came_later_counts(profile: Profile) -> None:
+    """The report time stayed the same, as in most exports: the time of arrival decides."""
+    ((early,), (late,)) = (
+        [convert(m, profile, "table", at) for m in split(io.BytesIO(text(COLUMNS, row(结果=value))), "table", profile)]
+        for value, at in (("6.30", "2026-03-03T08:00:00+08:00"), ("5.10", "2026-03-04T08:00:00+08:00"))
+    )
+    for kind in ("Observation", "DiagnosticReport", "Patient"):
+        before, after = (
+            next(e.recency for e in one.entries if e.resource["resourceType"] == kind) for one in (early, late)
+        )
+        assert (before.tier, before.reported_at, before.sent_at) < (after.tier, after.reported_at, after.sent_at)
