@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
 from fhir_server.identity.matcher import Facts
 from mappings.ids import shard_of_id
+
+LINK: Final = "A24"
+"""The trigger that links Patients of which none retires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +67,50 @@ def shard_of_patient(logical_id: str, shards: Shards) -> int:
     return -1 if derived is None else derived
 
 
+class Stated(NamedTuple):
+    """The newest statement about a pair of Patients."""
+
+    linked: bool
+    trigger: str
+    at: datetime
+
+
+def in_force(stated: Mapping[tuple[str, str], Stated]) -> set[tuple[str, str]]:
+    """The pairs (retired, surviving) that are one person by what was stated (pure; any order of arrival gives the same).
+
+    A37 takes back what was said before, whichever of the two it names first (HL7 v2.5.1 section 3.3.37: it "unlinks two PID
+    segments"), and every earlier merge of the two. A Patient is merged into one other: the newest merge counts (equal times: the
+    greater id). A24 links, so a Patient may have several.
+    """
+    apart: dict[str | frozenset[str], datetime] = {}
+    merged: dict[str, tuple[datetime, str]] = {}
+    for (retired, surviving), said in stated.items():
+        if not said.linked:
+            for name in (retired, surviving, frozenset((retired, surviving))):
+                apart[name] = max(said.at, apart.get(name, said.at))
+        elif said.trigger != LINK:
+            merged[retired] = max((said.at, surviving), merged.get(retired, (said.at, surviving)))
+    out = set()
+    for (retired, surviving), said in stated.items():
+        if not said.linked:
+            continue
+        taken_back = apart.get(frozenset((retired, surviving)) if said.trigger == LINK else retired)
+        newest = said.trigger == LINK or merged[retired] == (said.at, surviving)
+        if newest and (taken_back is None or taken_back < said.at):
+            out.add((retired, surviving))
+    return out
+
+
 @dataclass(slots=True)
 class Closure:
     """Every Patient that is, or until now was, in one person with a changed one.
 
-    rows by logical id; merges in force (retired -> surviving); retired ones whose merge was taken back.
+    rows by logical id; what was stated of pairs (retired, surviving); of these the merges in force; Patients said to be apart.
     """
 
     rows: dict[str, Row] = field(default_factory=dict)
-    merges: dict[str, str] = field(default_factory=dict)
+    stated: dict[tuple[str, str], Stated] = field(default_factory=dict)
+    merges: set[tuple[str, str]] = field(default_factory=set)
     unlinked: set[str] = field(default_factory=set)
 
 
@@ -103,6 +141,8 @@ def closure(conn: psycopg.Connection[Any], seeds: Collection[str], shards: Shard
         keys = {r.certain for r in fresh if r.certain} - seen_keys
         persons = {r.person for r in fresh} - seen_persons
         ids = _merged_with(conn, [r.patient for r in fresh], known_shards, out)
+    out.merges = in_force(out.stated)
+    out.unlinked = {i for pair, said in out.stated.items() if not said.linked for i in pair}
     return out
 
 
@@ -111,18 +151,16 @@ def _merged_with(conn: psycopg.Connection[Any], ids: list[str], shards: Shards, 
     if not ids:
         return set()
     stated = conn.execute(
-        "SELECT m.patient, m.surviving, m.linked FROM unnest(%(shards)s::smallint[], %(ids)s::text[]) AS a(shard, patient)"
-        " JOIN identity_merge m USING (shard, patient)"
-        " UNION SELECT patient, surviving, linked FROM identity_merge WHERE surviving = ANY(%(ids)s::text[])",
+        "SELECT m.patient, m.surviving, m.linked, m.trigger, m.stated_at"
+        " FROM unnest(%(shards)s::smallint[], %(ids)s::text[]) AS a(shard, patient) JOIN identity_merge m USING (shard, patient)"
+        " UNION SELECT patient, surviving, linked, trigger, stated_at FROM identity_merge WHERE surviving = ANY(%(ids)s::text[])",
         {"shards": [shard_of_patient(i, shards) for i in ids], "ids": ids},
     ).fetchall()
     named = set[str]()
-    for retired, surviving, linked in stated:
+    for retired, surviving, linked, trigger, at in stated:
+        out.stated[retired, surviving] = Stated(linked, trigger, at)
         if linked:
-            out.merges[retired] = surviving
             named.update((retired, surviving))
-        else:
-            out.unlinked.add(retired)
     return named - out.rows.keys()
 
 
@@ -145,7 +183,7 @@ def components(known: Closure) -> dict[str, str]:
     for i, row in rows.items():
         if row.certain:
             join(first.setdefault(row.certain, i), i)
-    for retired, surviving in known.merges.items():
+    for retired, surviving in known.merges:
         if retired in rows and surviving in rows:
             join(retired, surviving)
     return {i: root(i) for i in rows}
@@ -168,12 +206,13 @@ def relink(conn: psycopg.Connection[Any], known: Closure, persons: Mapping[str, 
     for row in rows.values():
         if row.certain:
             keys[row.certain] = keys.get(row.certain, 0) + 1
-    merged = {*known.merges, *known.merges.values()}
+    merged = {i for pair in known.merges for i in pair}
+    retired = {i for i, _ in known.merges}
     links, times = [], []
     for i, row in rows.items():
         if persons[i] == row.person and i in open_since:
             continue
-        if i in known.merges:
+        if i in retired:
             basis = "merge"
         elif row.certain and keys[row.certain] > 1:
             basis = "resident-id"

@@ -1,7 +1,7 @@
 """Links between facility Patients: which of them are one person.
 
 Nothing here rewrites a resource. A person is a set of Patients held together by certain matches (matcher) and by merges that a
-facility stated about its own Patients (HL7 v2.5.1 chapter 3: A18, A30, A34, A40, A47 ..., taken back by A37). Its id is the smallest
+facility stated about its own Patients (HL7 v2.5.1 chapter 3: A18, A24, A30, A34, A40, A47 ..., taken back by A37). Its id is the smallest
 logical id among them, so it does not depend on the order of arrival, and a Patient alone is its own person. Each change of a
 Patient's person is a row of ``identity_link`` with the time from which it was known. Pairs that look alike but are not certain stand
 in ``identity_review``.
@@ -156,21 +156,22 @@ def _store_patients(
 
 
 def _store_merges(conn: psycopg.Connection[Any], merges: Sequence[MergeStatement], at: datetime) -> list[str]:
-    """Keeps the newest statement about each retired Patient; returns the Patients of those that changed something."""
-    newest: dict[str, MergeStatement] = {}
-    for m in sorted(merges, key=lambda m: (m.stated_at, m.surviving)):
+    """Keeps the newest statement about each pair; returns the Patients of those that changed something."""
+    newest: dict[tuple[str, str], MergeStatement] = {}
+    for m in sorted(merges, key=lambda m: (m.stated_at, not m.linked, m.trigger)):
         if m.retired != m.surviving:
-            newest[m.retired] = m
+            newest[m.retired, m.surviving] = m
     if not newest:
         return []
     rows = list(newest.values())
     written = conn.execute(
         "INSERT INTO identity_merge AS m (shard, patient, surviving, linked, trigger, stated_at, recorded)"
         " SELECT *, %s FROM unnest(%s::smallint[], %s::text[], %s::text[], %s::boolean[], %s::text[], %s::timestamptz[])"
-        " ON CONFLICT (shard, patient) DO UPDATE SET surviving = EXCLUDED.surviving, linked = EXCLUDED.linked,"
+        " ON CONFLICT (shard, patient, surviving) DO UPDATE SET linked = EXCLUDED.linked,"
         " trigger = EXCLUDED.trigger, stated_at = EXCLUDED.stated_at, recorded = EXCLUDED.recorded"
-        # Equal times: the greater surviving id, so that any order of arrival ends in the same state.
-        " WHERE (m.stated_at, m.surviving, m.linked) < (EXCLUDED.stated_at, EXCLUDED.surviving, EXCLUDED.linked)"
+        # Equal times: the separation, which cannot show one patient's results as another's. So any order of arrival ends in the
+        # same state.
+        " WHERE (m.stated_at, NOT m.linked, m.trigger) < (EXCLUDED.stated_at, NOT EXCLUDED.linked, EXCLUDED.trigger)"
         " RETURNING patient, surviving",
         (
             at,

@@ -47,13 +47,13 @@ identity_merge = Table(
     metadata,
     Column("shard", SmallInteger, primary_key=True),
     Column("patient", Id, primary_key=True, comment="the retired facility Patient"),
-    Column("surviving", Id, nullable=False),
+    Column("surviving", Id, primary_key=True),
     Column("linked", Boolean, nullable=False, comment="false after a statement that takes the merge back"),
     Column("trigger", Text, nullable=False),
     Column("stated_at", Time, nullable=False, comment="when the sender said so (MSH-7); a later statement wins"),
     Column("recorded", Time, nullable=False),
     Index("identity_merge_surviving", "surviving"),
-    comment="what facilities said about their own double Patients, newest statement of each retired one",
+    comment="what facilities said about their own double Patients, newest statement of each pair",
 )
 
 identity_review = Table(

@@ -192,6 +192,47 @@ def test_a_merge_links_and_its_withdrawal_unlinks(conn: psycopg.Connection[Any])
     assert [p for _, p in members_sync(conn, old.shard, old.id)] == [old.id]
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
+@pytest.mark.parametrize("unlink_first", [True, False])
+@pytest.mark.parametrize("swapped", [True, False], ids=["PIDs the other way round", "same PIDs"])
+@pytest.mark.parametrize("minutes", [1, 2], ids=["same second", "later"])
+def test_an_unlinking_finds_its_link_whichever_patient_it_names_first_and_whenever_it_arrives(
+    conn: psycopg.Connection[Any], minutes: int, *, swapped: bool, unlink_first: bool, together: bool
+) -> None:
+    one, two = patient("county", "1"), patient("county", "2", name="王建", birth=None)
+    resolve(conn, [one, two], [], AT)
+    pair = (two, one) if swapped else (one, two)
+    said = [merge("county", one, two, 1), merge("county", *pair, minutes, linked=False)]
+    said = said[::-1] if unlink_first else said
+    for batch in [said] if together else [[s] for s in said]:
+        resolve(conn, [], batch, AT)
+    assert persons(conn) == {one.id: one.id, two.id: two.id}
+
+
+def test_a_patient_may_be_linked_to_several_and_unlinked_from_one(conn: psycopg.Connection[Any]) -> None:
+    one, two, three = (patient("county", str(n), name=f"王{n}", birth=None) for n in (1, 2, 3))
+    resolve(conn, [one, two, three], [], AT)
+    linked = [
+        MergeStatement(first.id, two.id, "county", "A24", AT + timedelta(minutes=n))
+        for n, first in ((1, one), (2, three))
+    ]
+    resolve(conn, [], linked, AT)
+    assert len(set(persons(conn).values())) == 1
+    resolve(conn, [], [merge("county", two, one, 3, linked=False)], AT)
+    assert persons(conn)[one.id] == one.id
+    assert persons(conn)[two.id] == persons(conn)[three.id] == min(two.id, three.id)
+
+
+def test_a_merge_that_was_replaced_does_not_come_back_when_its_successor_is_taken_back(
+    conn: psycopg.Connection[Any],
+) -> None:
+    old, first, second = (patient("county", str(n), name=f"王{n}", birth=None) for n in (1, 2, 3))
+    resolve(conn, [old, first, second], [merge("county", first, old, 1), merge("county", second, old, 2)], AT)
+    assert persons(conn)[old.id] == persons(conn)[second.id] != persons(conn)[first.id]
+    resolve(conn, [], [merge("county", second, old, 3, linked=False)], AT)
+    assert set(persons(conn).values()) == {old.id, first.id, second.id}
+
+
 def test_a_merge_of_patients_nobody_has_sent_yet_waits_for_them(conn: psycopg.Connection[Any]) -> None:
     kept, old = patient("county", "1"), patient("county", "2", name="王建", birth=None)
     resolve(conn, [], [merge("county", kept, old, 1)], AT)
