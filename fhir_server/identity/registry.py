@@ -1,7 +1,7 @@
 """Links between facility Patients: which of them are one person.
 
 Nothing here rewrites a resource. A person is a set of Patients held together by certain matches (matcher) and by merges that a
-facility stated about its own Patients (HL7 v2.5.1 chapter 3: A18, A24, A30, A34, A40, A47 ..., taken back by A37). Its id is the smallest
+facility stated about its own Patients (HL7 v2.5.1 chapter 3: A18, A24, A34, A40, A47 ..., taken back by A37). Its id is the smallest
 logical id among them, so it does not depend on the order of arrival, and a Patient alone is its own person. Each change of a
 Patient's person is a row of ``identity_link`` with the time from which it was known. Pairs that look alike but are not certain stand
 in ``identity_review``.
