@@ -1,14 +1,17 @@
 """STUDY and SERIES, records of our own that the DICOM reader makes -> ImagingStudy (http://hl7.org/fhir/R4/imagingstudy.html).
 
 STUDY   1 UID, 2 accession number (EI), 3 placer and 4 filler order number (EI), 5 started, 6 description, 7 procedure (CWE, repeats),
-        8 referrer and 9 reader (XCN), 10 reason, 11 and 12 number of series and instances the headers name, 13 ``whole`` or ``part``,
-        14 number of instances that were rejected, 15 when no image is left: ``error`` (never of this examination), ``unavailable``
+        8 referrer and 9 reader (XCN), 10 reason, 11 and 12 number of series and instances the headers name, 13 ``whole``, ``listed``
+        or ``part``, 14 number of instances that were rejected, 15 when no image is left: ``error`` (never of this examination),
+        ``unavailable``
 SERIES  1 UID, 2 number, 3 modality, 4 description, 5 started, 6 body part as sent, and the anatomic region (code, meaning, scheme),
         7 side (L, R, B), 8 performers (XCN, repeats), 9 number of instances the headers name, 10 views and 11 contrast agents (repeat),
         12 ``without``: the headers say that no contrast was given, 13 device, 14 instances (UID, SOP class UID, number; repeat)
 
-A ``whole`` study is all its sender has: its counts are then known, and the greater of two statements wins whatever came first. One
-object alone says nothing of the others: it makes the study known when nothing else did, and tells no counts.
+A ``whole`` study is all its sender has: its counts are then known, and the greater of two statements wins whatever came first: C-STORE
+can add images and not take them back (PS3.4 annex B; a rejection note does, IHE IOCM). A ``listed`` study is what an archive says that
+it consists of (QIDO-RS, C-FIND): its last word counts, also when it has fewer images, which were moved or deleted there. One object
+alone says nothing of the others: it makes the study known when nothing else did, and tells no counts.
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ def map_study(study: Study, x: Context) -> dict[str, str] | None:
         x.issue("bad-uid", "error", words, uid)
         return None
     logical = study_id(uid, x)
-    whole = record.first(13) == "whole"
+    extent = record.first(13)
+    whole = extent != "part"
     out: dict[str, Any] = {
         "resourceType": "ImagingStudy",
         "id": logical,
@@ -111,17 +115,20 @@ def map_study(study: Study, x: Context) -> dict[str, str] | None:
         if not out[key]:
             del out[key]
     # Images are of one person: a study that is told again under another number of a patient is no longer the first one's.
-    x.add(out, _recency(series, _count(record, 14), whole, x), business=f"ImagingStudy|{uid}")
+    x.add(out, _recency(series, _count(record, 14), extent, x), business=f"ImagingStudy|{uid}")
     return {"reference": f"ImagingStudy/{logical}"}
 
 
-def _recency(series: list[dict[str, Any]], rejected: int, whole: bool, x: Context) -> Recency:
-    """More instances (also rejected ones) are the newer statement, whatever came first; of as many, what was received later.
+def _recency(series: list[dict[str, Any]], rejected: int, extent: str, x: Context) -> Recency:
+    """More instances (also rejected ones) are the newer statement, whatever came first; of as many, what was received later. What an
+    archive lists goes before both, the later list before the earlier.
 
     The number stands where others have the time of their report: microseconds after the year 1.
     """
-    if not whole:
+    if extent == "part":
         return Recency(Tier.MENTION, "", x.received_at)
+    if extent == "listed" and x.received_at:
+        return Recency(Tier.FINAL, x.received_at, x.received_at)
     present = sum(len(s["instance"]) for s in series) + rejected
     counted = (_FIRST + timedelta(microseconds=present)).isoformat(timespec="microseconds")
     return Recency(Tier.FINAL, counted, x.received_at)

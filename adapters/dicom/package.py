@@ -1,7 +1,7 @@
 r"""A study package: what is known of a study so far, as one raw message of the inbox.
 
-``TJDS1\n``, then for each object its length (8 bytes, most significant first) and the Part 10 object up to Pixel Data. Objects
-without pixels (reports, documents, key objects, waveforms) are whole.
+``TJDS1\n`` (an archive's list: ``TJDL1\n``), then for each object its length (8 bytes, most significant first) and the Part 10
+object up to Pixel Data. Objects without pixels (reports, documents, key objects, waveforms) are whole.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Final
 
 from adapters.contract import Unreadable
 from adapters.dicom import structure
-from adapters.dicom.signature import PACKAGE, start_of
+from adapters.dicom.signature import LISTED, PACKAGE, is_package, start_of
 from conformance.issue import Issue
 
 _LENGTH: Final = 8
 
 
-def pack(objects: Iterable[bytes]) -> bytes:
-    """Part 10 objects, each as ``header_bytes`` gives it -> one message."""
-    parts = [PACKAGE]
+def pack(objects: Iterable[bytes], *, listed: bool = False) -> bytes:
+    """Part 10 objects, each as ``header_bytes`` gives it -> one message. listed: they are all an archive has of the study now."""
+    parts = [LISTED if listed else PACKAGE]
     for raw in objects:
         parts += (len(raw).to_bytes(_LENGTH, "big"), raw)
     return b"".join(parts)
@@ -30,7 +30,7 @@ def unpack(message: bytes) -> Iterator[bytes]:
 
     Raises Unreadable: ``not-dicom`` when it is neither, ``dicom-truncated`` when it ends early.
     """
-    if not message.startswith(PACKAGE):
+    if not is_package(message):
         if start_of(message) is None:
             words = "The bytes are neither a DICOM object (128 bytes and DICM) nor a study package."
             raise Unreadable(Issue("not-dicom", "error", "", words))

@@ -17,7 +17,7 @@ from adapters.contract import Envelope, Unreadable
 from adapters.dicom import dataset, package, report, waveform
 from adapters.dicom.dataset import Item
 from adapters.dicom.order import moment, write_patient
-from adapters.dicom.signature import PACKAGE
+from adapters.dicom.signature import LISTED, is_package
 from adapters.dicom.structure import check_pixels, take_apart
 from adapters.dicom.study import WANTED, Study, write_study
 from adapters.segments import Draft, Message
@@ -54,7 +54,7 @@ def read(raw: bytes, facility: Facility) -> Message:
     codec = "ascii"
     for place, one in enumerate(package.unpack(raw), 1):
         part = take_apart(one)
-        if not raw.startswith(PACKAGE):
+        if not is_package(raw):
             check_pixels(part.dataset, part.pixels)
         item, found = dataset.of_part(part, facility.charset, WANTED)
         codec = found.codec or "iso-2022"
@@ -90,12 +90,16 @@ def _message(
         told = f"{len(study.rejected)}: {', '.join(sorted(set(refused.values())))}"
         issues.append(Issue("images-rejected", "warning", "study", words, told))
     if study.images:
-        write_study(study, draft, whole=raw.startswith(PACKAGE))
+        write_study(study, draft, extent=_extent(raw))
     drafts = report.replaced(item for _, item, _ in contents) | refused.keys()
     for kind, item, one in sorted(contents, key=_place):
         if item.text("SOPInstanceUID") not in drafts:
             CONTENT[kind](item, one, draft, issues)
     return Message("dicom", draft.records(), codec, issues, [])
+
+
+def _extent(raw: bytes) -> str:
+    return "listed" if raw.startswith(LISTED) else "whole" if is_package(raw) else "part"
 
 
 def _place(content: tuple[str, Item, bytes]) -> tuple[bool, str, str]:
@@ -121,7 +125,7 @@ def peek(raw: bytes, facility: Facility) -> Envelope:
     if one is None:
         raise _refuse("dicom-empty", "", "The study package holds no object.")
     part = take_apart(one)
-    if not raw.startswith(PACKAGE):
+    if not is_package(raw):
         check_pixels(part.dataset, part.pixels)
     item, found = dataset.of_part(part, facility.charset, WANTED)
     draft = _header(Study(_uid(item, 1), item), raw, facility)

@@ -69,7 +69,7 @@ def write_report(item: Item, raw: bytes, draft: Draft, issues: list[Issue]) -> N
             words = "The report has more content items than are read; the rest stays in the object."
             issues.append(Issue("sr-too-long", "warning", "content", words))
             break
-        made += _write_leaf(found, status, draft)
+        made += _write_leaf(found, status, draft, issues)
     if not made:
         words = "The structured report holds no text, code or measurement; the object is kept as it is."
         issues.append(Issue("sr-empty", "warning", "content", words))
@@ -125,7 +125,7 @@ def _code(item: Item) -> str:
     return item.item("ConceptNameCodeSequence").text("CodeValue")
 
 
-def _write_leaf(found: _Leaf, status: str, draft: Draft) -> bool:
+def _write_leaf(found: _Leaf, status: str, draft: Draft, issues: list[Issue]) -> bool:
     item = found.item
     kind = item.text("ValueType")
     concept = coded(item.item("ConceptNameCodeSequence")) or next((h for h in reversed(found.headings) if h), ())
@@ -150,13 +150,19 @@ def _write_leaf(found: _Leaf, status: str, draft: Draft) -> bool:
         line.put(2, "NM")
         line.put(5, measured.text("NumericValue"))
         line.put(6, _unit(measured.item("MeasurementUnitsCodeSequence")))
+        if 5 not in line.fields:
+            # Why there is none stands beside it (0040,A301), PS3.3 table C.18.1-1.
+            line.put(32, coded(item.item("NumericValueQualifierCodeSequence")))
     elif kind in ("DATE", "DATETIME"):
         line.put(2, "DT" if kind == "DATE" else "TS")
         line.put(5, item.text("Date") if kind == "DATE" else date_time(item, "DateTime"))
     else:
         return False
     if 5 not in line.fields:
-        return False
+        words = "The content item has no value; nothing is put in its place."
+        issues.append(Issue("sr-no-value", "warning", found.where, words))
+        if kind != "NUM":
+            return False
     own = _modifiers(item)
     for code, value in own + [one for one in found.common if one[0] not in {code for code, _ in own}]:
         if code in _METHODS:

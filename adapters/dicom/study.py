@@ -125,8 +125,9 @@ def _describe(item: Item, series: Series) -> None:
         series.contrast[agent or str(named[1] if len(named) > 1 else named[0])] = None
 
 
-def write_study(study: Study, draft: Draft, *, whole: bool) -> None:
-    """The study and its series as records. ``whole``: all that is known of the study is here, not one object of it."""
+def write_study(study: Study, draft: Draft, *, extent: str) -> None:
+    """The study and its series as records. extent: ``whole``, all that came of the study is here; ``listed``, all its archive has;
+    ``part``, one object of it."""
     item = study.first
     asked = order.request(item)
     record = draft.add("STUDY", "study")
@@ -144,7 +145,7 @@ def write_study(study: Study, draft: Draft, *, whole: bool) -> None:
     record.put(11, _number(None if study.rejected else study.told_series))
     told = study.told_instances
     record.put(12, _number(told - len(study.rejected) if told is not None else None))
-    record.put(13, "whole" if whole else "part")
+    record.put(13, extent)
     record.put(14, _number(len(study.rejected)))
     record.put(15, study.withdrawn)
     kept = {uid: series for uid, series in study.series.items() if series.instances.keys() - study.rejected}

@@ -57,4 +57,4 @@ def package(found: Iterable[Dataset]) -> bytes:
         out.append(header_bytes(written.getvalue()))
     if not out:
         raise NotUnderstood("no instances")
-    return pack(out)
+    return pack(out, listed=True)

@@ -1,8 +1,8 @@
 """Polling an archive: new and grown studies become packages in the inbox, none twice, none of the overlap missed.
 
 The archive is asked day by day (Study Date), from ``overlap_hours`` before the day up to which everything was seen. Every study found
-is a row, so that a stop at any place goes on there; one whose number of instances, patient or order changed is fetched again. Tables
-archive_poll, archive_study.
+is a row, so that a stop at any place goes on there; one whose number of instances, patient or order changed is fetched again, and every
+hour one of an archive that tells no number (0020,1208 is optional, PS3.4 table C.6-5). Tables archive_poll, archive_study.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _UID = re.compile(r"[0-9.]{1,64}")
 _LEASE: Final = 300.0
 _LONGEST: Final = 3600.0
+_AGAIN: Final = 3600.0
+"""Seconds after which a study without a known number of instances may have grown."""
 
 _SEEN = """
 INSERT INTO archive_study AS s (shard, facility, archive, study, day, instances, told, due)
@@ -40,6 +42,7 @@ FROM unnest($5::smallint[], $6::text[], $7::integer[], $8::text[]) AS a(shard, s
 ON CONFLICT (shard, facility, archive, study) DO UPDATE SET
     instances = EXCLUDED.instances, told = EXCLUDED.told, fetched = NULL, attempts = 0, due = EXCLUDED.due
 WHERE (s.instances, s.told) <> (EXCLUDED.instances, EXCLUDED.told)
+   OR (EXCLUDED.instances < 0 AND s.fetched < clock_timestamp() - make_interval(secs => $9))
 """
 _DAY = """
 INSERT INTO archive_poll (facility, archive, day, asked) VALUES ($1, $2, $3, clock_timestamp())
@@ -120,7 +123,9 @@ class Poller:
         # One day ahead: the clock of a modality may be.
         while day <= today + timedelta(days=1):
             found = await self._asking.studies(day)
-            await self._pool.execute(_SEEN, *self._name, day.isoformat(), self._quiet, *_columns(self._name[0], found))
+            await self._pool.execute(
+                _SEEN, *self._name, day.isoformat(), self._quiet, *_columns(self._name[0], found), _AGAIN
+            )
             await self._pool.execute(_DAY, *self._name, min(max(day, first), today).isoformat())
             day += timedelta(days=1)
 

@@ -275,3 +275,21 @@ def test_the_doctors_report_of_an_ecg_is_the_same_report_as_the_recording() -> N
     data.PatientID, data.AccessionNumber = "P0001", "CT20260301001"
     village = converted(part10(data))
     assert kinds(village, "DiagnosticReport")[0]["id"] == ecg("VERIFIED")
+
+
+@pytest.mark.parametrize("given", ["nothing", "no-value", "reason"])
+def test_a_measurement_without_a_value_is_told_and_gets_none(given: str) -> None:
+    """PS3.3 table C.18.1-1: Measured Value Sequence may be empty, and (0040,A301) says why."""
+    height = content("NUM", code("11727-5", "估计胎儿体重", "LN"))
+    if given == "no-value":
+        height = measured(code("11727-5", "估计胎儿体重", "LN"), "", "g")
+    if given == "reason":
+        height.MeasuredValueSequence = Sequence([])
+        height.NumericValueQualifierCodeSequence = Sequence([code("114006", "Measurement failure")])
+    found = converted(report(height, measured(code("11820-8", "双顶径", "LN"), "93", "mm")))
+    first, second = (e.resource for e in found.entries if e.resource["resourceType"] == "Observation")
+    assert not any(key.startswith("value") for key in first)
+    told = first["dataAbsentReason"]["coding"][0]["code"]
+    assert told == ("114006" if given == "reason" else "unknown")
+    assert [i.where for i in found.issues if i.key == "sr-no-value"] == ["content[1]"]
+    assert str(second["valueQuantity"]["value"]) == "93"
