@@ -95,7 +95,7 @@ def test_a_server_that_does_not_answer_holds_up_nobody_with_a_deadline(database_
             began = time.monotonic()
             try:
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.2), database.borrowed(pool) as conn:
+                    async with asyncio.timeout(0.2), database.Borrowed(pool) as conn:
                         await conn.fetchval("SELECT 1")
                 waited = time.monotonic() - began
                 assert await pool.fetchval("SELECT pg_backend_pid()") != pid, "the pool goes on with another one"
