@@ -11,4 +11,5 @@ def upgrade() -> None:
     op.execute(
         "ALTER TABLE identity_merge DROP CONSTRAINT identity_merge_pkey, ADD PRIMARY KEY (shard, patient, surviving)"
     )
-    op.execute("COMMENT ON TABLE identity_merge IS 'what facilities said about their own double Patients, newest statement of each pair'")
+    comment = "what facilities said about their own double Patients, newest statement of each pair"
+    op.execute(f"COMMENT ON TABLE identity_merge IS '{comment}'")
