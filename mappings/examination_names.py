@@ -37,35 +37,43 @@ _PROJECTIONS = (
     ("lateral", r"侧位"),
     ("oblique", r"斜位"),
 )
+_POSTURES = frozenset({"upright", "supine"})
 _SITES = (
     ("coronary", "冠状动脉|冠脉"), ("pulmonary-artery", "肺动脉"), ("head-neck", "头颈部|头颈|颈部及颅脑"),
     ("carotid", "颈总动脉|颈动脉|颈部血管"), ("lower-veins", "下肢深静脉|下肢静脉"), ("lower-arteries", "下肢动脉"),
     ("upper-veins", "上肢静脉"), ("renal-vessels", "肾动脉|肾血管"), ("abdominal-aorta", "腹主动脉"),
     ("aorta", "胸腹主动脉|全主动脉|主动脉"), ("sinuses", "副鼻窦|鼻窦"), ("nasal-bones", "鼻骨"),
     ("temporal", "颞骨|中耳|内耳|乳突"), ("orbit", "眼眶"), ("pituitary", "垂体|鞍区"), ("sacroiliac", "骶髂关节"),
-    ("sacrum", "骶尾椎|骶尾骨"), ("lumbosacral", "腰骶椎"), ("cervical", "颈椎"), ("thoracic-spine", "胸椎"),
-    ("lumbar", "腰椎"), ("spine", "全脊柱|脊柱全长"), ("chest-abdomen", "胸腹部|胸腹"), ("abdomen-pelvis", "全腹部|全腹"),
+    ("sacrum", "骶尾椎|骶尾骨"), ("lumbosacral", "腰骶椎"), ("cervical", "颈椎间盘|颈椎"), ("thoracic-spine", "胸椎间盘|胸椎"),
+    ("lumbar", "腰椎间盘|腰椎"), ("spine", "全脊柱|脊柱全长"), ("chest-abdomen", "胸腹部|胸腹"), ("abdomen-pelvis", "全腹部|全腹"),
     ("upper-abdomen", "上腹部|上腹"), ("pelvis", "盆腔|下腹部"), ("pelvic-bone", "骨盆"), ("lymph-neck", "颈部淋巴结"),
     ("thyroid", "甲状腺"), ("parathyroid", "甲状旁腺"), ("parotid", "腮腺"), ("breast", "乳腺|乳房|双乳"),
     ("liver-gb-pancreas-spleen", "腹部肝胆胰脾|肝胆胰脾|肝胆脾胰|肝、胆、胰、脾|肝胆胰脾腹部"),
     ("urinary", "泌尿系统|泌尿系|肾输尿管膀胱|肾膀胱输尿管"), ("kidney-ureter", "双肾输尿管|肾输尿管"),
-    ("uterus", "妇科子宫附件|妇科|子宫双附件|子宫及附件|子宫附件"), ("heart", "心脏"), ("prostate", "前列腺"),
+    ("uterus", "妇科(?:子宫附件)?|子宫[、,及和+]?(?:双侧?|两侧)?附件"), ("heart", "心脏"), ("prostate", "前列腺"),
     ("liver", "肝脏"), ("head", "头颅|颅脑|头部|脑部|颅骨|头|脑|颅"), ("neck", "颈部"), ("ribs", "肋骨"), ("clavicle", "锁骨"),
     ("calcaneus", "跟骨"), ("forearm", "尺桡骨|前臂"), ("humerus", "肱骨|上臂"), ("femur", "股骨|大腿"),
     ("tibia", "胫腓骨|小腿"), ("hip", "髋关节|髋部|髋"), ("knee", "膝关节|膝"), ("shoulder", "肩关节|肩"),
     ("elbow", "肘关节|肘"), ("wrist", "腕关节|腕"), ("ankle", "踝关节|踝"), ("hand", "手"), ("foot", "足|脚"),
-    ("chest", "胸部|肺部|双肺|胸|肺"), ("abdomen", "腹部|腹"),
+    ("eye", "眼部|双眼|眼球|眼"), ("appendix", "阑尾"), ("scrotum", "阴囊睾丸|睾丸附睾|阴囊|睾丸"), ("gut", "胃肠道|胃肠"),
+    ("pregnancy", "产科|胎儿|早孕|中晚孕|中孕|晚孕|孕期"), ("pleura", "胸腔积液|胸腔|胸水"),
+    ("chest", "胸部|肺部|双肺|胸|肺"), ("abdomen", "腹部|腹"), ("vertebral-artery", "椎动脉"), ("gallbladder", "胆囊"),
+    ("pancreas", "胰腺"), ("spleen", "脾脏|脾"), ("kidney", "肾脏|肾"), ("bladder", "膀胱"), ("ureter", "输尿管"),
+    ("axilla", "腋窝(?:淋巴结)?|腋下(?:淋巴结)?"), ("groin", "腹股沟(?:区|淋巴结)?"), ("salivary", "颌下腺|舌下腺|涎腺"),
 )  # fmt: skip
+_ADDED = re.compile("左?心功能|残余尿|经阴道|经腹部?|腔内|体表")
+"""What is measured on the same pictures, or how the probe is held."""
+_ABBREVIATED = re.compile(r"\([a-z]{2,6}\)|ucg|tcd")
 _FILLER = re.compile(
     r"检查|扫描|成像|摄影|造影|三维重建|重建|薄层|螺旋|断层|普通|常规|数字化|数字|直接|升级|不出片|出片|不含胶片|不含片|含片|含胶片|团检|团单"
-    r"|单价|优惠|\d+排|多排|高分辨|站立|免费|送|部位|脏器|[+与及和、,，。()（）\[\]【】\-_/\s]"
+    r"|单价|优惠|\d+[排层]|多排|加|普美显|造影剂|单胎|双胎|多胎|双源|高分辨率?|hr|\d(?:\.\d)?t|站立位?|立位|免费|送|部位|脏器|床旁|床边|急诊|测定|区域?|[+与及和、,，。:：;；*()（）\[\]【】\-_/\s]"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """An imaging examination as its name says it. ``site`` is a known site, else the rest of the name; ``side``, ``contrast`` and
-    ``projection`` are empty when the name does not say."""
+    """An imaging examination as its name says it. ``site`` is a known site, else the rest of the name; ``also`` are the other
+    sites of a name that lists several; ``side``, ``contrast`` and ``projection`` are empty when the name does not say."""
 
     modality: str
     site: str
@@ -74,6 +82,7 @@ class Examination:
     projection: str
     low_dose: bool
     doppler: bool
+    also: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=4096)
@@ -108,19 +117,31 @@ def examination(text: str) -> Examination | None:
     if "dwi" in rest:
         contrast += "+dwi"
     rest = _WITH.sub(" ", _WITHOUT.sub(" ", rest)).replace("dwi", " ")
+    rest = _ABBREVIATED.sub(" ", rest)
     projection, rest = _first(_PROJECTIONS, rest)
-    site = ""
+    if projection in _POSTURES:
+        rest = rest.replace("正位", " ")
     if "双肺" in rest:
         rest = rest.replace("双肺", "胸部")
+    site, rest = _first(_SITES, _ADDED.sub(" ", rest))
+    side, rest = _first(_SIDES, rest)
+    also, left = _others(rest) if site else ((), rest)
+    left = _FILLER.sub("", left)
+    if left:
+        # What is said beside a site may make it another examination: puncture, reconstruction of a joint.
+        also, left = (), _FILLER.sub("", rest)
+    return Examination(
+        modality, f"{site}{':' if site and left else ''}{left}", side, contrast, projection, low_dose, doppler, also
+    )
+
+
+def _others(rest: str) -> tuple[tuple[str, ...], str]:
+    found: list[str] = []
     for word, pattern in _SITES:
         if re.search(pattern, rest):
-            site, rest = word, re.sub(pattern, " ", rest)
-            break
-    side, rest = _first(_SIDES, rest)
-    rest = _FILLER.sub("", rest)
-    return Examination(
-        modality, f"{site}{':' if site and rest else ''}{rest}", side, contrast, projection, low_dose, doppler
-    )
+            found.append(word)
+            rest = re.sub(rf"{pattern}|双|两侧", " ", rest)
+    return tuple(found), rest
 
 
 def _first(table: tuple[tuple[str, str], ...], text: str) -> tuple[str, str]:
@@ -131,16 +152,24 @@ def _first(table: tuple[tuple[str, str], ...], text: str) -> tuple[str, str]:
 
 
 def likeness(local: Examination, known: Examination) -> float:
-    """How far two names mean the same examination, 0 to 0.97; 0 when modality, site or dose differ."""
-    if (local.modality, local.site, local.low_dose) != (known.modality, known.site, known.low_dose) or not local.site:
+    """How far two names mean the same examination, 0 to 0.97; 0 when modality, site or dose differ. A name that lists several
+    sites is a little like the examination of each."""
+    if (local.modality, local.low_dose) != (known.modality, known.low_dose) or not local.site:
         return 0.0
     score = 0.97
+    if (local.site, local.also) != (known.site, known.also):
+        if known.also or known.site not in (local.site, *local.also):
+            return 0.0
+        score -= 0.2
     if local.side != known.side:
         score -= 0.04 if {local.side, known.side} == {"", "both"} else 0.4
     if local.contrast != known.contrast:
-        score -= 0.15 if not local.contrast and known.contrast == "without" else 0.4
+        plain = {local.contrast, known.contrast} == {"", "without"}
+        more = local.contrast == f"{known.contrast}+dwi" and known.contrast == "both"
+        score -= (0.15 if known.contrast else 0.1) if plain else 0.1 if more else 0.4
     if local.projection != known.projection:
-        score -= 0.15 if not local.projection else 0.1 if not known.projection else 0.4
+        posture = local.projection in _POSTURES and known.projection == "ap"
+        score -= 0.15 if not local.projection else 0.1 if not known.projection or posture else 0.4
     if local.doppler != known.doppler:
         score -= 0.03
     return max(0.0, score)

@@ -24,15 +24,45 @@ _BRACKETED = re.compile(r"[(\[{【〔]([^()\[\]{}【】〔〕]*)[)\]}】〕]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTERS = re.compile(r"[a-z0-9%#]+")
 _HEAD = re.compile(
-    r"^(?:血清|血浆|全血|静脉血|急诊|急查|床旁|血)(?=[a-z]{2})"
-    r"|^(?:血清|血浆|全血|血液|静脉血|末梢血|外周血|急诊|急查|床旁|人|血)(?=[\u3400-\u9fff])"
+    r"^(?:血清|血浆|全血|静脉血|急诊|急查|急|床旁|床边|干式|血)(?=[a-z]{2})"
+    r"|^(?:血清|血浆|全血|血液|静脉血清|静脉血浆|静脉全血|静脉血|末梢血|外周血|动脉血|急诊|急查|床旁|床边|干式|人|血)(?=[\u3400-\u9fff])"
 )
 _PANEL = re.compile(
-    r"^[\u3400-\u9fff]*(?:常规|功能?|生化|电解质|血脂|凝血|甲功|两对半|五项|三项|四项|八项|全套|组套)[-—_:：]"
+    r"^[\u3400-\u9fff]*(?:常规|功能?|生化|电解质|血脂|凝血|甲功|心肌酶谱?|肿瘤标志物|性激素|两对半|五项|三项|四项|八项|全套|组套)[-—_:：]"
 )
 _SERUM = re.compile(r"^s-(?=[a-z]{2,})")
-_TAIL = re.compile(r"(?:测定|检测|检查|试验|定量|定性|水平|浓度|含量|数值|结果|筛查|计算|快速|速测|(?<=[a-z])值|测量)$")
-_METHOD = re.compile(r"[-—][^-—]*法$")
+_TAIL = re.compile(
+    r"(?:测定|检测|检查|试验|定量|定性|水平|(?:血药|药物)?浓度|含量|数值|结果|筛查|计算|快速|速测|(?<=[a-z])值|测量|监测|联合|分析"
+    r"|急诊|加急|复查|体检|(?<=.)(?:动脉血|静脉血|末梢血|全血|血清|血浆))$"
+)
+_METHOD = re.compile(r"[-—][^-—()（）]*法$|(?<=[)\]}】〕])[^()\[\]{}【】〔〕+/]{1,12}法$")
+_PRINCIPLE = re.compile(
+    r"(?:(?:电化学|化学|磁微粒|微粒子|吖啶酯|直接|间接|酶促|增强|乳胶|免疫|散射|透射|时间分辨|全自动|实时|酶联)*"
+    r"(?:荧光定量|发光|荧光|比浊|吸附|层析|比色|电极|速率|终点|胶体金|质谱|色谱|凝固|仪器|手工|试纸|试纸条|流式|干化学)"
+    r"|己糖激酶(?=法)|葡萄糖氧化酶(?=法)|氧化酶(?=法)|酶(?=法)|pcr|poct|elisa|eclia|clia|cmia|ise|hplc|icpms|lcms)+"
+    r"(?:分析|定量|检测|测定)?法?$"
+)
+_GENERATION = re.compile(r"第?[一二三四五]代(?:试剂)?$")
+_NUMBERED = re.compile(r"^\d{1,2}[.、)]\s*(?=[\u3400-\u9fff])")
+_MINUTES = re.compile(r"(?<![a-z0-9.])(30|60|90|120|180)\s*(?:min|分钟|分)(?![a-z])")
+_HOURS = {"30": "半小时", "60": "1小时", "90": "1.5小时", "120": "2小时", "180": "3小时"}
+_HOUR = re.compile(r"(?<![a-z0-9.])(\d{1,2})\s*(?:h|hr|hrs)(?![a-z])")
+_QUALIFIED = re.compile(r"游离|空腹|餐后|负荷|小时|间接|直接$|超敏|高敏|绝对|百分|ig[amge]")
+"""Words in brackets without which a name is another test."""
+QUALIFIED = 0.3
+_SHORT_WORDS = (
+    ("hpv", "人乳头瘤病毒"), ("hbv", "乙型肝炎病毒"), ("hcv", "丙型肝炎病毒"), ("hav", "甲型肝炎病毒"),
+    ("hev", "戊型肝炎病毒"), ("hiv", "人类免疫缺陷病毒"), ("cmv", "巨细胞病毒"), ("ebv", "eb病毒"), ("mp", "肺炎支原体"),
+    ("hp", "幽门螺杆菌"), ("psa", "前列腺特异性抗原"), ("tsh", "促甲状腺激素"), ("tpo", "甲状腺过氧化物酶"),
+    ("vitd", "维生素d"), ("crp", "c反应蛋白"), ("乙肝病毒", "乙型肝炎病毒"), ("丙肝病毒", "丙型肝炎病毒"),
+    ("乙肝", "乙型肝炎病毒"), ("丙肝", "丙型肝炎病毒"), ("新冠病毒", "新型冠状病毒"), ("新冠", "新型冠状病毒"),
+    ("甲流", "甲型流感病毒"), ("乙流", "乙型流感病毒"), ("大便", "粪便"), ("小便", "尿"), ("便常规", "粪便常规"),
+    ("艾滋病病毒", "人类免疫缺陷病毒"), ("艾滋病", "人类免疫缺陷病毒"), ("甲胎球蛋白", "甲胎蛋白"), ("清蛋白", "白蛋白"),
+)  # fmt: skip
+"""Short forms inside a longer name, and the words for them in the names of the catalogue."""
+_TWO_NAMES = re.compile(
+    r"(?P<name>.*[\u3400-\u9fff][^\u3400-\u9fff\s]?)\s+[a-z][a-z0-9%#-]*|[a-z][a-z0-9%#+-]*\s+(?P<other>[\u3400-\u9fff]+)"
+)
 INSIDE = 0.08
 """What it costs to read only what stands in brackets."""
 _SYNONYMS = re.compile("[/、|;；]")
@@ -40,6 +70,7 @@ _SYNONYMS = re.compile("[/、|;；]")
 
 def _level(text: str) -> str:
     lowered = unicodedata.normalize("NFKC", clean_name(text)[0]).casefold().translate(_GREEK)
+    lowered = _MINUTES.sub(lambda found: _HOURS[found[1]], _HOUR.sub(r"\1小时", lowered))
     return _ROMAN_RUN.sub(lambda found: dict(_ROMAN)[found[1]], lowered)
 
 
@@ -62,22 +93,70 @@ def variants(text: str) -> tuple[tuple[str, float], ...]:
         if spelling and out.get(spelling, 9.0) > cost:
             out[spelling] = cost
 
-    whole = _METHOD.sub("", _level(text))
+    written = _NUMBERED.sub("", _level(text))
+    whole = _METHOD.sub("", written)
     offer(_DROPPED.sub("", whole), 0.0)
+    offer(_DROPPED.sub("", written), 0.0)
     for prefix, cost in ((_PANEL, 0.04), (_SERUM, 0.05)):
         offer(_DROPPED.sub("", prefix.sub("", whole)), cost)
-    outside = _DROPPED.sub("", _BRACKETED.sub(" ", whole))
-    offer(outside, 0.02)
+    outside = _DROPPED.sub("", _outside(whole))
+    other = any(
+        (word := _QUALIFIED.search(inside)) and word[0] not in outside and not inside.endswith("法")
+        for inside in _BRACKETED.findall(whole)
+    )
+    offer(outside, QUALIFIED if other else 0.02)
+    if other:
+        offer(_DROPPED.sub("", "".join(_BRACKETED.findall(whole))) + outside, 0.04)
     for inside in _BRACKETED.findall(whole):
         offer(_DROPPED.sub("", inside), INSIDE)
+    if found := _TWO_NAMES.fullmatch(written):
+        offer(_DROPPED.sub("", found["name"] or found["other"]), 0.04)
     for spelling, cost in tuple(out.items()):
         for shorter, more in _shorter(spelling):
             offer(shorter, cost + more)
+    for spelling, cost in tuple(out.items()):
+        if "/" in spelling:
+            offer(spelling.replace("/", ""), cost + 0.03)
+            offer(re.sub("比[值例率]?$", "", spelling), cost + 0.02)
+        if (longer := _written_out(spelling)) != spelling:
+            offer(longer, cost + 0.03)
     return tuple(sorted(out.items(), key=lambda pair: pair[1]))
 
 
+def _outside(text: str) -> str:
+    """Without brackets and what they hold, also brackets in brackets."""
+    while (bare := _BRACKETED.sub(" ", text)) != text:
+        text = bare
+    return text
+
+
+def _written_out(spelling: str) -> str:
+    if not han(spelling):
+        return spelling
+    for short, word in _SHORT_WORDS:
+        if short in spelling and word not in spelling:
+            spelling = (
+                re.sub(rf"(?<![a-z]){short}(?![a-z])", word, spelling)
+                if short.isascii()
+                else spelling.replace(short, word)
+            )
+    return spelling
+
+
 def _shorter(spelling: str) -> Iterator[tuple[str, float]]:
-    tailless = _TAIL.sub("", spelling)
+    yield from _without_ends(spelling)
+    # A principle of measurement: white cells by strip are not those of the counter, so the name without it costs more.
+    found = _PRINCIPLE.search(spelling)
+    if found and found.start():
+        yield spelling[: found.start()], 0.05
+        for shorter, cost in _without_ends(spelling[: found.start()]):
+            yield shorter, cost + 0.05
+        if found[0].endswith("法"):
+            yield spelling[:-1], 0.01
+
+
+def _without_ends(spelling: str) -> Iterator[tuple[str, float]]:
+    tailless = _GENERATION.sub("", _TAIL.sub("", spelling))
     while _TAIL.search(tailless):
         tailless = _TAIL.sub("", tailless)
     if tailless and tailless != spelling:
@@ -91,6 +170,14 @@ def synonyms(text: str) -> tuple[str, ...]:
     """The parts of a name that gives two names, ``可的松/皮质醇``; empty when it gives one."""
     parts = tuple(p for p in (_DROPPED.sub("", part) for part in _SYNONYMS.split(_level(text))) if p)
     return parts if len(parts) > 1 else ()
+
+
+def pieces(text: str) -> tuple[str, ...]:
+    """What stands outside brackets without the principle of measurement, then what stands in each: ``戊肝IgM(HEV-IgM)ELISA`` ->
+    ``戊肝igm``, ``hevigm``."""
+    whole = _METHOD.sub("", _level(text))
+    outside = _DROPPED.sub("", _outside(whole))
+    return (_PRINCIPLE.sub("", outside), *(_DROPPED.sub("", inside) for inside in _BRACKETED.findall(whole)))
 
 
 def han(spelling: str) -> str:

@@ -94,7 +94,7 @@ class Proposer:
         for number, (base, reasons) in found.items():
             known = self._known[number]
             change, more = self._circumstances(local, known)
-            judged.append((min(1.0, base + change), number, (*reasons, *more)))
+            judged.append((base + change, number, (*reasons, *more)))
         judged.sort(key=lambda j: (-j[0], self._known[j[1]].item is not None, j[1]))
         best, first, _ = judged[0]
         # An examination is told by its body part, which a likeness of spelling passes over.
@@ -105,7 +105,7 @@ class Proposer:
         for score, number, reasons in judged:
             item = self._known[number].item
             if item is not None and score >= THRESHOLD - 0.2 and len(out) < limit:
-                out.append(Proposal(item.code, item.name_zh, round(score, 3), reasons))
+                out.append(Proposal(item.code, item.name_zh, round(min(1.0, score), 3), reasons))
         return out
 
     # --- the name ----------------------------------------------------------------------------------------------------------
@@ -172,9 +172,10 @@ class Proposer:
     def _by_letters(self, local: Local, text: str, offer: _Offer) -> None:
         """A name half in letters, ``糖化HbA1c``, ``LDL-胆固醇``: letters or code abbreviate the thing and the Chinese part is
         a piece of one of its names, or both letters and code say the same."""
-        whole = names.key(text)
-        chinese, code = names.han(whole), names.key(local.code)
-        runs = {r for r in names.letters(whole) if len(r.strip("0123456789%#")) >= 3}
+        outside, *insides = names.pieces(text)
+        chinese, code = names.han(outside), names.key(local.code)
+        every = {run for piece in (outside, *insides, names.key(text)) for run in names.letters(piece)}
+        runs = {r for r in every if len(r.strip("0123456789%#")) >= 3}
         said = {n for run in runs for n in self._by_abbreviation.get(run, ())}
         coded = set(self._by_abbreviation.get(code, ())) if runs else set()
         for number in said | coded:
@@ -183,6 +184,14 @@ class Proposer:
                 offer(number, 0.9 if chinese in pieces else 0.8, "abbreviation")
             elif number in said and number in coded:
                 offer(number, 0.72, "abbreviation")
+        # ``生长激素(GH)基础``: a whole name, its abbreviation in brackets, and a word nobody knows.
+        for number in {n for inside in insides for n in self._by_abbreviation.get(inside, ())}:
+            for spelling in self._known[number].names:
+                if len(spelling) >= 3 and spelling in outside and names.han(spelling):
+                    rest = outside.replace(spelling, "", 1)
+                    strange = sum(c not in _BENIGN for c in rest)
+                    if not set(rest) & _QUALIFIERS and strange <= 4:
+                        offer(number, 0.85 - 0.03 * strange, "abbreviation")
 
     def _by_spelling(self, spelling: str, cost: float, offer: _Offer) -> None:
         chinese, letters = names.han(spelling), names.letters(spelling)

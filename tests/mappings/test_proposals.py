@@ -130,3 +130,36 @@ def test_a_name_half_in_letters_is_known_by_its_letters_and_what_is_left_of_its_
     assert propose(Local("HBA1C", "糖化HbA1c", "%", "4-6"))[0].item == "L0026"
     assert propose(Local("", "颅脑MRI平扫+弥散加权成像", "", ""))[0].item == "R0052"
     assert propose(Local("CP-IgM", "肺炎衣原体IgM抗体", "", "阴性")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "item"),
+    [
+        ("甲状腺素(游离)", "pmol/L", "L0138"),
+        ("肌钙蛋白I(超敏)", "ng/L", "L0061"),
+        ("葡萄糖(餐后2h)", "mmol/L", "L0025"),
+        ("前列腺特异性抗原(游离)", "ng/mL", "L0174"),
+        ("葡萄糖(空腹)", "mmol/L", "L0023"),
+    ],
+)
+def test_words_in_brackets_that_make_it_another_test_are_not_read_over(name: str, unit: str, item: str) -> None:
+    assert first(name, unit=unit) == item
+
+
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [
+        ("血清胰淀粉酶测定(比色法)", ""),
+        ("30min血糖", ""),
+        ("尿隐血(BLD)干化学法", "L0236"),
+        ("白细胞干化学法", "L0237"),
+        ("双侧颈动脉+椎动脉彩超", "U0021"),
+        ("3.0T磁共振腰椎平扫", "R0050"),
+        ("超声引导下甲状腺穿刺活检", ""),
+        ("CT引导下椎体成形术", ""),
+    ],
+)
+def test_methods_field_strengths_and_further_body_parts_do_not_hide_a_name_and_interventions_are_none(
+    name: str, item: str
+) -> None:
+    assert first(name, specimen="尿" if "干化学" in name else "") == item
