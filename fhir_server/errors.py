@@ -24,6 +24,7 @@ class Category(Enum):
     TOO_LARGE = (413, "too-long")
     MEDIA_TYPE = (415, "not-supported")
     UNPROCESSABLE = (422, "processing")
+    TOO_COSTLY = (422, "too-costly")
     THROTTLED = (429, "throttled")
     INTERNAL = (500, "exception")
     UNAVAILABLE = (503, "transient")

@@ -261,7 +261,9 @@ class Settings(BaseSettings):
     read_connections: int = Field(10, ge=1, description="Database connections of the API for reading.")
     write_connections: int = Field(4, ge=1, description="Database connections of the API for writing.")
     statement_timeout_ms: int = Field(
-        10_000, ge=100, description="A query that runs longer is stopped and answered with 503."
+        10_000,
+        ge=100,
+        description="A query that runs longer is stopped and answered with 503, a search with 422 (too-costly).",
     )
     max_request: int = Field(16 * 1024 * 1024, ge=1024, description="Largest HTTP request body.")
     hook_deadline_ms: int = Field(

@@ -8,6 +8,7 @@ from datetime import datetime, tzinfo
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
+import asyncpg
 import psycopg
 from fastapi import Request
 
@@ -21,6 +22,7 @@ from fhir_server.errors import Category, Fault
 from fhir_server.publish.endpoints import Endpoints
 from fhir_server.scope.asker import scope_of
 from fhir_server.search import dates, run, types
+from fhir_server.search.definitions import about
 from fhir_server.search.page import Row, Sql
 from fhir_server.search.query import MAX_COUNT, Query
 from fhir_server.search.statement import Context
@@ -29,6 +31,12 @@ from fhir_server.store import posted_parameters
 
 T = TypeVar("T")
 HISTORY_COUNT: Final = 50
+_TOO_COSTLY: Final = (
+    "This search looks at too much and was stopped. Add what narrows it: a patient, an identifier, a code or dates; ask for _total "
+    "only with these."
+)
+_WIDE: Final = frozenset({"quantity", "number", "composite", "chain", "has", "any"})
+"""Kinds of filters that may have to look at every resource of a type."""
 BEFORE: Final = "_before"
 """Our parameter in ``next`` links of a history: the change number of the last version shown."""
 
@@ -68,8 +76,27 @@ async def search(services: Services, queries: Sequence[Query], context: Context,
     services = await seen_by(services, asker, context, "s")
     decompress = services.codec.decompress
     if len(queries) == 1:
-        return await carried_out(services, run.search(queries[0], context, decompress, allowed=allowed))
-    return await carried_out(services, types.search(queries, context, decompress, allowed=allowed))
+        steps = run.search(queries[0], context, decompress, allowed=allowed)
+    else:
+        steps = types.search(queries, context, decompress, allowed=allowed)
+    try:
+        async with asyncio.timeout(services.settings.statement_timeout_ms / 1000) as limit:
+            return await carried_out(services, steps)
+    except (asyncpg.QueryCanceledError, TimeoutError) as fault:
+        if isinstance(fault, TimeoutError) and not limit.expired():
+            raise
+        if not any(map(_is_wide, queries)):
+            raise  # something holds it up
+        raise Fault(Category.TOO_COSTLY, _TOO_COSTLY) from None
+
+
+def _is_wide(query: Query) -> bool:
+    """True for a search whose cost grows with all that is stored."""
+    kinds = {f.kind for f in query.filters}
+    named = "id" in kinds or any(
+        f.kind == "reference" and f.parameter and about(query.type, f.parameter) for f in query.filters
+    )
+    return not named and (query.total == "accurate" or not _WIDE.isdisjoint(kinds))
 
 
 async def carried_out(services: Services, steps: Generator[Sql, Sequence[Row], T]) -> T:

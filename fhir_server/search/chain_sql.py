@@ -16,6 +16,8 @@ from fhir_server.search.definitions import Parameter, Path, about
 from fhir_server.search.leaves import COMMON_TARGETS, hash_in_sql
 from fhir_server.search.statement import Statement
 
+OF_ONE_PATIENT: Final = frozenset({"Observation"})
+"""Types that resources of messages refer to within their own patient only, and of which there are most."""
 FEW: Final = 300
 """Most resources at the other end whose hashes are looked for one by one."""
 
@@ -63,9 +65,41 @@ def pointing_to(link: Link, out: Statement) -> tuple[str, str]:
         kinds = f"SELECT k.id FROM resource_kind k WHERE k.tokens && ARRAY({hashes})"  # noqa: S608
         return f"r.tokens[1] IN ({kinds})", f"r.tokens[1] = ANY(ARRAY({kinds}))"
     one = f"EXISTS (SELECT FROM unnest(r.tokens) t(h) WHERE (t.h IN ({hashes})) IS TRUE)"
+    if link.other in OF_ONE_PATIENT and not link.narrow:
+        return _of_one_patient(link, f"ARRAY({hashes})", one, out)
     if link.narrow or not out.window:
         return one, f"r.tokens && ARRAY({hashes})"
     return one, _few_or_many(hashes, one, RESOURCE_TYPES[link.type], out)
+
+
+def _of_one_patient(link: Link, hashes: str, anywhere: str, out: Statement) -> tuple[str, str]:
+    """What came by message refers to results of its own patient alone, so those of one patient are compared with each other, and no
+    hash of every result in the house is computed. What was written through the API may refer to anything."""
+    each, collected = " AND ".join(link.each), " AND ".join(link.collected)
+    # Both forms name the same arguments, so the type is none.
+    rtype = RESOURCE_TYPES[link.type]
+    own = "(r.inbox IS NULL OR r.patient IS NULL)"
+    ends = [_hash(path, link.other, out) for path in _paths(link.parameter, link.other)]
+    near = " OR ".join(f"d.tokens @> ARRAY[{end}]" for end in ends)
+    one = (
+        "EXISTS (SELECT FROM (SELECT r.shard AS shard, r.patient AS patient, r.tokens AS tokens) d, resource r "
+        f"WHERE r.shard = d.shard AND r.patient = d.patient AND {each} AND ({near})) OR {own} AND {anywhere}"
+    )
+    within = out.within
+    found = (
+        f"SELECT d.shard, d.id FROM (SELECT r.shard, r.patient, ARRAY[{', '.join(ends)}] AS h FROM resource r "  # noqa: S608
+        f"WHERE {collected}{within} OFFSET 0) o CROSS JOIN LATERAL (SELECT r.shard, r.id FROM resource r WHERE r.shard = o.shard "
+        f"AND r.patient = o.patient AND r.rtype = {rtype} AND r.tokens && o.h OFFSET 0) d"
+    )
+    beyond = (
+        f"SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype}{within} AND {own} AND "  # noqa: S608
+        + (
+            _few_or_many(hashes[6:-1], anywhere, RESOURCE_TYPES[link.type], out)
+            if out.window
+            else f"r.tokens && {hashes}"
+        )
+    )
+    return f"({one})", f"(r.shard, r.id) IN ({found} UNION ALL {beyond})"
 
 
 def _few_or_many(hashes: str, one: str, rtype: int, out: Statement) -> str:

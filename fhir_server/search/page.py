@@ -209,6 +209,9 @@ class _Part:
         out, conditions = begun or (out, where(self.query, self.context, out))
         named, joins = _keys(self.query.sort, out)
         texts = [*conditions.texts[:2], *filter(None, (out.window,))]
+        if shards is not None and conditions.linked:
+            # PostgreSQL cannot know how few reports the results of a window have: it would walk all reports beside them.
+            texts[0] = texts[0].replace("r.rtype", "(r.rtype + 0)")
         if self.present is not None:
             texts.append(f"{named[0]} IS {'NOT ' if self.present else ''}NULL")
         if self.place is not None:

@@ -17,7 +17,7 @@ from typing import Final
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
 from fhir_server.search import dates, posted_sql
-from fhir_server.search.chain_sql import Link, pointed_at_by, pointing_to
+from fhir_server.search.chain_sql import OF_ONE_PATIENT, Link, pointed_at_by, pointing_to
 from fhir_server.search.composites import JOINT
 from fhir_server.search.date_sql import during, instant_condition, span_condition
 from fhir_server.search.definitions import Element, Parameter, Path, about
@@ -117,7 +117,8 @@ class _Condition:
             self._composite(f.parameter)
             return []
         if f.kind in ("quantity", "number"):
-            self._either(quantity(f.parameter, self._boxes(f.kind, f.values), self.type, self.out))
+            self.found.values.append(quantity(f.parameter, self._boxes(f.kind, f.values), self.type, self.out))
+            self.found.tokens = True
             return []
         if f.kind == "date":
             return [self._dates(f.parameter)]
@@ -153,6 +154,7 @@ class _Condition:
             one, all_ = (pointed_at_by if link.reverse else pointing_to)(link, self.out)
             for_each.append(one)
             by_index.append(all_)
+            self.found.linked |= not link.reverse and other in OF_ONE_PATIENT and not ends.narrow
             narrow = narrow and ends.narrow and link.by_index and other not in _DIRECTORIES
         if not for_each:
             self.found.texts.append("false")

@@ -22,6 +22,8 @@ class Where:
     tokens   they contain a token search that may match much or little: collect in windows
     own      one of them is a list of hashes that the GIN index finds
     common   conditions on ``resource_kind k``; with ``named`` one of them names hashes to look for
+    linked   a chain among these finds the rows whatever their number: their type is no way to begin
+    values   the same, where the second form reads every value of all kinds: the first is better where kinds are named
     either   conditions in two forms: to look at row by row, and to find the rows by an index; both name the same arguments
     """
 
@@ -33,13 +35,15 @@ class Where:
     driven: bool = False
     tokens: bool = False
     own: bool = False
+    linked: bool = False
     common: list[str] = field(default_factory=list)
     named: bool = False
     either: list[tuple[str, str]] = field(default_factory=list)
+    values: list[tuple[str, str]] = field(default_factory=list)
 
     def each(self) -> list[str]:
         """As conditions that are looked at row by row."""
-        return [*self._own_and_common(), *(f"({one}) IS TRUE" for one, _ in self.either)]
+        return [*self._own_and_common(), *(f"({one}) IS TRUE" for one, _ in (*self.either, *self.values))]
 
     def _own_and_common(self) -> list[str]:
         if not self.common:
@@ -53,6 +57,7 @@ class Where:
         if self.narrow and not self.driven:
             return self.each()
         found = [text for _, text in self.either]
+        found += [f"({one}) IS TRUE" if self.named or self.own else text for one, text in self.values]
         if not self.named or self.narrow or self.own:
             return [*self._own_and_common(), *found]
         return [*self.texts, f"r.tokens[1] = ANY({kinds_of(self.common)})", *found]
