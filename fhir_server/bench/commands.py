@@ -254,7 +254,7 @@ def audit(
             audited = part.measure(url, chosen.profiles_dir, chosen.rules_dir, processes or os.cpu_count() or 1)
             if export is not None:
                 audited["parquet"] = part.on_parquet(url, chosen.profiles_dir, chosen.rules_dir, export)
-            return {**audited, **figures}
+            return {**figures, **audited}
 
     _show("audit", _failing(work), as_json=as_json)
 

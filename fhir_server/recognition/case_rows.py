@@ -73,6 +73,7 @@ class _Stated:
     patient: str | None
     parent: str | None
     images: Mapping[str, Any] = field(default_factory=dict)
+    number: str = ""
 
 
 def read(case: Case, built: Built, folder: Path) -> Received:
@@ -90,9 +91,29 @@ def read(case: Case, built: Built, folder: Path) -> Received:
             raise CaseError(f"prior.{number}: {fault}") from None
         except CaseError as fault:
             raise CaseError(f"prior.{number}.{fault}") from None
+    _withdraw(stated)
     for many in stated.values():
         out.candidates += _versions(sorted(many, key=lambda s: s.statement.origin.recorded), case)
     return out
+
+
+def _withdraw(stated: Mapping[str, list[_Stated]]) -> None:
+    """A report number that comes again under another patient takes the first patient's results out of use from then on
+    (fhir_server.store.repository): each gets a further statement that it was entered in error."""
+    taken: dict[tuple[str, str], list[_Stated]] = {}
+    for many in stated.values():
+        for one in many:
+            if one.number:
+                taken.setdefault((one.statement.origin.facility, one.number), []).append(one)
+    for same in taken.values():
+        last = max(same, key=lambda s: s.statement.recency)
+        for one in {s.statement.key[2]: s for s in same if s.patient != last.patient}.values():
+            resource = dict(one.statement.resource) | {"status": "entered-in-error"}
+            origin = last.statement.origin
+            void = replace(
+                one.statement, resource=resource, origin=origin, recency=last.statement.recency, content=b"withdrawn"
+            )
+            stated[one.statement.key[2]].append(replace(one, statement=void))
 
 
 def _versions(stated: Sequence[_Stated], case: Case) -> Iterable[Candidate]:
@@ -176,6 +197,7 @@ def _statements(prior: Prior, built: Built, folder: Path, at: datetime, notes: l
     received = instant(prior.received, at) if prior.received is not None else known or sent or _LONG_AGO
     origin = Origin(profile.id, None, None, received)
     resources = {(e.resource["resourceType"], e.resource["id"]): e.resource for e in found.entries}
+    numbers = {e.resource["id"]: e.business for e in found.entries if e.resource["resourceType"] == "DiagnosticReport"}
     return [
         _Stated(
             statement.of_entry(entry, origin),
@@ -185,6 +207,10 @@ def _statements(prior: Prior, built: Built, folder: Path, at: datetime, notes: l
             resources.get(("Encounter", _id_of(entry.resource.get("encounter")))),
             entry.patient,
             entry.parent or None,
+            # The number a short form has by default says nothing.
+            number=numbers.get(entry.parent, "")
+            if prior.report is None or "number" in prior.report.model_fields_set
+            else "",
         )
         for entry in found.entries
         if entry.resource["resourceType"] == "Observation"

@@ -5,6 +5,7 @@ http://hl7.org/fhir/R4/observation.html. A value that was not stated stays None:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -122,11 +123,11 @@ def flatten(
         flag=_flag(observation),
         range_text=_range_text(observation),
         order=_order(observation) or (_order(report) if report is not None else None),
-        status=observation.get("status") or "unknown",
+        status=_status(observation, report),
         effective=effective,
         issued=issued,
         mark=_extension(observation, systems.MARK),
-        quality=_condition(specimen),
+        quality=_noted(observation) or _condition(specimen),
         stated=stated(observation, encounter),
     )
 
@@ -280,6 +281,30 @@ def _extension(resource: Mapping[str, Any], url: str) -> str | None:
     for extension in resource.get("extension") or ():
         if extension.get("url") == url:
             return next((str(v) for k, v in extension.items() if k in ("valueString", "valueCode")), None)
+    return None
+
+
+_VOID: Final = frozenset({"cancelled", "entered-in-error"})
+_SPOILT: Final = re.compile(r"溶血|脂血|乳糜|凝块|凝固|标本不合格|h[a]?emoly[sz]|lip[a]?emi[ac]|icteric|clotted", re.I)
+_NOT_SPOILT: Final = re.compile(
+    r"(?:无|未见|没有|非|不|排除|避免|防止)[^,,;;。.]{0,6}$|\b(?:no|not|non|without)\b[^,;.]{0,12}$|\bnon-?$", re.I
+)
+
+
+def _status(observation: Mapping[str, Any], report: Mapping[str, Any] | None) -> str:
+    """Observation.status; that of its report where the report says in the same statement that it is void (OBR-25 X over OBX-11 F)."""
+    void = str(report.get("status") or "") if report is not None else ""
+    return void if void in _VOID else observation.get("status") or "unknown"
+
+
+def _noted(observation: Mapping[str, Any]) -> str | None:
+    """The word of a comment that says that the specimen was spoilt; None where none does. Laboratories write it there as often as in
+    the specimen's own field."""
+    for note in observation.get("note") or ():
+        text = str(note.get("text") or "")
+        for found in _SPOILT.finditer(text):
+            if not _NOT_SPOILT.search(text[: found.start()]):
+                return found[0]
     return None
 
 

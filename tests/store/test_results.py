@@ -146,3 +146,34 @@ def test_a_correction_without_its_specimen_finds_the_stored_one(conn: psycopg.Co
     rows = conn.execute('SELECT specimen, effective, report, "order" IS NULL FROM result ORDER BY version').fetchall()
     assert [row[0] for row in rows] == ["serum", "serum"]
     assert rows[0][1:3] == rows[1][1:3] == (datetime(2026, 3, 1, 1, 30, tzinfo=UTC), county.report_id("1", "R1"))
+
+
+@pytest.mark.parametrize(
+    ("note", "quality"),
+    [
+        ("标本溶血,结果仅供参考", "溶血"),
+        ("Specimen moderately hemolyzed.", "hemolyz"),
+        ("标本无溶血、无脂血", None),
+        ("未见凝块;重度脂血", "脂血"),
+        ("not hemolyzed", None),
+        ("已复查", None),
+    ],
+)
+def test_a_comment_that_says_the_specimen_was_spoilt_is_its_quality(note: str, quality: str | None) -> None:
+    assert flatten(_FULL | {"note": [{"text": note}]}, facility="county").quality == quality
+
+
+def test_a_comment_of_a_spoilt_specimen_outweighs_that_it_was_fit_when_it_came() -> None:
+    specimen = {"condition": [{"text": "合格"}]}
+    assert flatten(_FULL | {"note": [{"text": "溶血"}]}, facility="county", specimen=specimen).quality == "溶血"
+    assert flatten(_FULL, facility="county", specimen=specimen).quality == "合格"
+
+
+@pytest.mark.parametrize("status", ["cancelled", "entered-in-error"])
+def test_a_result_sent_inside_a_void_report_is_void(status: str) -> None:
+    assert flatten(_FULL, facility="county", report={"status": status}).status == status
+
+
+@pytest.mark.parametrize("status", ["preliminary", "partial", "unknown", "final"])
+def test_other_states_of_a_report_leave_its_results_their_own(status: str) -> None:
+    assert flatten(_FULL, facility="county", report={"status": status}).status == "final"
