@@ -10,6 +10,7 @@ from adapters.xmltree import Element, lines
 from conformance.issue import Issue
 from mappings.outbound.line import Line, trimmed
 from mappings.source import Element as Field
+from mappings.units import shipped
 
 RESULTS = frozenset(
     {"30954-2", "26436-6", "18719-5", "18723-7", "18721-1", "18725-2", "18728-6", "18717-9", "18720-3", "18729-4"}
@@ -153,7 +154,8 @@ def _result(observation: Element, outer: str, who: Field, reading: Reading, draf
     reading.use(*values)
     write_values(obx, values, reading)
     ranges = observation.findall("referenceRange/observationRange")
-    obx.put(7, *((_range(r, reading),) for r in ranges))
+    unit = str(obx.fields[6][0][0]) if 6 in obx.fields else ""
+    obx.put(7, *((_range(r, unit, reading),) for r in ranges))
     reading.use(*(r.find("interpretationCode") for r in ranges))
     obx.put(
         8, *(f[:1] if f[0] else f[1:2] for c in observation.findall("interpretationCode") if (f := coded(c, reading)))
@@ -177,8 +179,18 @@ def _result(observation: Element, outer: str, who: Field, reading: Reading, draf
             reading.use(comment)
 
 
-def _range(observed: Element, reading: Reading) -> str:
-    """The range as numbers when it has them, else its text. Nothing is made up: no range stays no range."""
+def same_unit(one: str, two: str) -> bool:
+    """Whether two units as written are the same one, as far as the table of units knows."""
+    if one == two:
+        return True
+    known = shipped()
+    code = known.lookup(one).ucum
+    return code is not None and code == known.lookup(two).ucum
+
+
+def _range(observed: Element, unit: str, reading: Reading) -> str:
+    """The range as numbers when it has them, else its text. Nothing is made up: no range stays no range, and limits that are not in
+    the unit of the value keep their own."""
     value = observed.find("value")
     reading.use(value)
     text = reading.text(observed, "text")
@@ -186,6 +198,9 @@ def _range(observed: Element, reading: Reading) -> str:
         return text
     low, high = (value.find(side) for side in ("low", "high"))
     one, two = (e.get("value", "") if e is not None else "" for e in (low, high))
+    of = [e.get("unit", "").strip() if e is not None else "" for e in (low, high)]
+    if any(u not in ("", "1") and not same_unit(u, unit) for u in of):
+        one, two = (f"{number} {u}".strip() for number, u in zip((one, two), of, strict=True))
     if one and two:
         return f"{one}-{two}"
     if one:
@@ -260,8 +275,11 @@ def _value(value: Element, reading: Reading) -> tuple[str, Field, str] | None:
 def _interval(low: Element | None, high: Element | None) -> tuple[str, Field, str] | None:
     one, two = (e.get("value", "").strip() if e is not None else "" for e in (low, high))
     unit = next((e.get("unit", "").strip() for e in (low, high) if e is not None and e.get("unit")), "")
-    if one and two:
+    if one and two and all(e is None or same_unit(e.get("unit", "").strip(), unit) for e in (low, high)):
         return "SN", ("", one, "-", two), unit
+    if one and two:
+        every = (f"{n} {e.get('unit', '').strip()}".strip() for n, e in ((one, low), (two, high)) if e is not None)
+        return "ST", ("-".join(every),), ""
     if one:
         return "SN", (_sign(low, ">"), one), unit
     return ("SN", (_sign(high, "<"), two), unit) if two else None

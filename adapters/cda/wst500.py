@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from adapters.cda.header import Header
-from adapters.cda.results import interpreters, ordered, write_values
+from adapters.cda.results import interpreters, ordered, same_unit, write_values
 from adapters.cda.tree import Reading, coded, instant, where
 from adapters.segments import Draft
 from adapters.xmltree import Element, words
@@ -55,6 +55,7 @@ class _Found:
     texts: list[tuple[str, str, Element]] = field(default_factory=list)
     others: list[Element] = field(default_factory=list)
     units: dict[Element, str] = field(default_factory=dict)
+    issues: list[Issue] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     clinical: list[str] = field(default_factory=list)
     kind: str = ""
@@ -72,6 +73,7 @@ def element_of(observation: Element) -> str:
 def read_report(root: Element, reading: Reading, draft: Draft, header: Header, issues: list[Issue]) -> None:
     """C0007 and C0006 as OBR, SPM, OBX, NTE. Issues of severity error hold the document."""
     found = _collect(root, reading, issues)
+    found.issues = issues
     first = found.items[0] if found.items else None
     if header.code == LABORATORY or not found.items:
         _order(root, first, found, reading, draft, header, found.items if header.code == LABORATORY else [])
@@ -279,6 +281,10 @@ def _result(item: _Item, tested: str, found: _Found, reading: Reading, draft: Dr
             reading.use(inner)
         unit = unit or found.units.get(observation, "") or item.unit
     if unit:
+        own = str(obx.fields[6][0][0]) if 6 in obx.fields else ""
+        if own and not same_unit(own, unit):
+            words_ = "The value has one unit and the element beside it (DE04.30.016) another; which of them is true cannot be told."
+            found.issues.append(Issue("two-units", "error", where(item.element), words_))
         obx.put(6, (unit,))
     for observation in item.flags:
         value = observation.find("value")

@@ -75,7 +75,7 @@ def _person(person: Element | None, found: Recording) -> None:
 
 
 def _interpretation(root: Element, found: Recording) -> None:
-    """The last interpretation counts; it is final when a doctor confirmed it."""
+    """The last interpretation counts; final when the file says that a doctor confirmed it, or says nothing and names one."""
     every = root.findall("interpretations/interpretation")
     last = every[-1] if every else None
     _measures(root, last, found)
@@ -90,7 +90,9 @@ def _interpretation(root: Element, found: Recording) -> None:
     if words(last.find("severity")):
         found.statements.append(words(last.find("severity")))
     doctor = last.find("confirmingclinician")
-    confirmed = root.get("status", "").lower() == "confirmed" or (doctor is not None and bool(words(doctor)))
+    # What the file says of itself goes before a name that stands in it.
+    said = root.get("status", "").strip().lower()
+    confirmed = said == "confirmed" or (not said and doctor is not None and bool(words(doctor)))
     found.status = "F" if confirmed else "P"
     found.reported = _moment(doctor if doctor is not None and doctor.get("date") else last)
     if doctor is not None and words(doctor):

@@ -285,3 +285,17 @@ def test_a_scale_that_is_no_number_holds_the_file() -> None:
 
 def test_sampling_rates_are_exact() -> None:
     assert Decimal(1000) / Decimal(500) == Decimal(str(waves(converted(muse([[1, 2]])))["I"]["period"]))
+
+
+def test_a_file_of_philips_that_says_unconfirmed_is_not_final_though_it_names_a_doctor() -> None:
+    golden = Path(__file__).parents[2] / "mappings" / "golden" / "ecg-philips-confirmed.xml"
+    document = golden.read_text("utf-8")
+    profile = load_profiles()["generic"]
+    for said, status in (("Unconfirmed", "preliminary"), ("Confirmed", "final"), ("", "final")):
+        raw = document.replace('status="Confirmed"', f'status="{said}"').encode()
+        reports = [
+            e.resource
+            for e in convert(raw, profile, "philips").entries
+            if e.resource["resourceType"] == "DiagnosticReport"
+        ]
+        assert [r["status"] for r in reports] == [status]
