@@ -245,12 +245,13 @@ class _Builder:
 
     def orc(self, record: Record) -> None:
         order = self.order
+        # OUL^R22: behind its specimen and OBR an ORC is of that OBR, whatever its numbers; its results would go to the next specimen.
         if (
             self.orc_after
             and order is not None
             and order.orc is None
             and order.obr is not None
-            and _agree(record, order.obr)
+            and (_agree(record, order.obr) or (self.specimen_first and not order.results))
         ):
             order.orc = record
         else:
@@ -325,12 +326,15 @@ class _Builder:
 
 
 def _agree(orc: Record, obr: Record) -> bool:
-    """True unless placer or filler numbers of ORC and OBR contradict each other."""
+    """True when a placer or filler number is that of both, or none contradicts: a placer number is often written in two ways."""
+    contradict = False
     for number in (2, 3):
         one, other = orc.first(number), obr.first(number)
-        if one and other and one != other:
-            return False
-    return True
+        if one and other:
+            if one == other:
+                return True
+            contradict = True
+    return not contradict
 
 
 def _numberless(obr: Record) -> bool:

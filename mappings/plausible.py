@@ -46,8 +46,8 @@ def check_header(header: Record, code: str, x: Context) -> None:
 
 
 def check_times(groups: Groups, x: Context) -> None:
-    """Birth and death; in results when it was measured, reported and taken; when it was ordered; when a visit began and ended, and the
-    event happened. OBX-14 is looked at where it is mapped."""
+    """Birth and death; in results when it was measured, analysed, reported and taken; when it was ordered; when a visit began and
+    ended, and the event happened. OBX-14 is looked at where it is mapped."""
     for event in groups.header.get("EVN", ()) if x.family == "admission" else ():
         _not_future(event, (2, 6), x)
     for patient in groups.patients:
@@ -64,6 +64,9 @@ def check_times(groups: Groups, x: Context) -> None:
                 _not_future(order.obr, _RESULT_TIMES, x)
             for specimen in order.specimens:
                 _not_future(specimen.record, (17, 18), x)
+            for result in order.results:
+                if result.record.get(19):
+                    _not_future(result.record, (19,), x)
 
 
 def _not_future(record: Record, fields: tuple[int, ...], x: Context) -> None:

@@ -12,6 +12,9 @@ from mappings.datatypes import bare, cq_quantity, number, plain
 from mappings.registry import call
 from mappings.source import Element, Record
 
+_START = 4
+"""Component of TQ: start date and time, as OBR-6 and TQ1-7."""
+
 
 @call("order_timing")
 def order_timing(record: Record, x: Context, out: dict[str, Any]) -> bool:
@@ -24,7 +27,8 @@ def order_timing(record: Record, x: Context, out: dict[str, Any]) -> bool:
         read.append(1)
     bounds = {}
     for component, key in ((4, "start"), (5, "end")):
-        moment = x.time(bare(element, component))
+        # An order's own start is what its message tells; on a report it is a leftover of the order, and holds nothing.
+        moment = x.time(bare(element, component), x.severity("order" if component == _START else False))
         if moment:
             bounds[key] = moment.fhir
             read.append(component)

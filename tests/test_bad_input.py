@@ -57,6 +57,18 @@ _CASES: dict[str, tuple[bytes, str, str, str | None]] = {
         "OBX[1]-14",
         "20240701080000",
     ),
+    "future analysis": (
+        _message(PID, OBR.format(at="20240601083000"), OBX.format(code="K^钾^L") + "||||||||20240701080000"),
+        "future-date",
+        "OBX[1]-19",
+        "20240701080000",
+    ),
+    "13 digits in the start of an order": (
+        _message(PID, "ORC|NW|P1", "OBR|1|P1||K^钾^L" + "|" * 23 + "^^^2024060108300", kind="ORM^O01"),
+        "bad-date",
+        "OBR[1]-27",
+        "2024060108300",
+    ),
     "future birth": (
         _message(PID.replace("19900307", "20300307"), kind="ADT^A08"),
         "future-date",
