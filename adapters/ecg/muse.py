@@ -6,7 +6,7 @@ import re
 from decimal import Decimal, InvalidOperation
 
 from adapters import xmltree
-from adapters.ecg.recording import MEASURES, Lead, Recording, message, numbered, samples_of
+from adapters.ecg.recording import AXES, MEASURES, Lead, Recording, message, numbered, samples_of
 from adapters.segments import Message
 from adapters.xmltree import Element, words
 from conformance.issue import Issue
@@ -33,7 +33,6 @@ _READ = {
 }  # fmt: skip
 """Blocks of which single elements are read; what else they hold is listed as unread."""
 _WHOLE = ("MuseInfo", "Diagnosis", "OriginalDiagnosis", "Waveform")
-_AXES = frozenset({"p-axis", "qrs-axis", "t-axis"})
 
 
 def read(raw: bytes, fallback_charset: str = "") -> Message:
@@ -95,7 +94,7 @@ def _measures(block: Element | None, found: Recording) -> None:
     for tag, key in _MEASURES.items():
         value = _text(block, tag)
         # The cart writes 0 for an interval it could not measure; an axis may be 0.
-        if value and (value.lstrip("0") or key in _AXES):
+        if value and (value.lstrip("0") or key in AXES):
             found.measures[key] = (value, MEASURES[key][2])
 
 

@@ -34,6 +34,7 @@ MEASURES = {
     "t-axis": ("8638-9", "T wave axis", "deg"),
 }
 """Global measurement -> LOINC code, name, unit."""
+AXES = frozenset({"p-axis", "qrs-axis", "t-axis"})
 STUDY = ("11524-6", "常规十二导联心电图", "LN")
 _STATEMENT = ("18844-1", "心电图诊断", "LN")
 
@@ -104,6 +105,7 @@ def message(found: Recording, raw: bytes, tree: Tree, more: Sequence[Recording] 
     pid.put(7, found.birth)
     pid.put(8, found.sex)
     for one in (found, *more):
+        _measured(one, found.issues)
         _report(one, draft)
     _file(found, raw, draft, ("application", "xml"))
     return Message(found.kind, draft.records(), tree.charset, [*tree.issues, *found.issues], found.unread)
@@ -111,8 +113,18 @@ def message(found: Recording, raw: bytes, tree: Tree, more: Sequence[Recording] 
 
 def write(found: Recording, raw: bytes, draft: Draft, media: tuple[str, str]) -> None:
     """The report of a recording: OBR, OBX, and TXA with the file itself, whose media type is ``media``."""
+    _measured(found, found.issues)
     _report(found, draft)
     _file(found, raw, draft, media)
+
+
+def _measured(found: Recording, issues: list[Issue]) -> None:
+    """Leaves out rates and intervals below 0, the mark some carts write for what they could not measure. An axis may be below 0."""
+    for key in [k for k, (value, _) in found.measures.items() if value.startswith("-") and k not in AXES]:
+        words = (
+            "A rate or interval below 0 is no measurement, but a mark for none; it is left out and kept in the file."
+        )
+        issues.append(Issue("no-measurement", "warning", f"measurement[{key}]", words, found.measures.pop(key)[0]))
 
 
 def _report(found: Recording, draft: Draft) -> None:

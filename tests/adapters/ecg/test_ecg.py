@@ -299,3 +299,19 @@ def test_a_file_of_philips_that_says_unconfirmed_is_not_final_though_it_names_a_
             if e.resource["resourceType"] == "DiagnosticReport"
         ]
         assert [r["status"] for r in reports] == [status]
+
+
+def test_a_mark_for_not_measured_is_no_interval_and_an_axis_may_be_below_zero() -> None:
+    golden = Path(__file__).parents[2] / "mappings" / "golden" / "ecg-muse-unconfirmed.xml"
+    document = (
+        golden.read_text("utf-8").replace("<QTInterval>380<", "<QTInterval>-1<").replace("<RAxis>20<", "<RAxis>-20<")
+    )
+    found = convert(document.encode(), load_profiles()["generic"], "muse")
+    assert [i.where for i in found.issues if i.key == "no-measurement"] == ["measurement[qt]"]
+    values = {
+        e.resource["code"]["coding"][0]["display"]: e.resource["valueQuantity"]["value"]
+        for e in found.entries
+        if "valueQuantity" in e.resource
+    }
+    assert values["QRS axis"] == -20
+    assert "QT interval" not in values
