@@ -86,20 +86,24 @@ def _of_one_patient(link: Link, hashes: str, anywhere: str, out: Statement) -> t
         f"WHERE r.shard = d.shard AND r.patient = d.patient AND {each} AND ({near})) OR {own} AND {anywhere}"
     )
     within = out.within
+    ends_of = (
+        f"SELECT r.shard, r.patient, ARRAY[{', '.join(ends)}] AS h FROM resource r WHERE {collected}{within} OFFSET 0"  # noqa: S608
+    )
     found = (
-        f"SELECT d.shard, d.id FROM (SELECT r.shard, r.patient, ARRAY[{', '.join(ends)}] AS h FROM resource r "  # noqa: S608
-        f"WHERE {collected}{within} OFFSET 0) o CROSS JOIN LATERAL (SELECT r.shard, r.id FROM resource r WHERE r.shard = o.shard "
-        f"AND r.patient = o.patient AND r.rtype = {rtype} AND r.tokens && o.h OFFSET 0) d"
+        f"SELECT d.shard, d.rtype, d.id FROM ({ends_of}) o CROSS JOIN LATERAL (SELECT r.shard, r.rtype, r.id FROM resource r "  # noqa: S608
+        f"WHERE r.shard = o.shard AND r.patient = o.patient AND r.rtype = {rtype} AND r.tokens && o.h OFFSET 0) d"
     )
     beyond = (
-        f"SELECT r.shard, r.id FROM resource r WHERE r.rtype = {rtype}{within} AND {own} AND "  # noqa: S608
+        f"SELECT r.shard, r.rtype, r.id FROM resource r WHERE r.rtype = {rtype}{within} AND {own} AND "  # noqa: S608
         + (
             _few_or_many(hashes[6:-1], anywhere, RESOURCE_TYPES[link.type], out)
             if out.window
             else f"r.tokens && {hashes}"
         )
     )
-    return f"({one})", f"(r.shard, r.id) IN ({found} UNION ALL {beyond})"
+    # Looked at once and first: a code that no result has is answered without a look at the reports.
+    any_at_all = f"EXISTS (SELECT FROM resource r WHERE {collected})"
+    return f"({one})", f"({any_at_all} AND (r.shard, r.rtype, r.id) IN ({found} UNION ALL {beyond}))"
 
 
 def _few_or_many(hashes: str, one: str, rtype: int, out: Statement) -> str:

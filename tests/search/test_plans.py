@@ -268,6 +268,8 @@ def test_what_was_stored_lately_is_found_by_its_time(filled: psycopg.Connection[
         ("Patient", "_has:Observation:patient:identifier=http://x/filler|4711", 1),
         ("Patient", "_has:Observation:patient:code=http://loinc.org|nothing", 0),
         ("Patient", "_has:Observation:patient:code=http://loinc.org|0", 51),
+        ("DiagnosticReport", "result.code=http://loinc.org|nothing", 0),
+        ("DiagnosticReport", "result.code=" + ",".join(f"http://loinc.org|none-{n}" for n in range(200)), 0),
         ("Patient", "_has:Observation:patient:based-on:ServiceRequest.identifier=http://x/placer|7", 1),
         ("ServiceRequest", "_has:Observation:based-on:code=http://loinc.org|0", 51),
         ("ServiceRequest", "identifier=http://x/placer|7&_has:Observation:based-on:code=http://loinc.org|0", 1),
