@@ -145,6 +145,8 @@ def simulate(
     except (settings_module.SettingsError, ProfileError, catalogue.CatalogueError, rules_module.RulesError) as fault:
         raise fail(str(fault)) from None
     period = [t if t.tzinfo else t.replace(tzinfo=chosen.zone) for t in (start, end)]
+    if period[0] >= period[1]:
+        raise fail("--to must be later than --from.", 2)
     with database(chosen) as url:
         found = asyncio.run(dry_run.simulate(url, old, wanted, known, period[0], period[1]))
     typer.echo(dry_run.as_csv(found.changed) if form == "csv" else "\n".join(dry_run.lines(found)) + "\n", nl=False)

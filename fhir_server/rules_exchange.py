@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from conformance import fhirjson
-from fhir_server.recognition import rules
+from fhir_server.recognition import marks_csv, rules
 from mappings import catalogue, catalogue_fhir, sensitive
+from mappings.catalogue import CatalogueError
+from mappings.csv_rows import Problem
 
 FILES: Final = ("*.csv", "*.yaml", "LICENCE-LOINC.txt", "README.md")
 
@@ -38,6 +40,26 @@ def export_fhir(source: Path, target: Path) -> list[str]:
     return names
 
 
+def _check_names(source: Path) -> None:
+    """A file nobody reads would be taken over and change nothing."""
+    tables = sorted(source.glob("*.csv"))
+    if not tables and not any(source.glob("*.yaml")):
+        raise CatalogueError([Problem(str(source), 0, "", "holds no rule file (*.csv, *.yaml)")])
+    known = {"sensitive.csv", *(p.name for p in catalogue.DIRECTORY.glob("*.csv"))}
+    problems = [
+        Problem(
+            path.name,
+            0,
+            "",
+            f"is not a rule file; there are {', '.join(sorted(known))}, and marks-*, eqa-*, agreements-*.csv",
+        )
+        for path in tables
+        if path.name not in known and not path.name.startswith(tuple(f"{kind}-" for kind in marks_csv.KINDS))
+    ]
+    if problems:
+        raise CatalogueError(problems)
+
+
 def import_files(source: Path, target: Path, base: Path) -> str:
     """Lays the files of ``source`` over those of ``base``, checks the whole, and writes it to ``target``; the version of the new rules.
 
@@ -47,6 +69,7 @@ def import_files(source: Path, target: Path, base: Path) -> str:
         merged = Path(name) / "rules"
         shutil.copytree(catalogue.DIRECTORY, merged)
         shutil.copytree(base, merged, dirs_exist_ok=True)
+        _check_names(source)
         for pattern in FILES:
             for path in source.glob(pattern):
                 shutil.copyfile(path, merged / path.name)

@@ -290,7 +290,7 @@ def _orderables(directory: Path, items: Mapping[str, Item], problems: list[Probl
     members: dict[str, dict[str, list[str]]] = {}
     for row in read_rows(members_path, ("orderable", "item", "role"), ("name_zh", "note"), problems):
         orderable, item, role = row["orderable"], row["item"], row["role"]
-        if orderable not in codes:
+        if codes and orderable not in codes:  # a file that could not be read is told once
             problems.append(Problem(members_path.name, row.line, "orderable", f"{orderable!r} is not in {path.name}"))
         if item not in items:
             problems.append(Problem(members_path.name, row.line, "item", f"{item!r} is not in items.csv"))
