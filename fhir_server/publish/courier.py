@@ -148,6 +148,8 @@ class _Http:
             return Outcome("silent", f"silent: {type(fault).__name__}")
         except OSError as fault:
             return Outcome("away", f"{AWAY}: token file ({fault.strerror})")
+        except UnicodeError:
+            return Outcome("away", f"{AWAY}: token file (not plain ASCII text)")
         return _answered(response.status_code, body, control_id)
 
     async def close(self) -> None:
