@@ -25,7 +25,8 @@ from fhir_server.recognition.criteria import Candidate
 from fhir_server.store import results, statement
 from fhir_server.store.change import Origin
 from fhir_server.store.fold import fold
-from fhir_server.store.statement import Statement
+from fhir_server.store.statement import WITHDRAWN, Statement, with_status
+from fhir_server.store.voided import VOID
 from mappings.model import Conversion
 from mappings.profile import Profile
 
@@ -124,8 +125,11 @@ def _versions(stated: Sequence[_Stated], case: Case) -> Iterable[Candidate]:
     for version, later in zip(current, [*current[1:], None], strict=True):
         said = by_statement[id(version.statement)]
         origin = version.statement.origin
+        resource = version.statement.resource
+        if said.report is not None and said.report.get("status") in VOID:
+            resource = with_status(resource, WITHDRAWN)
         flat = results.flatten(
-            version.statement.resource,
+            resource,
             facility=origin.facility,
             report=said.report,
             specimen=said.specimen,

@@ -13,11 +13,11 @@ from typing import Any
 
 import psycopg
 
-from fhir_server.store import cultures, images, rows
+from fhir_server.store import cultures, images, rows, voided
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
-from fhir_server.store.fold import Version, advanced, fold, is_older
-from fhir_server.store.statement import Key, State, Statement, of_entry, of_state, with_status
+from fhir_server.store.fold import fold, is_older
+from fhir_server.store.statement import Key, State, Statement, of_entry, with_status
 from fhir_server.store.versions import DIAGNOSTIC_REPORT, ENCOUNTER, SPECIMEN, Batch, stored_resource, write
 from fhir_server.store.writes import delete, put
 from mappings.model import Entry
@@ -50,6 +50,7 @@ def apply(
         batch.before |= taken
         _fold(cursor, batch, keyed, numbers.withdrawn(batch.before))
         _turn(cursor, codec, batch, taken, numbers)
+        voided.follow(cursor, codec, batch)
         images.join(cursor, codec, batch)
         cultures.join(cursor, codec, batch)
         rows.put_owners(cursor, numbers.changed)
@@ -170,12 +171,6 @@ def _turn(cursor: rows.Cursor, codec: Codec, batch: Batch, taken: dict[Key, Stat
     for key, stored in rows.bodies(cursor, turning).items():
         state, taker = batch.after.get(key, batch.before[key]), turning[key]
         resource = stored_resource(codec, stored)
-        stated = (resource.get("status") or "") if state.withdrawn is None else None
         if state.withdrawn is not None:
             resource = with_status(resource, state.withdrawn)
-        after = advanced(state, taker.origin, stated)
-        again = of_state(key, resource, state, taker.origin)
-        batch.after[key] = after
-        batch.versions.setdefault(key, []).append(
-            Version(again, after.version, after.updated, "updated", stated, restored=stated is None)
-        )
+        voided.turn(batch, key, state, resource, taker.origin)

@@ -123,7 +123,7 @@ def flatten(
         flag=_flag(observation),
         range_text=_range_text(observation),
         order=_order(observation) or (_order(report) if report is not None else None),
-        status=_status(observation, report),
+        status=observation.get("status") or "unknown",
         effective=effective,
         issued=issued,
         mark=_extension(observation, systems.MARK),
@@ -284,17 +284,10 @@ def _extension(resource: Mapping[str, Any], url: str) -> str | None:
     return None
 
 
-_VOID: Final = frozenset({"cancelled", "entered-in-error"})
 _SPOILT: Final = re.compile(r"溶血|脂血|乳糜|凝块|凝固|标本不合格|h[a]?emoly[sz]|lip[a]?emi[ac]|icteric|clotted", re.I)
 _NOT_SPOILT: Final = re.compile(
     r"(?:无|未见|没有|非|不|排除|避免|防止)[^,,;;。.]{0,6}$|\b(?:no|not|non|without)\b[^,;.]{0,12}$|\bnon-?$", re.I
 )
-
-
-def _status(observation: Mapping[str, Any], report: Mapping[str, Any] | None) -> str:
-    """Observation.status; that of its report where the report says in the same statement that it is void (OBR-25 X over OBX-11 F)."""
-    void = str(report.get("status") or "") if report is not None else ""
-    return void if void in _VOID else observation.get("status") or "unknown"
 
 
 def _noted(observation: Mapping[str, Any]) -> str | None:

@@ -141,6 +141,13 @@ def write_recency(at: datetime, before: bytes) -> bytes:
     return _RECENCY.pack(max(tier, Tier.FINAL), max(now, reported) if reported else 0, max(now, sent + 1), _API_RANK)
 
 
+def said_at(recency: bytes) -> tuple[int, int]:
+    """When the statement was made, to compare statements about different resources: its report time (else the time it was sent), and
+    the time it was sent."""
+    _, reported, sent, _ = _RECENCY.unpack_from(recency)
+    return reported or sent, sent
+
+
 def tail_of(resource: dict[str, Any]) -> bytes:
     """The JSON object without resourceType, id and meta: what stays the same from version to version of equal content."""
     rest = resource.copy()
