@@ -167,13 +167,3 @@ def test_a_comment_of_a_spoilt_specimen_outweighs_that_it_was_fit_when_it_came()
     specimen = {"condition": [{"text": "合格"}]}
     assert flatten(_FULL | {"note": [{"text": "溶血"}]}, facility="county", specimen=specimen).quality == "溶血"
     assert flatten(_FULL, facility="county", specimen=specimen).quality == "合格"
-
-
-@pytest.mark.parametrize("status", ["cancelled", "entered-in-error"])
-def test_a_result_sent_inside_a_void_report_is_void(status: str) -> None:
-    assert flatten(_FULL, facility="county", report={"status": status}).status == status
-
-
-@pytest.mark.parametrize("status", ["preliminary", "partial", "unknown", "final"])
-def test_other_states_of_a_report_leave_its_results_their_own(status: str) -> None:
-    assert flatten(_FULL, facility="county", report={"status": status}).status == "final"
