@@ -18,7 +18,7 @@ import psycopg
 
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
-from fhir_server.store import access_rows, rows
+from fhir_server.store import access_rows, headings, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.statement import Key
 from fhir_server.store.versions import DIAGNOSTIC_REPORT
@@ -181,11 +181,13 @@ class _Stored:
     resource: Mapping[str, Any] | None
     past: list[tuple[int, int, int]]
     targets: set[tuple[str, str]]
+    headed: int = 0
+    """Classes of the reports that name it as their result (headings)."""
 
     @property
     def leans(self) -> bool:
         """True when others had a part in its classes: its versions keep them, for nobody knows which of them had which."""
-        return bool(self.targets or self.parent) or self.key[1] == DIAGNOSTIC_REPORT
+        return bool(self.targets or self.parent or self.headed) or self.key[1] == DIAGNOSTIC_REPORT
 
 
 @dataclass(slots=True)
@@ -250,11 +252,16 @@ def _compute(cursor: rows.Cursor, found: Mapping[Key, _Stored]) -> _Unit:
     for key, one in found.items():
         if one.parent:
             children[key[0], DIAGNOSTIC_REPORT, one.parent].append(one)
+    for key, one in found.items():
+        if one.by_api and one.own and one.resource is not None and key[1] == DIAGNOSTIC_REPORT:
+            for logical in headings.results_of(one.resource):
+                if (at := places.get(("Observation", logical))) and found[at].patient == one.patient:
+                    found[at].headed |= one.own
     moving = True
     while moving:
         moving = False
         for key, one in found.items():
-            bits = classes[key]
+            bits = classes[key] | one.headed
             for target in one.targets:
                 bits |= classes[places[target]] if target in places else beyond.get(target, 0)
             if one.deleted or key[1] == DIAGNOSTIC_REPORT:

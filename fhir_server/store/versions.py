@@ -11,7 +11,7 @@ from typing import Any, Final
 from conformance.capability import RESOURCE_TYPES
 from conformance.fhirjson import loads
 from fhir_server.search import params
-from fhir_server.store import access_rows, kinds, posted_parameters, rows
+from fhir_server.store import access_rows, headings, kinds, posted_parameters, rows
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version
@@ -68,7 +68,7 @@ def write(cursor: rows.Cursor, codec: Codec, batch: Batch) -> list[Change]:
     instants: dict[datetime, str] = {}
     made = [Made(key, version, *rendered(version, instants)) for key, version in current]
     numbers = _index(cursor, codec, batch, made)
-    reports = _classify(cursor, batch, made)
+    reports = _classify(cursor, codec, batch, made)
 
     changes: list[Change] = []
     if past:  # before the current rows, so that change numbers follow the order of versions
@@ -96,13 +96,17 @@ def _classes(key: Key, resource: Mapping[str, Any], written: Sequence[bytes], it
     return 0 if key[1] in _DIRECTORIES else sensitive.table().bits(resource, written, item)
 
 
-def _classify(cursor: rows.Cursor, batch: Batch, made: Sequence[Made]) -> list[Key]:
+def _classify(cursor: rows.Cursor, codec: Codec, batch: Batch, made: Sequence[Made]) -> list[Key]:
     """Fills in the classes of sensitive data; the reports whose classes depend on rows beside theirs."""
     by_report: dict[Key, int] = {}
     for m in made:
         written = m.version.statement.members or (m.body,)
         bits = _classes(m.key, m.resource, written, m.kind.result.item if m.kind.result else None)
         if m.version.statement.origin.inbox is None and m.key[1] not in _DIRECTORIES:
+            if bits and m.key[1] == DIAGNOSTIC_REPORT:
+                headings.tell(cursor, m.key, batch.after[m.key].patient, m.resource, bits)
+            if m.key[1] == OBSERVATION:
+                bits |= headings.above(cursor, codec, m.key, batch.after[m.key].patient)
             bits |= access_rows.referred(cursor, m.resource)
         m.classes = bits or None
         parent = batch.after[m.key].parent

@@ -53,6 +53,25 @@ def test_past_versions_do_not_tell_of_a_report_that_is_sensitive_now(api: Api) -
         assert http.get(f"/DiagnosticReport/{report}/_history/1").status_code == 200
 
 
+@pytest.mark.parametrize("report_first", [True, False])
+def test_a_result_under_the_heading_of_a_sensitive_report_says_nothing(api: Api, *, report_first: bool) -> None:
+    patient = treated(api)
+    about: dict[str, Any] = {"subject": {"reference": f"Patient/{patient}"}, "status": "final"}
+    plain = {"resourceType": "Observation", "id": "r1", "code": {"text": "结果"}, "valueString": "阳性", **about}
+    headed = {"resourceType": "DiagnosticReport", "id": "h1", "code": AIDS, "result": [{"reference": "Observation/r1"}]}
+    other = {"resourceType": "Observation", "id": "r2", "code": {"text": "血钾"}, **about}
+    written = [plain | {"valueString": "待查"}, plain, headed | about, other]
+    for resource in [written[2], *written[:2], other] if report_first else written:
+        api.put(**resource)
+    with client(api, "clinician") as http:
+        assert http.get("/Observation/r2").status_code == 200
+        for door in ("/Observation/r1", "/Observation/r1/_history", "/Observation/r1/_history/1"):
+            assert http.get(door).status_code == 404, door
+        assert http.get(f"/Observation?subject=Patient/{patient}&_total=accurate").json()["total"] == 1
+    with client(api, "clinician", "user/*.rs user/Observation.rs?sensitivity=hiv") as http:
+        assert http.get("/Observation/r1").json()["valueString"] == "阳性"
+
+
 @pytest.mark.parametrize("scopes", ["patient/*.rs", "user/Patient.rs?gender=male"])
 def test_a_token_for_one_patient_or_some_breaks_no_glass(api: Api, scopes: str) -> None:
     mine, other = (api.create(resourceType="Patient", identifier=[{"system": "urn:x", "value": v}]) for v in "ab")

@@ -112,6 +112,32 @@ def test_a_new_term_reaches_results_their_reports_and_what_refers_to_them_and_go
     assert conn.execute("SELECT count(*) FROM resource_history WHERE sensitivity IS NOT NULL").fetchone() == (0,)
 
 
+@pytest.mark.parametrize("report_first", [True, False])
+def test_results_have_the_classes_of_the_heading_of_their_report_and_after_a_refresh_too(
+    conn: psycopg.Connection[Any], codec: Codec, tmp_path: Path, *, report_first: bool
+) -> None:
+    named = [{"reference": "Observation/a"}]
+    report = observation("h", "zebra screen", result=named) | {"resourceType": "DiagnosticReport"}
+    elsewhere = observation("b", "value", subject={"reference": "Patient/q"})
+    foreign = observation("g", "zebra", result=[{"reference": "Observation/b"}]) | {"resourceType": "DiagnosticReport"}
+    results = [observation("a", "value"), observation("a", "value, corrected")]
+    classed(tmp_path, "genetics,term,,zebra")
+    conn.autocommit = True
+    for resource in [elsewhere, foreign, *([report, *results] if report_first else [*results, report])]:
+        put(conn, codec, resource)
+    wanted = {"a": BITS["genetics"], "h": BITS["genetics"], "g": BITS["genetics"], "b": 0}
+    assert classes(conn) == wanted
+    past = "SELECT coalesce(sensitivity, 0) FROM resource_history WHERE id = 'a'"
+    assert conn.execute(past).fetchall() == [(BITS["genetics"],)]
+    classed(tmp_path)
+    refresh(conn, codec)
+    assert set(classes(conn).values()) == {0}
+    classed(tmp_path, "genetics,term,,zebra")
+    refresh(conn, codec)
+    assert classes(conn) == wanted
+    assert conn.execute(past).fetchall() == [(BITS["genetics"],)]
+
+
 def test_what_is_stored_later_and_what_is_computed_again_are_classed_alike(
     conn: psycopg.Connection[Any], codec: Codec, tmp_path: Path
 ) -> None:
