@@ -82,9 +82,13 @@ def read(case: Case, built: Built, folder: Path) -> Received:
     out = Received()
     at = instant(case.at)
     stated: dict[str, list[_Stated]] = {}
+    void: list[_Stated] = []
     for number, prior in enumerate(case.prior):
         try:
             for one in _statements(prior, built, folder, at, out.notes):
+                if one.statement.resource_type == "DiagnosticReport":
+                    void.append(one)
+                    continue
                 stated.setdefault(one.statement.key[2], []).append(one)
                 if prior.identity_since is not None:
                     out.linked[one.statement.key[2]] = instant(prior.identity_since, at)
@@ -93,6 +97,7 @@ def read(case: Case, built: Built, folder: Path) -> Received:
         except CaseError as fault:
             raise CaseError(f"prior.{number}.{fault}") from None
     _withdraw(stated)
+    _cancel(stated, void)
     for many in stated.values():
         out.candidates += _versions(sorted(many, key=lambda s: s.statement.origin.recorded), case)
     return out
@@ -109,12 +114,27 @@ def _withdraw(stated: Mapping[str, list[_Stated]]) -> None:
     for same in taken.values():
         last = max(same, key=lambda s: s.statement.recency)
         for one in {s.statement.key[2]: s for s in same if s.patient != last.patient}.values():
-            resource = dict(one.statement.resource) | {"status": "entered-in-error"}
-            origin = last.statement.origin
-            void = replace(
-                one.statement, resource=resource, origin=origin, recency=last.statement.recency, content=b"withdrawn"
-            )
-            stated[one.statement.key[2]].append(replace(one, statement=void))
+            stated[one.statement.key[2]].append(_voided(one, last.statement))
+
+
+def _cancel(stated: Mapping[str, list[_Stated]], void: Sequence[_Stated]) -> None:
+    """A report that is cancelled takes what was reported before out of use from then on (fhir_server.store.voided)."""
+    for many in stated.values():
+        for one in void:
+            before = [s for s in many if s.parent == one.statement.key[2] and not _is_later(s.statement, one.statement)]
+            if before:
+                many.append(_voided(max(before, key=lambda s: s.statement.recency), one.statement))
+
+
+def _is_later(one: Statement, other: Statement) -> bool:
+    return statement.said_at(one.recency) > statement.said_at(other.recency)
+
+
+def _voided(one: _Stated, reason: Statement) -> _Stated:
+    """The further statement, for that reason, that a result was entered in error."""
+    resource = with_status(one.statement.resource, WITHDRAWN)
+    void = replace(one.statement, resource=resource, origin=reason.origin, recency=reason.recency, content=b"withdrawn")
+    return replace(one, statement=void)
 
 
 def _versions(stated: Sequence[_Stated], case: Case) -> Iterable[Candidate]:
@@ -218,6 +238,7 @@ def _statements(prior: Prior, built: Built, folder: Path, at: datetime, notes: l
         )
         for entry in found.entries
         if entry.resource["resourceType"] == "Observation"
+        or (entry.resource["resourceType"] == "DiagnosticReport" and entry.resource["status"] in VOID)
     ]
 
 
