@@ -18,14 +18,15 @@ from adapters import convert as adapters
 from adapters.contract import Unreadable
 from conformance import fhirjson, systems, validator
 from conformance.capability import RESOURCE_TYPES
-from fhir_server.recognition import images
+from fhir_server.recognition import case_withdrawals, images
 from fhir_server.recognition.case_file import Case, CaseError, Prior, Report, Time, instant
+from fhir_server.recognition.case_withdrawals import Stated
 from fhir_server.recognition.case_world import Built
 from fhir_server.recognition.criteria import Candidate
 from fhir_server.store import results, statement
 from fhir_server.store.change import Origin
 from fhir_server.store.fold import fold
-from fhir_server.store.statement import WITHDRAWN, Statement, with_status
+from fhir_server.store.statement import WITHDRAWN, with_status
 from fhir_server.store.voided import VOID
 from mappings.model import Conversion
 from mappings.profile import Profile
@@ -62,27 +63,12 @@ class Received:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Stated:
-    """One statement about an Observation, with the resources it belongs to."""
-
-    statement: Statement
-    prior: Prior
-    report: Mapping[str, Any] | None
-    specimen: Mapping[str, Any] | None
-    encounter: Mapping[str, Any] | None
-    patient: str | None
-    parent: str | None
-    images: Mapping[str, Any] = field(default_factory=dict)
-    number: str = ""
-
-
 def read(case: Case, built: Built, folder: Path) -> Received:
     """Everything ``prior`` of a case. ``folder``: where files named by the case stand. Raises CaseError naming the key."""
     out = Received()
     at = instant(case.at)
-    stated: dict[str, list[_Stated]] = {}
-    void: list[_Stated] = []
+    stated: dict[str, list[Stated]] = {}
+    void: list[Stated] = []
     for number, prior in enumerate(case.prior):
         try:
             for one in _statements(prior, built, folder, at, out.notes):
@@ -96,48 +82,14 @@ def read(case: Case, built: Built, folder: Path) -> Received:
             raise CaseError(f"prior.{number}: {fault}") from None
         except CaseError as fault:
             raise CaseError(f"prior.{number}.{fault}") from None
-    _withdraw(stated)
-    _cancel(stated, void)
+    case_withdrawals.withdraw(stated)
+    case_withdrawals.cancel(stated, void)
     for many in stated.values():
         out.candidates += _versions(sorted(many, key=lambda s: s.statement.origin.recorded), case)
     return out
 
 
-def _withdraw(stated: Mapping[str, list[_Stated]]) -> None:
-    """A report number that comes again under another patient takes the first patient's results out of use from then on
-    (fhir_server.store.repository): each gets a further statement that it was entered in error."""
-    taken: dict[tuple[str, str], list[_Stated]] = {}
-    for many in stated.values():
-        for one in many:
-            if one.number:
-                taken.setdefault((one.statement.origin.facility, one.number), []).append(one)
-    for same in taken.values():
-        last = max(same, key=lambda s: s.statement.recency)
-        for one in {s.statement.key[2]: s for s in same if s.patient != last.patient}.values():
-            stated[one.statement.key[2]].append(_voided(one, last.statement))
-
-
-def _cancel(stated: Mapping[str, list[_Stated]], void: Sequence[_Stated]) -> None:
-    """A report that is cancelled takes what was reported before out of use from then on (fhir_server.store.voided)."""
-    for many in stated.values():
-        for one in void:
-            before = [s for s in many if s.parent == one.statement.key[2] and not _is_later(s.statement, one.statement)]
-            if before:
-                many.append(_voided(max(before, key=lambda s: s.statement.recency), one.statement))
-
-
-def _is_later(one: Statement, other: Statement) -> bool:
-    return statement.said_at(one.recency) > statement.said_at(other.recency)
-
-
-def _voided(one: _Stated, reason: Statement) -> _Stated:
-    """The further statement, for that reason, that a result was entered in error."""
-    resource = with_status(one.statement.resource, WITHDRAWN)
-    void = replace(one.statement, resource=resource, origin=reason.origin, recency=reason.recency, content=b"withdrawn")
-    return replace(one, statement=void)
-
-
-def _versions(stated: Sequence[_Stated], case: Case) -> Iterable[Candidate]:
+def _versions(stated: Sequence[Stated], case: Case) -> Iterable[Candidate]:
     """The versions of one Observation that were current at some time."""
     by_statement = {id(s.statement): s for s in stated}
     _, versions = fold(None, [s.statement for s in stated], lambda _: False, set())
@@ -195,7 +147,7 @@ def _beside(prior: Prior) -> dict[str, Any]:
     return {k: v for k, v in facts.items() if v is not None}
 
 
-def _statements(prior: Prior, built: Built, folder: Path, at: datetime, notes: list[str]) -> list[_Stated]:
+def _statements(prior: Prior, built: Built, folder: Path, at: datetime, notes: list[str]) -> list[Stated]:
     given = [k for k in ("hl7v2", "file", "fhir", "report") if getattr(prior, k) is not None]
     if len(given) != 1:
         raise CaseError(
@@ -223,7 +175,7 @@ def _statements(prior: Prior, built: Built, folder: Path, at: datetime, notes: l
     resources = {(e.resource["resourceType"], e.resource["id"]): e.resource for e in found.entries}
     numbers = {e.resource["id"]: e.business for e in found.entries if e.resource["resourceType"] == "DiagnosticReport"}
     return [
-        _Stated(
+        Stated(
             statement.of_entry(entry, origin),
             prior,
             resources.get(("DiagnosticReport", entry.parent)),
@@ -280,7 +232,7 @@ def of_shape(resource: dict[str, Any], key: str) -> list[str]:
     return noted
 
 
-def _of_fhir(prior: Prior, built: Built, at: datetime, notes: list[str]) -> list[_Stated]:
+def _of_fhir(prior: Prior, built: Built, at: datetime, notes: list[str]) -> list[Stated]:
     """Resources as a client would write them: Observations with their DiagnosticReport and Specimen."""
     # Through JSON text: numbers stay what was written and become decimals, never floats.
     given = fhirjson.loads(prior.fhir.encode() if isinstance(prior.fhir, str) else _json(prior.fhir))
@@ -313,7 +265,7 @@ def _of_fhir(prior: Prior, built: Built, at: datetime, notes: list[str]) -> list
         studies = [_id_of(r) for r in (report or {}).get("imagingStudy") or ()]
         opened = [by_id[("ImagingStudy", s)] for s in studies if ("ImagingStudy", s) in by_id]
         known = images.facts(opened)
-        out.append(_Stated(stated, prior, report, specimen, encounter, patient, parent, known))
+        out.append(Stated(stated, prior, report, specimen, encounter, patient, parent, known))
     return out
 
 
