@@ -15,7 +15,7 @@ from fhir_server.store.body import Codec
 from fhir_server.store.change import Origin
 from fhir_server.store.fold import Version, advanced
 from fhir_server.store.joining import current
-from fhir_server.store.statement import Key, State, of_state, said_at, with_status
+from fhir_server.store.statement import Key, State, Statement, of_state, said_at, with_status
 from fhir_server.store.versions import DIAGNOSTIC_REPORT, OBSERVATION, Batch, stored_resource
 
 VOID: Final = frozenset({"cancelled", "entered-in-error"})
@@ -24,6 +24,8 @@ VOID: Final = frozenset({"cancelled", "entered-in-error"})
 def follow(cursor: rows.Cursor, codec: Codec, batch: Batch) -> None:
     """Withdraws results of the batch, and stored ones, whose report is void; ends the withdrawal of those whose report is not."""
     told = {key: v.statement for key, v in current(batch, (DIAGNOSTIC_REPORT,))}
+    if not any(key[1] == DIAGNOSTIC_REPORT for key in batch.before) and not any(map(_is_void, told.values())):
+        return  # nearly always: reports that are new and in force
     results = {key: v.statement for key, v in current(batch, (OBSERVATION,))}
     states = {key: batch.after[key] for key in results}
     corrected = [(key[0], key[2]) for key in told if key in batch.before]
@@ -53,6 +55,10 @@ def follow(cursor: rows.Cursor, codec: Codec, batch: Batch) -> None:
                 resource = with_status(resource, state.withdrawn)
         batch.before.setdefault(key, state)
         turn(batch, key, state, resource, origin)
+
+
+def _is_void(report: Statement) -> bool:
+    return report.resource.get("status") in VOID
 
 
 def _report(key: Key, state: State) -> Key:
