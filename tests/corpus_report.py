@@ -140,7 +140,9 @@ REASONS = {
     "no-message-type": "MSH-9 is empty.",
     "no-patient": "There is no PID segment.",
     "no-patient-key": "PID names no identifier: PID-3 and PID-2, 4, 18 and 19 are empty.",
-    "bad-date": "A date that identity or a decision rests on does not exist (birth date, time of a result).",
+    "bad-date": "A date that identity or a decision rests on does not exist (birth date, time of a result; in orders also OBR-6, TQ1-7 "
+    "and the start in OBR-27 or ORC-7). On a report those three are leftovers of the order: a warning, and the field is listed as "
+    "unread.",
     "unknown-trigger": "MSH-9 names a message type or trigger event that stands in no HL7 table.",
     "no-control-id": "MSH-10 is empty.",
     "charset-mismatch": "The bytes are not in the character set that MSH-18 declares.",

@@ -47,6 +47,7 @@ _CHINESE: Final[Mapping[Category, str]] = {
     Category.TOO_LARGE: "内容超过上限。",
     Category.MEDIA_TYPE: "不支持此内容类型。",
     Category.UNPROCESSABLE: "内容不能处理,请按提示修改后重发。",
+    Category.TOO_COSTLY: "查询范围过大,请缩小范围后重发。",
     Category.THROTTLED: "请求过于频繁,请稍后重发。",
     Category.INTERNAL: "服务器内部错误,请联系运维人员。",
     Category.UNAVAILABLE: "服务暂不可用,请稍后重发。",

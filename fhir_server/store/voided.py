@@ -1,7 +1,7 @@
 """Results follow their report: what a laboratory reported before it cancelled the report (OBR-25 X without OBX), or with it (OBX-11 F
 below OBR-25 X), is withdrawn, and in force again when the report is.
 
-A result is withdrawn while its report is void and was not said to be so before the result was said. That depends on the current
+A result that is not void itself is withdrawn while its report is, and was not said to be so before the result was said. That depends on the current
 versions alone, so any order of arrival ends in the same state. A report whose number belongs to another patient is not looked at: its
 parts are withdrawn with it (repository).
 """
@@ -42,7 +42,8 @@ def follow(cursor: rows.Cursor, codec: Codec, batch: Batch) -> None:
         if report is None or report.withdrawn is not None or report.patient != state.patient or state.deleted:
             continue
         said = told[home].resource if home in told else stored.get(home, {})
-        void = said.get("status") in VOID and said_at(report.recency) >= said_at(state.recency)
+        own = key in results and results[key].resource.get("status") in VOID
+        void = not own and said.get("status") in VOID and said_at(report.recency) >= said_at(state.recency)
         if void != (state.withdrawn is not None):
             turning[key] = state
     kept = rows.bodies(cursor, turning.keys() - results.keys())
@@ -53,6 +54,8 @@ def follow(cursor: rows.Cursor, codec: Codec, batch: Batch) -> None:
             resource, origin = stored_resource(codec, kept[key]), told[_report(key, state)].origin
             if state.withdrawn is not None:
                 resource = with_status(resource, state.withdrawn)
+            elif resource.get("status") in VOID:
+                continue
         batch.before.setdefault(key, state)
         turn(batch, key, state, resource, origin)
 
