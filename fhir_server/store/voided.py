@@ -1,9 +1,9 @@
 """Results follow their report: what a laboratory reported before it cancelled the report (OBR-25 X without OBX), or with it (OBX-11 F
 below OBR-25 X), is withdrawn, and in force again when the report is.
 
-A result that is not void itself is withdrawn while its report is, and was not said to be so before the result was said. That depends on the current
-versions alone, so any order of arrival ends in the same state. A report whose number belongs to another patient is not looked at: its
-parts are withdrawn with it (repository).
+A result that is not void itself is withdrawn while its report is, and was not said to be so before the result was said. That depends
+on the current versions alone, so any order of arrival ends in the same state. A report whose number belongs to another patient is not
+looked at: its parts are withdrawn with it (repository).
 """
 
 from __future__ import annotations
