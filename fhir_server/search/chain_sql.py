@@ -66,7 +66,7 @@ def pointing_to(link: Link, out: Statement) -> tuple[str, str]:
         return f"r.tokens[1] IN ({kinds})", f"r.tokens[1] = ANY(ARRAY({kinds}))"
     one = f"EXISTS (SELECT FROM unnest(r.tokens) t(h) WHERE (t.h IN ({hashes})) IS TRUE)"
     if link.other in OF_ONE_PATIENT and not link.narrow:
-        return _of_one_patient(link, f"ARRAY({hashes})", one, out)
+        return _of_one_patient(link, hashes, one, out)
     if link.narrow or not out.window:
         return one, f"r.tokens && ARRAY({hashes})"
     return one, _few_or_many(hashes, one, RESOURCE_TYPES[link.type], out)
@@ -96,9 +96,9 @@ def _of_one_patient(link: Link, hashes: str, anywhere: str, out: Statement) -> t
     beyond = (
         f"SELECT r.shard, r.rtype, r.id FROM resource r WHERE r.rtype = {rtype}{within} AND {own} AND "  # noqa: S608
         + (
-            _few_or_many(hashes[6:-1], anywhere, RESOURCE_TYPES[link.type], out)
+            _few_or_many(hashes, anywhere, RESOURCE_TYPES[link.type], out)
             if out.window
-            else f"r.tokens && {hashes}"
+            else f"r.tokens && ARRAY({hashes})"
         )
     )
     # Looked at once and first: a code that no result has is answered without a look at the reports.
