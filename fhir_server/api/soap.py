@@ -122,7 +122,9 @@ async def _submit(request: Request, asker: Principal, said: dict[str, Any]) -> d
 async def _status(request: Request, asker: Principal, said: dict[str, Any]) -> dict[str, Any]:
     if "id" in said:
         return {"message": [_message(await messages.status(request, asker, said["id"]))]}
-    found = await messages.by_control_id(request, asker, said.get("control_id", ""))
+    if "control_id" not in said:
+        raise Fault(Category.INVALID, "Give id or controlId.", where="controlId")
+    found = await messages.by_control_id(request, asker, said["control_id"])
     return {"message": [_message(m) for m in found]}
 
 
@@ -161,7 +163,7 @@ async def _query(request: Request, asker: Principal, said: dict[str, Any]) -> di
 
 
 async def _check(request: Request, asker: Principal, said: dict[str, Any]) -> dict[str, Any]:
-    said["orders"] = said.pop("order", [])
+    said["orders"] = said.pop("order")
     found = await recognition.checked(request, asker, said)
     for answer in found["answers"]:
         answer |= {f"summary_{language}": text for language, text in answer["summary"].items()}

@@ -26,8 +26,18 @@ _V11: Final = "http://schemas.xmlsoap.org/soap/envelope/"
 _V12: Final = "http://www.w3.org/2003/05/soap-envelope"
 _WSSE: Final = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd"
 _TEXT: Final = "#PasswordText"
+_ONE_DOCUMENT: Final = """The payload is one document, as text, as CDATA, in base64 or as one element; \
+an attachment (xop:Include, href) is not taken."""
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _RECEIVER: Final = 500
+_OURS: Final = frozenset(
+    ("", "http://schemas.xmlsoap.org/soap/actor/next", f"{_V12}/role/next", f"{_V12}/role/ultimateReceiver")
+)
+"""Values of actor (SOAP 1.1 section 4.2.2) and role (SOAP 1.2 part 1 section 2.2) that mean whoever gets the message."""
+_MUST: Final = "MustUnderstand"
+_VERSION: Final = "VersionMismatch"
+_ALWAYS_500: Final = (_MUST, _VERSION)
+"""Fault codes that are the place in a Fault of this door; with SOAP 1.2 over HTTP too they are 500 (part 2, table 20)."""
 _PLAIN: Final = (Category.UNAUTHENTICATED, Category.MEDIA_TYPE)
 """Who calls is not known, or it is no SOAP: HTTP says so itself."""
 
@@ -95,7 +105,11 @@ def read(raw: bytes) -> Call:
         raise Fault(Category.INVALID, f"{unreadable.issue.key}: {unreadable.issue.text}") from None
     space, _, name = root.tag.rpartition("}")
     versions = {_V11: "1.1", _V12: "1.2"}
-    if name != "Envelope" or space[1:] not in versions:
+    if name == "Envelope" and space[1:] not in versions:
+        raise Fault(
+            Category.INVALID, "The namespace of the Envelope is neither that of SOAP 1.1 nor of 1.2.", where=_VERSION
+        )
+    if name != "Envelope":
         raise Fault(Category.INVALID, "The document is not a SOAP envelope of version 1.1 or 1.2.", where="Envelope")
     header = root.find(f"{space}}}Header")
     body = root.find(f"{space}}}Body")
@@ -116,10 +130,14 @@ def _username(header: Element, space: str) -> tuple[str, str] | None:
                 text = "Of WS-Security only a UsernameToken with #PasswordText is taken, no digest, signature or encryption."
                 raise Fault(Category.INVALID, text, where="Security")
             found = ((token.findtext(f"{{{_WSSE}}}Username") or "").strip(), (password.text or "").strip())
-        elif block.get(f"{space}}}mustUnderstand", "0") in ("1", "true"):
+        elif block.get(f"{space}}}mustUnderstand", "0").strip() in ("1", "true") and _for_us(block, space):
             text = f"The header {_local(block)} must be understood and is not: send without it (basicHttpBinding, no WS-Addressing)."
-            raise Fault(Category.INVALID, text, where="MustUnderstand")
+            raise Fault(Category.INVALID, text, where=_MUST)
     return found
+
+
+def _for_us(block: Element, space: str) -> bool:
+    return (block.get(f"{space}}}actor") or block.get(f"{space}}}role") or "").strip() in _OURS
 
 
 def _local(element: Element) -> str:
@@ -171,12 +189,13 @@ def _value(element: Element, part: Part) -> Any:
 def payload(element: Element) -> str:
     """The document inside an element: its text (escaped or CDATA), or the XML element that stands there. Raises Fault INVALID."""
     inner = [e for e in element if isinstance(e.tag, str)]
+    if element.get("href") is not None:
+        raise Fault(Category.INVALID, _ONE_DOCUMENT, where=_local(element))
     if not inner:
         return (element.text or "").strip()
     beside = [element.text, *(e.tail for e in element)]
     if _local(inner[0]) == "Include" or len(inner) > 1 or any(t and t.strip() for t in beside):
-        text = "The payload is one document, as text, as CDATA or as one element; an attachment (xop:Include) is not taken."
-        raise Fault(Category.INVALID, text, where=_local(element))
+        raise Fault(Category.INVALID, _ONE_DOCUMENT, where=_local(element))
     out: str = etree.tostring(inner[0], encoding="unicode", with_tail=False)
     return out
 
@@ -220,11 +239,11 @@ def _fill(element: Element, kind: str, namespace: str, content: Mapping[str, Any
 def fault(version: str, found: Fault) -> tuple[int, bytes]:
     """HTTP status and envelope of a fault (SOAP 1.1 section 4.4 and 6.2, SOAP 1.2 part 1 section 5.4, part 2 section 7.4.2)."""
     ours = found.category.status >= _RECEIVER
-    must = found.where == "MustUnderstand"
+    own = found.where if found.where in _ALWAYS_500 else ""
     root, body = _envelope(version)
     if version == "1.2":
         outer = etree.SubElement(body, f"{{{_V12}}}Fault")
-        code = "MustUnderstand" if must else "Receiver" if ours else "Sender"
+        code = own or ("Receiver" if ours else "Sender")
         value = etree.SubElement(etree.SubElement(outer, f"{{{_V12}}}Code"), f"{{{_V12}}}Value")
         value.text = f"env:{code}"
         text = etree.SubElement(etree.SubElement(outer, f"{{{_V12}}}Reason"), f"{{{_V12}}}Text")
@@ -236,7 +255,7 @@ def fault(version: str, found: Fault) -> tuple[int, bytes]:
         detail = etree.SubElement(outer, f"{{{_V12}}}Detail")
     else:
         outer = etree.SubElement(body, f"{{{_V11}}}Fault")
-        code = "MustUnderstand" if must else "Server" if ours else "Client"
+        code = own or ("Server" if ours else "Client")
         etree.SubElement(outer, "faultcode").text = f"env:{code}"
         etree.SubElement(outer, "faultstring").text = _clean(f"{_CHINESE[found.category]} {found.text}")
         detail = etree.SubElement(outer, "detail")
@@ -245,7 +264,7 @@ def fault(version: str, found: Fault) -> tuple[int, bytes]:
         problem.set("where", _clean(found.where))
     status = found.category.status
     if found.category not in _PLAIN:
-        status = _RECEIVER if version == "1.1" or ours else 400
+        status = _RECEIVER if version == "1.1" or ours or own else 400
     return status, _bytes(root)
 
 

@@ -28,9 +28,9 @@ class Part:
 
 
 def _parts(*names: str, **kinds: str) -> tuple[Part, ...]:
-    """``name!`` is needed; ``name`` is not; ``other="Type*"`` is a list of a type."""
+    """``name!`` is needed; ``name`` is not; ``other="Type*"`` is a list of a type, ``"Type*!"`` one of at least one."""
     out = [Part(n.rstrip("!"), needed=n.endswith("!")) for n in names]
-    out += [Part(n, k.rstrip("*!"), k.endswith("!"), k.endswith("*")) for n, k in kinds.items()]
+    out += [Part(n, k.rstrip("*!"), "!" in k, "*" in k) for n, k in kinds.items()]
     return tuple(out)
 
 
@@ -43,7 +43,7 @@ TYPES: Final[dict[str, tuple[Part, ...]]] = {
     "QueryResultsResponse": _parts("next", result="Result*"),
     "CheckRecognition": _parts(
         "patient!", "user!", "encounter", "department", "visit_class", "instance",
-        circumstances="Circumstances", order="Order*",
+        circumstances="Circumstances", order="Order*!",
     ),
     "CheckRecognitionResponse": _parts("instance!", "at!", "facility", "failure", answer="Answer*"),
     "RecordDecision": _parts(

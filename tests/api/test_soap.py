@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -243,6 +244,8 @@ BOMB = '<!DOCTYPE s:Envelope [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a
         (envelope(""), "one element"),
         (envelope("<Drop/>"), "operation is one of Submit"),
         (envelope(operation("Submit")), "payload is missing"),
+        (envelope(operation("MessageStatus")), "id or controlId"),
+        (envelope(operation("CheckRecognition", patient="1", user="2")), "order is missing"),
         (envelope(operation("Submit", payload="x", other="y")), "no element other"),
         (envelope(operation("QueryResults", patient="1", count="many")), "whole number"),
         (
@@ -294,6 +297,21 @@ def test_a_payload_is_kept_in_the_character_set_it_declares() -> None:
     assert encoded('<?xml version="1.0" encoding="utf-16"?><a>张</a>').startswith(
         b'<?xml version="1.0" encoding="UTF-8"'
     )
+
+
+@pytest.mark.parametrize(
+    ("raw", "taken"),
+    [
+        (oru("M1"), True),
+        ("<?xml version='1.0' encoding='GBK'?><a>张</a>".encode("gb18030"), True),
+        (b"\xef\xbb\xbf<a/>" + b" " * 20, True),
+        (b"plain words that are no document", False),
+    ],
+)
+def test_bytes_in_base64_are_the_document_when_they_start_like_one(raw: bytes, taken: bool) -> None:
+    for text in (base64.b64encode(raw).decode(), base64.encodebytes(raw).decode().replace("\n", "\r\n  ")):
+        assert (encoded(text) == raw) == taken
+    assert encoded("BASE64LOOKINGWORDS") == b"BASE64LOOKINGWORDS"
 
 
 def test_answers_hold_no_character_that_xml_forbids() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from lxml import etree
 
@@ -16,6 +18,43 @@ def test_every_fault_says_in_chinese_and_english_what_is_wrong(version: str, cat
     said = "".join(etree.fromstring(raw).itertext())
     assert "The payload is missing." in said
     assert any("\u4e00" <= c <= "\u9fff" for c in said)
+
+
+V11, V12 = "http://schemas.xmlsoap.org/soap/envelope/", "http://www.w3.org/2003/05/soap-envelope"
+HEADER = (
+    '<s:Envelope xmlns:s="{0}"><s:Header><h s:mustUnderstand="{1}" {2}/></s:Header><s:Body><b/></s:Body></s:Envelope>'
+)
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "statuses"),
+    [
+        ('<s:Envelope xmlns:s="http://www.w3.org/2001/12/soap-envelope"/>', "VersionMismatch", (500, 500)),
+        (HEADER.format(V11, " 1 ", ""), "MustUnderstand", (500, 500)),
+        (HEADER.format(V12, "true", f's:role="{V12}/role/next"'), "MustUnderstand", (500, 500)),
+        (f'<s:Envelope xmlns:s="{V12}"/>', "(Client|Sender)", (500, 400)),
+    ],
+)
+def test_faults_have_the_code_and_the_http_status_of_the_standard(
+    raw: str, code: str, statuses: tuple[int, int]
+) -> None:
+    with pytest.raises(Fault) as raised:
+        soap_envelope.read(raw.encode())
+    answers = [soap_envelope.fault(version, raised.value) for version in ("1.1", "1.2")]
+    assert tuple(status for status, _ in answers) == statuses
+    for path, (_, answer) in zip(("//faultcode", f"//{{{V12}}}Value"), answers, strict=True):
+        assert re.fullmatch(f"env:{code}", etree.fromstring(answer).findtext(f".{path}") or "")
+
+
+@pytest.mark.parametrize("whose", ['s:actor="http://elsewhere.example/"', f's:role="{V12}/role/none"'])
+def test_a_header_for_another_node_need_not_be_understood_here(whose: str) -> None:
+    space = V11 if "actor" in whose else V12
+    assert soap_envelope.read(HEADER.format(space, "1", whose).encode()).operation == "b"
+
+
+def test_an_attachment_by_reference_is_called_one() -> None:
+    with pytest.raises(Fault, match="attachment"):
+        soap_envelope.payload(etree.fromstring('<payload href="cid:1"/>'))
 
 
 def test_text_beside_an_element_is_not_dropped_but_refused() -> None:

@@ -7,6 +7,7 @@ A finding is shrunk by hypothesis, printed with its bytes, and makes the exit co
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 import json
 import os
@@ -14,16 +15,22 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import xlsxwriter
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from lxml import etree
 
 from adapters.contract import Unreadable
 from adapters.convert import convert, peek, recognise, split
 from adapters.dicom import package
+from adapters.payload import encoded
 from conformance import validator
+from fhir_server.api import soap_envelope, soap_schema
+from fhir_server.errors import Fault
 from mappings.profile import Profile, load_profiles
 
 HERE = Path(__file__).parent
@@ -39,7 +46,8 @@ _BITS = (
     b"99999999999999", b"-0", b"1E400", b"1e-99999", "↑".encode(), "阳性".encode(), "≥1:160".encode(), b"9" * 60, b"A" * 300,
     b"~" * 40, b"^" * 40, b"<", b">", b"&amp;", b"</section>", b"<entry>", b'code=""', b'value="', b"nullFlavor",
     b"<!DOCTYPE a>", b"<!--",
-    b"DE04.30.015.00", b"xsi:type", b"]]>", b"&#0;", b",", b'"', b"UNICODE UTF-8", b"GB18030", b"8859/1",
+    b"DE04.30.015.00", b"xsi:type", b"]]>", b"<![CDATA[", b"s:mustUnderstand=",
+    b"&#0;", b",", b'"', b"UNICODE UTF-8", b"GB18030", b"8859/1",
 )  # fmt: skip
 """What a damage puts in: delimiters, segment ids, escapes, parts of characters, odd numbers and dates."""
 
@@ -106,6 +114,24 @@ def images(raw: bytes, profile: Profile) -> None:
     assert conversion.held is not None or not faults, faults[:3]
 
 
+def soap(raw: bytes, profile: Profile) -> None:
+    """Envelopes: a Fault or a call; the payload, wherever it stands, is read as a document; answers and faults are XML."""
+    try:
+        call = soap_envelope.read(raw)
+        for name in soap_schema.OPERATIONS:
+            if call.operation == name:
+                documents(encoded(soap_envelope.values(call.body, name).get("payload", "")), profile)
+        for element in call.body:
+            documents(encoded(soap_envelope.payload(element)), profile)
+    except Fault as fault:
+        for version in ("1.1", "1.2"):
+            status, answer = soap_envelope.fault(version, fault)
+            assert status >= HTTPStatus.BAD_REQUEST
+            etree.fromstring(answer)
+        return
+    etree.fromstring(soap_envelope.text_answer(call.version, "urn:x", "R", "r", call.operation))
+
+
 def _files(pattern: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted(HERE.parent.glob(pattern))]
 
@@ -128,6 +154,33 @@ def _tables() -> list[bytes]:
     return out
 
 
+def _envelopes() -> list[bytes]:
+    """Golden messages in SOAP envelopes of both versions: escaped, as CDATA, as an element, in base64; and calls of every operation."""
+    out = []
+    spaces = ("http://schemas.xmlsoap.org/soap/envelope/", "http://www.w3.org/2003/05/soap-envelope")
+    token = (
+        '<w:Security xmlns:w="http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd" s:mustUnderstand="1">'
+        "<w:UsernameToken><w:Username>u</w:Username><w:Password>p</w:Password></w:UsernameToken></w:Security>"
+    )
+    messages = [
+        m.decode("utf-8", "replace") for m in _files("mappings/golden/*.hl7")[:6] + _files("mappings/golden/c*.xml")[:3]
+    ]
+    bodies = []
+    for text in messages:
+        wrapped = [escape(text), f"<![CDATA[{text}]]>", base64.b64encode(text.encode()).decode()]
+        wrapped += [text.partition("?>")[2] or text] if text.startswith("<") else []
+        bodies += [f"<t:Submit><t:payload>{w}</t:payload><t:format>cda</t:format></t:Submit>" for w in wrapped]
+    for name in soap_schema.OPERATIONS[1:]:
+        inner = "".join(f"<t:{p.tag}>{1 if p.kind == 'long' else 'x'}</t:{p.tag}>" for p in soap_schema.TYPES[name])
+        bodies.append(f"<t:{name}>{inner}</t:{name}>")
+    for number, body in enumerate(bodies):
+        head = (
+            f'<s:Envelope xmlns:s="{spaces[number % 2]}" xmlns:t="{soap_schema.NAMESPACE}"><s:Header>{token}</s:Header>'
+        )
+        out.append(f"{head}<s:Body>{body}</s:Body></s:Envelope>".encode())
+    return out
+
+
 TARGETS = {
     "hl7v2": Target(lambda: _files("mappings/golden/*.hl7"), hl7v2),
     "cda": Target(lambda: _files("mappings/golden/c*.xml"), documents),
@@ -136,6 +189,7 @@ TARGETS = {
     "philips": Target(lambda: _files("mappings/golden/ecg-philips*.xml"), documents),
     "tables": Target(_tables, documents),
     "dicom": Target(lambda: _files("mappings/golden/dicom-*.dcm") + _files("mappings/golden/dicom-*.study"), images),
+    "soap": Target(_envelopes, soap),
 }
 
 

@@ -64,6 +64,11 @@ def test_a_result_without_a_patient_segment_is_a_control_run() -> None:
     assert not verdict({9: "ADT^A01"})
 
 
+@pytest.mark.parametrize("between", ["\\r", "<br>", "; ", "\u2028"])
+def test_a_header_that_runs_on_into_its_patient_is_none(between: str) -> None:
+    assert not verdict({18: f"{between}PID"})
+
+
 @pytest.mark.parametrize(("number", "expected"), [("QC1", True), ("XQC1", False), ("质控品", True), ("P1~QC7", True)])
 def test_control_patients_of_the_facility_tell_it(number: str, expected: bool) -> None:
     assert verdict({}, Segment("PID", {3: number})) is expected
