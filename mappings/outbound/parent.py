@@ -18,8 +18,7 @@ def put_parent(obr: Line, observations: Iterable[dict[str, Any]]) -> None:
     if len(found) != 1 or "" in found:
         return
     ((name, observation),) = found.items()
-    number, _, rest = name.partition("|")
-    code, _, sub_id = rest.rpartition("|")
+    number, code, sub_id, *_ = name.split("|")
     display = next((r.get("display", "") for r in observation.get("derivedFrom", ()) if "identifier" in r), "")
     obr.put(26, trimmed(code, sub_id, display))
     obr.put(29, ("", number))
