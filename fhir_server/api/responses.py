@@ -22,6 +22,7 @@ from conformance import fhirjson
 from conformance.issue import Issue
 from fhir_server.api import refusals
 from fhir_server.errors import Category, Fault
+from fhir_server.store.change import Change
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,11 @@ def issue(severity: str, code: str, text: str, where: str = "") -> dict[str, Any
 def outcome(issues: Iterable[Mapping[str, Any]]) -> bytes:
     """An OperationOutcome as JSON."""
     return fhirjson.dumps({"resourceType": "OperationOutcome", "issue": list(issues)})
+
+
+def stored_as(change: Change) -> dict[str, Any]:
+    """What ``Prefer: return=OperationOutcome`` is told of a write."""
+    return issue("information", "informational", f"{change.reference} is stored as version {change.version}.")
 
 
 def outcome_of_issues(issues: Sequence[Issue]) -> list[dict[str, Any]]:

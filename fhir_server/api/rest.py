@@ -42,7 +42,7 @@ from fhir_server.api.content import (
     resource_body,
 )
 from fhir_server.api.interaction import Touched, audited, base_of, context_of, in_transaction
-from fhir_server.api.responses import EXPECTED, fault_of, fhir, http_date, issue, outcome
+from fhir_server.api.responses import EXPECTED, fault_of, fhir, http_date, outcome, stored_as
 from fhir_server.api.searches import READ, require_served
 from fhir_server.api.security import Asker, permit, services_of
 from fhir_server.api.visible import seen_by
@@ -181,8 +181,10 @@ async def update_conditionally(request: Request, asker: Asker, kind: str) -> Res
     await permit(request, asker, "update", kind)
     await permit(request, asker, "search-type", kind)
     resource = await _resource(request, kind)
-    query, expected = query_of(request), required_version(request.headers)
-    return await _write(request, asker, "U", "update", lambda w: w.conditional_update(resource, query, expected))
+    query, expected, absent = query_of(request), required_version(request.headers), _absent(request)
+    return await _write(
+        request, asker, "U", "update", lambda w: w.conditional_update(resource, query, expected, absent=absent)
+    )
 
 
 @router.patch("/{kind}")
@@ -203,8 +205,8 @@ async def delete_conditionally(request: Request, asker: Asker, kind: str) -> Res
     require_served(kind)
     await permit(request, asker, "delete", kind)
     await permit(request, asker, "search-type", kind)
-    query = query_of(request)
-    return await _write(request, asker, "D", "delete", lambda w: w.conditional_delete(kind, query))
+    query, expected = query_of(request), required_version(request.headers)
+    return await _write(request, asker, "D", "delete", lambda w: w.conditional_delete(kind, query, expected))
 
 
 @router.api_route("/{kind}/_history", methods=READ)
@@ -274,7 +276,7 @@ async def update(request: Request, asker: Asker, kind: str, logical: str) -> Res
     resource = await _resource(request, kind)
     if resource.get("id") != logical:
         raise Fault(Category.INVALID, "The resource needs an id, the same as in the URL.", where=f"{kind}.id")
-    expected, absent = required_version(request.headers), request.headers.get("if-none-match", "").strip() == "*"
+    expected, absent = required_version(request.headers), _absent(request)
     return await _write(request, asker, "U", "update", lambda w: w.update(resource, expected, absent=absent))
 
 
@@ -322,6 +324,11 @@ def _require_id(logical: str) -> None:
         raise Fault(Category.METHOD, "This is not an interaction of this address.", headers={"Allow": allowed})
 
 
+def _absent(request: Request) -> bool:
+    """Whether the write is to take place only when there is nothing yet (RFC 9110 section 13.1.2)."""
+    return request.headers.get("if-none-match", "").strip() == "*"
+
+
 async def _resource(request: Request, kind: str) -> dict[str, Any]:
     """The body of a create or update: sound, and of the type the URL names."""
     require_json_answer(request)
@@ -361,9 +368,7 @@ async def _write(request: Request, asker: Asker, action: Any, name: str, write: 
     if wanted == "minimal":
         body = b""
     elif wanted == "OperationOutcome":
-        body = outcome(
-            [issue("information", "informational", f"{change.reference} is stored as version {change.version}.")]
-        )
+        body = outcome([stored_as(change)])
     return fhir(request, body, status=written.status, headers=headers)
 
 

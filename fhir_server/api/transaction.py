@@ -19,7 +19,7 @@ from fhir_server.api import json_patch, references, subset
 from fhir_server.api.batch_requests import OwnRequest, own_request
 from fhir_server.api.bundle import bundle, searchset
 from fhir_server.api.content import Preferences, etag, query_pairs, versions_in
-from fhir_server.api.responses import issues_of, outcome
+from fhir_server.api.responses import issues_of, outcome, stored_as
 from fhir_server.api.writes import Writer, Written, require_valid
 from fhir_server.errors import Category, Fault
 from fhir_server.search import types
@@ -140,7 +140,10 @@ def _step(entry: Any, at: str, base: str, *, alone: bool) -> Step | OwnRequest:
                 Category.INVALID, "The id of the resource must be the one in the url.", where=f"{at}.resource.id"
             )
         require_valid(references.settled(resource), f"{at}.resource")
-    tags = versions_in(request["ifMatch"]) if isinstance(request.get("ifMatch"), str) else []
+    tags = versions_in(request["ifMatch"]) if "ifMatch" in request else []
+    if "ifMatch" in request and len(tags) != 1:
+        text = 'ifMatch must name one version such as W/"3".'
+        raise Fault(Category.INVALID, text, where=f"{at}.request.ifMatch")
     exist = request.get("ifNoneExist")
     return Step(
         at,
@@ -181,7 +184,19 @@ def all_or_nothing(writer: Writer, sent: Sequence[Step]) -> list[Step]:
     writer.lock([f"{s.type}/{s.id}" for s in changing if s.id])
     for step in ordered:
         _at(step, lambda s: _carry_out(writer, s, places))
+    for step in changing:
+        _at(step, lambda s: _require_one(writer, s))
     return steps
+
+
+def _require_one(writer: Writer, step: Step) -> None:
+    """Raises Fault MULTIPLE when the transaction made several resources that match a condition of one of them: whichever came
+    second should have found the first."""
+    condition = step.query if step.if_none_exist is None else step.if_none_exist
+    if not condition or step.written is None or step.written.status != 201:
+        return
+    if sum(c.resource_type == step.type for c in writer.changes) > 1:
+        writer.match(step.type, condition)
 
 
 def single(sent: Step) -> Callable[[Writer], Step]:
@@ -218,15 +233,19 @@ class _Places:
         self._local: dict[tuple[str, str], str] = {}
         self._conditions: dict[str, str] = {}
         self._creates: dict[tuple[str, str], Step] = {}
+        self._deleted: set[tuple[str, str]] = set()
 
     def resolve(self, step: Step) -> None:
         """Finds or makes the id of a POST, PUT or DELETE; a create that exists already is settled here."""
         if step.method == "POST":
             existing = self._writer.match(step.type, step.if_none_exist) if step.if_none_exist is not None else None
+            if existing is not None and (step.type, existing) in self._deleted:
+                raise Fault(
+                    Category.INVALID, f"Another entry deletes {step.type}/{existing}, which matches ifNoneExist."
+                )
             if existing is None and step.if_none_exist is not None:
                 # As if one came after the other: what the first makes is what the second finds.
-                condition = step.type, str(sorted(query_pairs(step.if_none_exist)))
-                first = self._creates.setdefault(condition, step)
+                first = self._creates.setdefault(_condition(step.type, step.if_none_exist), step)
                 step.same = first if first is not step else None
             if existing is not None:
                 step.id, step.written = existing, Written(200, self._writer.current(step.type, existing))
@@ -236,7 +255,7 @@ class _Places:
                 step.id = new_id(self._writer.conn, {"resourceType": "Patient"})
                 self._writer.made.add((step.type, step.id))
         elif step.query:
-            existing = self._writer.match(step.type, step.query)
+            existing = self._writer.match(step.type, step.query, step.if_match)
             if existing is None and step.method == "DELETE":
                 step.written = Written(204, None)
             elif existing is None and step.method == "PATCH":
@@ -253,6 +272,8 @@ class _Places:
             self._remember(step)
 
     def _remember(self, step: Step) -> None:
+        if step.method == "DELETE":
+            self._deleted.add((step.type, step.id))
         if not step.full_url or step.method == "DELETE":
             return
         if self._urls.setdefault(step.full_url, f"{step.type}/{step.id}") != f"{step.type}/{step.id}":
@@ -278,8 +299,13 @@ class _Places:
         resource = patched or step.resource
         assert resource is not None
         for kind, query in references.conditional(resource):
-            if f"{kind}?{query}" not in self._conditions:
+            if f"{kind}?{query}" in self._conditions:
+                continue
+            made = self._creates.get(_condition(kind, query))
+            if made is None:
                 self._conditions[f"{kind}?{query}"] = self._reference(kind, query)
+            elif made.id:
+                self._conditions[f"{kind}?{query}"] = f"{kind}/{made.id}"
         root = m["root"] if (m := _RELATIVE.fullmatch(step.full_url)) else ""
 
         def replace(link: str) -> str:
@@ -290,9 +316,14 @@ class _Places:
 
     def _reference(self, kind: str, query: str) -> str:
         found = self._writer.match(kind, query) if kind in RESOURCE_TYPES else None
-        if found is None:
+        if found is None or (kind, found) in self._deleted:
             raise Fault(Category.PRECONDITION, f"No {kind} matches the conditional reference.")
         return f"{kind}/{found}"
+
+
+def _condition(kind: str, query: str) -> tuple[str, str]:
+    """A condition in a form in which the order of its parameters makes no difference."""
+    return kind, str(sorted(query_pairs(query)))
 
 
 def _carry_out(writer: Writer, step: Step, places: _Places) -> None:
@@ -310,7 +341,8 @@ def _carry_out(writer: Writer, step: Step, places: _Places) -> None:
         elif (step.type, step.id) in writer.made:
             step.written = writer.place({**places.rewrite(step), "id": step.id})
         else:
-            step.written = writer.update({**places.rewrite(step), "id": step.id}, step.if_match)
+            absent = "*" in step.if_none_match
+            step.written = writer.update({**places.rewrite(step), "id": step.id}, step.if_match, absent=absent)
     change = step.written.change
     step.touched.append((step.type, change.patient if change else None))
 
@@ -337,14 +369,14 @@ def _get(writer: Writer, step: Step) -> None:
 
 def answer(kind: str, results: Sequence[Step | Fault | bytes], preferences: Preferences, base: str) -> bytes:
     """The transaction-response or batch-response; entries in the order they were sent. bytes: an entry that is finished."""
-    whole = preferences.returns == "representation"
+    wanted = preferences.returns
     entries = [
-        r if isinstance(r, bytes) else _failed(r) if isinstance(r, Fault) else _done(r, whole, base) for r in results
+        r if isinstance(r, bytes) else _failed(r) if isinstance(r, Fault) else _done(r, wanted, base) for r in results
     ]
     return bundle(f"{kind}-response", entries)
 
 
-def _done(step: Step, whole: bool, base: str) -> bytes:
+def _done(step: Step, wanted: str, base: str) -> bytes:
     status = step.written.status if step.written else 200
     response: dict[str, Any] = {"status": f"{status} {HTTPStatus(status).phrase}"}
     change = step.written.change if step.written else None
@@ -356,12 +388,16 @@ def _done(step: Step, whole: bool, base: str) -> bytes:
         response["lastModified"] = instant(change.updated)
         if step.method != "DELETE":
             head = b'"fullUrl":%b,' % fhirjson.dumps(f"{base}/{change.reference}")
-    body = step.answer or (change.body if change and whole and step.method in ("POST", "PUT", "PATCH") else b"")
+    wrote = change is not None and step.method in ("POST", "PUT", "PATCH")
+    body = step.answer or (change.body if change and wrote and wanted == "representation" else b"")
     if step.method == "HEAD":
         body = b""
     if body:
         head += b'"resource":%b,' % body
-    return b'{%b"response":%b}' % (head, fhirjson.dumps(response))
+    told = fhirjson.dumps(response)
+    if change and wrote and wanted == "OperationOutcome":
+        told = b'%b,"outcome":%b}' % (told[:-1], outcome([stored_as(change)]))
+    return b'{%b"response":%b}' % (head, told)
 
 
 def _failed(fault: Fault) -> bytes:

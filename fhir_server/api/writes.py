@@ -102,23 +102,25 @@ class Writer:
         kind, logical = resource["resourceType"], resource["id"]
         if absent and self.current(kind, logical) is not None:
             raise Fault(Category.PRECONDITION, f"{kind}/{logical} exists already.", where="If-None-Match")
-        if expected == "*":
-            if self.current(kind, logical) is None:
-                raise Fault(Category.PRECONDITION, "There is no such resource to update.", where="If-Match")
-            expected = None
+        if expected == "*" and self.current(kind, logical) is None:
+            raise Fault(Category.PRECONDITION, "There is no such resource to update.", where="If-Match")
         return self._put(resource, expected=expected)
 
-    def conditional_update(self, resource: dict[str, Any], query: str, expected: str | None = None) -> Written:
-        """The new state of the one resource that matches the query, or a new resource when none does.
+    def conditional_update(
+        self, resource: dict[str, Any], query: str, expected: str | None = None, *, absent: bool = False
+    ) -> Written:
+        """The new state of the one resource that matches the query, or a new one when none does; the rest as in ``update``.
 
         Raises Fault MULTIPLE when several match, INVALID when the resource names another id than the match, CONFLICT when none does
         and the resource names one that exists.
         """
         kind = resource["resourceType"]
-        existing = self.match(kind, query)
+        existing = self.match(kind, query, expected)
         if existing is None:
             self.require_free(resource)
-            return self._put(resource, create="id" not in resource, expected=expected)
+            return self._put(resource, create="id" not in resource)
+        if absent:
+            raise Fault(Category.PRECONDITION, f"A {kind} matches the condition.", where="If-None-Match")
         if resource.get("id", existing) != existing:
             raise Fault(Category.INVALID, "The resource that matches the condition has another id.", where=f"{kind}.id")
         return self._put({**resource, "id": existing}, expected=expected)
@@ -177,10 +179,10 @@ class Writer:
                 subscription_rows.remove(self.conn, logical)
         return Written(204, change)
 
-    def conditional_delete(self, kind: str, query: str) -> Written:
+    def conditional_delete(self, kind: str, query: str, expected: str | None = None) -> Written:
         """Deletes the one resource that matches. Raises Fault MULTIPLE when several do."""
-        existing = self.match(kind, query)
-        return self.delete(kind, existing) if existing is not None else Written(204, None)
+        existing = self.match(kind, query, expected)
+        return self.delete(kind, existing, expected) if existing is not None else Written(204, None)
 
     def require_free(self, resource: Mapping[str, Any]) -> None:
         """Raises Fault CONFLICT when the id that comes with a conditional update, to be used if nothing matches, is in use."""
@@ -230,8 +232,9 @@ class Writer:
         else:
             subscription_rows.save(self.conn, change.id, change.version, wanted, self.door.asker, self.context.now)
 
-    def match(self, kind: str, query: str) -> str | None:
-        """Logical id of the one resource that matches a condition, None when none does. Raises Fault MULTIPLE, INVALID.
+    def match(self, kind: str, query: str, expected: str | None = None) -> str | None:
+        """Logical id of the one resource that matches a condition, None when none does. Raises Fault MULTIPLE, INVALID, and
+        PRECONDITION when none does although a version (If-Match) is expected.
 
         Who asks the same condition waits until this transaction ends, so that two conditional creates make one resource.
         """
@@ -240,6 +243,8 @@ class Writer:
         found = self.search(parsed).matches
         if len(found) > 1:
             raise Fault(Category.MULTIPLE, f"More than one {kind} matches the condition.")
+        if not found and expected is not None:
+            raise Fault(Category.PRECONDITION, f"No {kind} matches the condition.", where="If-Match")
         return found[0].id if found else None
 
     def lock(self, names: Sequence[str]) -> None:

@@ -138,6 +138,11 @@ def test_if_match_guards_against_lost_updates(api: Any) -> None:
     outcome(api.http.put("/Patient/new", json=patient(id="new"), headers={"If-Match": 'W/"1"'}), 412)
     outcome(api.http.put("/Patient/new", json=patient(id="new"), headers={"If-Match": "*"}), 412)
     outcome(api.http.delete("/Patient/p", headers={"If-Match": 'W/"1"'}), 412)
+    for address in ("/Patient?_id=p", "/Patient?_id=nobody"):
+        for headers in ({"If-Match": 'W/"1"'}, {"If-None-Match": "*", "If-Match": "*"}):
+            outcome(api.http.put(address, json=patient(), headers=headers), 412)
+        outcome(api.http.delete(address, headers={"If-Match": 'W/"1"'}), 412)
+    assert api.ids("Patient") == ["p"]
     assert api.http.delete("/Patient/p", headers={"If-Match": 'W/"3"'}).status_code == 204
 
 

@@ -141,16 +141,16 @@ def test_the_order_is_delete_post_put_get(api: Any) -> None:
         api,
         entry("GET", "Patient?identifier=X"),
         entry("PUT", "Patient/second", {"id": "second", "identifier": [{"value": "X"}]}),
-        entry("POST", "Patient", {"identifier": [{"value": "X"}]}, ifNoneExist="identifier=X"),
+        entry("POST", "Patient", {"identifier": [{"value": "X"}]}),
         entry("DELETE", "Patient/old"),
     )
-    # Conditions are resolved before anything is done, so the create finds "old" and leaves it at that.
     assert answer.status_code == 200, answer.text
     entries = answer.json()["entry"]
-    assert [e["response"]["status"] for e in entries] == ["200 OK", "201 Created", "200 OK", "204 No Content"]
+    assert [e["response"]["status"] for e in entries] == ["200 OK", "201 Created", "201 Created", "204 No Content"]
     found = entries[0]["resource"]
     assert found["type"] == "searchset"
-    assert [e["resource"]["id"] for e in found["entry"]] == ["second"]
+    third = entries[2]["response"]["location"].split("/")[1]
+    assert {e["resource"]["id"] for e in found["entry"]} == {"second", third}
 
 
 def test_conditions_inside_a_transaction(api: Any) -> None:
@@ -214,6 +214,65 @@ def test_preference_decides_whether_resources_come_back(api: Any) -> None:
     assert without["response"]["lastModified"].endswith("Z")
     whole = send(api, entry("POST", "Patient", {}), Prefer="return=representation").json()["entry"][0]
     assert whole["resource"]["meta"]["versionId"] == "1"
+    told = send(api, entry("POST", "Patient", {}), Prefer="return=OperationOutcome").json()["entry"][0]
+    assert told["response"]["outcome"]["resourceType"] == "OperationOutcome"
+    assert "resource" not in told
+
+
+def test_the_versions_that_entries_name_are_honoured(api: Any) -> None:
+    api.put(resourceType="Patient", id="p", identifier=[{"system": "http://x/mrn", "value": "1"}])
+    changed = {"id": "p", "gender": "female"}
+    for kind in ("transaction", "batch"):
+        for request, status in (
+            ({"ifMatch": "W/1"}, "400"),
+            ({"ifMatch": 'W/"1", W/"2"'}, "400"),
+            ({"ifMatch": 'W/"7"'}, "412"),
+            ({"ifNoneMatch": "*"}, "412"),
+        ):
+            answer = send(api, entry("PUT", "Patient/p", changed, **request), kind=kind)
+            told = answer.json()["entry"][0]["response"]["status"] if kind == "batch" else str(answer.status_code)
+            assert told[:3] == status, (kind, request, answer.text)
+        for query, method in (("http://x/mrn|1", "DELETE"), ("http://x/mrn|2", "DELETE"), ("http://x/mrn|2", "PUT")):
+            step = entry(method, f"Patient?identifier={query}", {} if method == "PUT" else None, ifMatch='W/"7"')
+            answer = send(api, step, kind=kind)
+            assert "412" in (str(answer.status_code) + answer.text), (kind, query, method)
+    assert api.ids("Patient") == ["p"]
+    assert api.http.get("/Patient/p").json()["meta"]["versionId"] == "1"
+
+
+def test_a_transaction_does_not_make_twice_what_one_condition_finds(api: Any) -> None:
+    first = {"identifier": [{"system": "http://x/mrn", "value": "1"}], "active": True}
+    one, other = "identifier=http://x/mrn|1", "active=true&identifier=http://x/mrn|1"
+    for pair in (
+        [entry("POST", "Patient", first, ifNoneExist=one), entry("POST", "Patient", first, ifNoneExist=other)],
+        [entry("POST", "Patient", first, ifNoneExist=one), entry("PUT", f"Patient?{one}", first)],
+        [entry("PUT", f"Patient?{one}", first), entry("PUT", f"Patient?{one}", first)],
+        [entry("POST", "Patient", first, ifNoneExist=one), entry("POST", "Patient", first)],
+    ):
+        answer = send(api, *pair)
+        assert answer.status_code == 412, answer.text
+        assert api.ids("Patient") == []
+
+
+def test_what_another_entry_deletes_is_not_found_by_a_condition(api: Any) -> None:
+    api.put(resourceType="Patient", id="p", identifier=[{"system": "http://x/mrn", "value": "1"}])
+    one = "identifier=http://x/mrn|1"
+    gone = entry("DELETE", "Patient/p")
+    assert send(api, gone, entry("POST", "Patient", {}, ifNoneExist=one)).status_code == 400
+    assert send(api, gone, entry("POST", "Observation", result(f"Patient?{one}"))).status_code == 412
+    assert api.ids("Patient") == ["p"]
+
+
+def test_a_conditional_reference_finds_what_an_entry_makes_under_the_same_condition(api: Any) -> None:
+    kept = {"identifier": [{"system": "http://x/mrn", "value": "9"}]}
+    found, person = locations(
+        send(
+            api,
+            entry("POST", "Observation", result("Patient?identifier=http://x/mrn|9")),
+            entry("POST", "Patient", kept, ifNoneExist="identifier=http://x/mrn|9"),
+        )
+    )
+    assert api.http.get(f"/{found}").json()["subject"]["reference"] == person
 
 
 def test_other_bundles_are_refused(api: Any) -> None:
