@@ -131,6 +131,23 @@ def bodies(cursor: Cursor, keys: Collection[Key]) -> dict[Key, Stored]:
     return {row[:3]: (row[3], bytes(row[4]), (row[2], *row[5:])) for row in cursor.fetchall()}
 
 
+def past_bodies(cursor: Cursor, keys: Collection[Key]) -> list[tuple[Key, bytes, datetime | None, Stored]]:
+    """Of each version in history: key, content digest, when its message was sent (a write: when it was made), body."""
+    if not keys:
+        return []
+    cursor.execute(
+        """
+        SELECT h.*, CASE WHEN h.inbox IS NULL THEN h.updated ELSE i.sent_at END
+        FROM unnest(%s::smallint[], %s::smallint[], %s::text[]) AS k(shard, rtype, id)
+        CROSS JOIN LATERAL (SELECT shard, rtype, id, content, dict, body, patient, "order", updated, inbox FROM resource_history h
+            WHERE h.shard = k.shard AND h.rtype = k.rtype AND h.id = k.id AND NOT h.deleted OFFSET 0) h
+        LEFT JOIN inbox i ON i.shard = h.shard AND i.id = h.inbox
+        """,
+        _arrays(keys),
+    )
+    return [(r[:3], bytes(r[3]), r[-1], (r[4], bytes(r[5]), (r[2], *r[6:8]))) for r in cursor.fetchall()]
+
+
 def of_patients(
     cursor: Cursor, homes: Collection[tuple[int, str]], rtypes: Sequence[int], tokens: Sequence[int] | None
 ) -> list[tuple[Key, str, Stored]]:

@@ -148,6 +148,12 @@ def said_at(recency: bytes) -> tuple[int, int]:
     return reported or sent, sent
 
 
+def said_in(issued: str, sent: datetime | None) -> tuple[int, int]:
+    """``said_at`` of a report in history: what OBR-22 says (``DiagnosticReport.issued``), and when its message was sent."""
+    at = (sent - _FIRST) // _MICROSECOND + 1 if sent else 0
+    return (datetime.fromisoformat(issued) - _FIRST) // _MICROSECOND + 1 if issued else at, at
+
+
 def tail_of(resource: dict[str, Any]) -> bytes:
     """The JSON object without resourceType, id and meta: what stays the same from version to version of equal content."""
     rest = resource.copy()

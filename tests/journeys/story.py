@@ -18,6 +18,7 @@ from conformance.fhirjson import loads
 from fhir_server.ingest.inbox import LIVE, Claimed
 from fhir_server.ingest.pipeline import Pipeline
 from fhir_server.store.body import Codec
+from mappings.ids import shard_of
 from mappings.profile import Profile
 
 _BEGIN = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -128,7 +129,8 @@ class Teller:
             for event in batch:
                 number += 1
                 claimed.append(_claimed(event, number))
-                self._conn.execute(_CLAIMED, (number, str(number), number.to_bytes(32, "big")))
+                one = claimed[-1]
+                self._conn.execute(_CLAIMED, (one.shard, number, str(number), one.sent_at, number.to_bytes(32, "big")))
             self._now += timedelta(seconds=1)
             outcomes = self._pipeline.work(self._conn, "teller", claimed)
             assert all(o.reason not in ("conversion-failed", "store-refused") for o in outcomes), outcomes
@@ -160,13 +162,14 @@ class Teller:
 
 
 _CLAIMED = """
-INSERT INTO inbox (shard, id, facility, channel, format, trigger, control_id, received_at, sha256, size, charset, lane, keys, status,
-                   claimed_by, raw)
-OVERRIDING SYSTEM VALUE VALUES (0, %s, 'alpha', 'default', 'hl7v2', '', %s, now(), %s, 0, '', 0, '{}', 'claimed', 'teller', '')
+INSERT INTO inbox (shard, id, facility, channel, format, trigger, control_id, sent_at, received_at, sha256, size, charset, lane, keys,
+                   status, claimed_by, raw)
+OVERRIDING SYSTEM VALUE VALUES (%s, %s, 'alpha', 'default', 'hl7v2', '', %s, %s, now(), %s, 0, '', 0, '{}', 'claimed', 'teller', '')
 """
 
 
 def _claimed(event: Event, number: int) -> Claimed:
     sent = _BEGIN + timedelta(minutes=event.sent)
     received = _BEGIN + timedelta(hours=1)
-    return Claimed(0, number, "alpha", "default", "hl7v2", str(number), sent, received, LIVE, 1, event.message())
+    shard = shard_of("alpha", f"ALPHA|{event.patient}")
+    return Claimed(shard, number, "alpha", "default", "hl7v2", str(number), sent, received, LIVE, 1, event.message())

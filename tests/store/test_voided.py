@@ -63,6 +63,27 @@ def test_a_report_in_force_again_brings_its_result_back_and_says_so(conn: Conn, 
     assert (version, potassium["status"]) == (3, "final")
 
 
+TWO = FINAL + "OBX|2|NM|NA^钠^L||140|mmol/L|137-147|N|||F\r"
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_a_result_that_is_not_said_again_after_the_cancellation_stays_withdrawn(
+    conn: Conn, codec: Codec, profile: Profile, order: tuple[int, ...]
+) -> None:
+    store(conn, codec, profile, *((TWO, VOID, AGAIN)[i] for i in order))
+    found = {name: resource["status"] for name, (_, resource) in results(conn, codec).items()}
+    assert found == {"钾": "corrected", "钠": "entered-in-error"}
+    store(conn, codec, profile, message("120000", "C", "4.5").replace("|K^钾^L||4.5", "|NA^钠^L||139"))
+    found = {name: resource["status"] for name, (_, resource) in results(conn, codec).items()}
+    assert found == {"钾": "corrected", "钠": "corrected"}
+
+
+def test_a_part_of_a_report_sent_again_leaves_the_others_in_force(conn: Conn, codec: Codec, profile: Profile) -> None:
+    store(conn, codec, profile, TWO, AGAIN)
+    found = {name: resource["status"] for name, (_, resource) in results(conn, codec).items()}
+    assert found == {"钾": "corrected", "钠": "final"}
+
+
 def test_a_final_result_below_a_cancelled_report_is_withdrawn_with_it(
     conn: Conn, codec: Codec, profile: Profile
 ) -> None:
