@@ -142,7 +142,7 @@ class Judged:
             e.until, f.mark, f.quality, f.site, f.laterality, f.contrast, f.method, f.health_check,
         )  # fmt: skip
         facts = self.studies.facts(e.report, at)
-        return replace(found, **facts) if facts else found
+        return found._replace(**facts) if facts else found
 
     def _item(self, e: Earlier) -> str | None:
         """The item of a result; it is known by LOINC where only the local code is not mapped."""
@@ -225,7 +225,7 @@ class Judged:
         """As if it had been there, with its code mapped, its Patient linked and its images received."""
         at = self.placed.at
         candidate = self._candidate(e, self._now, theirs, None)
-        return replace(candidate, recorded=min(e.recorded, at), until=None, item=self._item(e))
+        return candidate._replace(recorded=min(e.recorded, at), until=None, item=self._item(e))
 
     def _was_seen(self, e: Earlier, theirs: Link | None) -> bool:
         """Is a result in hindsight what it was then?"""

@@ -22,7 +22,7 @@ from conformance.capability import RESOURCE_TYPES
 from fhir_server.duplicates.report import Basis
 from fhir_server.recognition import order as orders
 from fhir_server.recognition.check import identifiers
-from fhir_server.recognition.circumstances import UNKNOWN, of_request
+from fhir_server.recognition.circumstances import UNKNOWN, Circumstances, of_request
 from fhir_server.recognition.rules import Rules
 from fhir_server.search import dates
 from fhir_server.store.body import Codec
@@ -148,7 +148,7 @@ def read_orders(
     """
     reading = _Reading(conn, codec, rules, profiles)
     with conn.cursor(name="audit_orders", binary=True) as cursor:
-        cursor.itersize = CHUNK
+        _wholly(conn)
         cursor.execute(_ORDERS, _period(start, end, part))
         held: list[_Row] = []
         while rows := cursor.fetchmany(CHUNK):
@@ -159,6 +159,12 @@ def read_orders(
             yield reading.chunk(held[:split], start, end)
             held = held[split:]
         yield reading.chunk(held, start, end)
+
+
+def _wholly(conn: psycopg.Connection[Any]) -> None:
+    """Cursors of this transaction are read to their end. By default PostgreSQL plans one for its first tenth, and then walks all
+    results in the order of their reports to find the few that name no order: two thirds of its part in an audit."""
+    conn.execute("SET LOCAL cursor_tuple_fraction = 1")
 
 
 def _period(start: datetime, end: datetime, part: tuple[int, int]) -> dict[str, Any]:
@@ -188,19 +194,55 @@ def _placed(body: Mapping[str, Any]) -> bool:
     )
 
 
-def _replaced(
-    kept: Sequence[tuple[_Row, Mapping[str, Any]]], changed: Iterable[tuple[_Row, Mapping[str, Any]]]
-) -> set[str]:
+def _replaced(kept: Sequence[_Told]) -> set[str]:
     """Ids of orders whose number a later message gave to something else (ORC-1 XO): they stay as they were sent, and nobody wants
     them any more."""
     out: set[str] = set()
-    for now, body in changed:
-        numbers = set(identifiers(body))
-        for row, other in kept:
-            same = row.patient == now.patient and row.updated < now.updated
-            if same and not numbers.isdisjoint(identifiers(other)):
-                out.add(row.id)
+    for now in (told for told in kept if told.changed):
+        numbers = set(now.numbers)
+        for other in kept:
+            same = other.row.patient == now.row.patient and other.row.updated < now.row.updated
+            if same and not numbers.isdisjoint(other.numbers):
+                out.add(other.row.id)
     return out
+
+
+class _Told(NamedTuple):
+    """What one ServiceRequest says, as far as an audit asks. Its body is dropped as soon as it is read: to keep the values of thousands
+    of bodies in memory takes five times as long as to read them one by one."""
+
+    row: _Row
+    facility: str
+    code: bytes
+    requester: str
+    doctor: str
+    numbers: tuple[str, ...]
+    reasons: tuple[str, ...]
+    said: Circumstances
+    visit: str
+    event: datetime | None
+    changed: bool
+
+
+def _told(row: _Row, raw: bytes) -> _Told | None:
+    """None: nobody ordered it."""
+    body = orjson.loads(raw)
+    if not _placed(body):
+        return None
+    given = "reasonCode" in body
+    return _Told(
+        row,
+        _facility(body),
+        orjson.dumps(body.get("code")),
+        _requester(body),
+        _display(body),
+        tuple(identifiers(body)),
+        tuple(_reasons(body)) if given else (),
+        of_request(body) if given else UNKNOWN,
+        reference_of(body, "encounter", "Encounter"),
+        None if row.issued else _event(body),
+        _CHANGED in raw,
+    )
 
 
 class _Reading:
@@ -216,38 +258,27 @@ class _Reading:
     def chunk(self, rows: Sequence[_Row], start: datetime, end: datetime) -> Chunk:
         """The orders of some rows whose time is inside [start, end)."""
         decompress = self.codec.decompress
-        kept: list[tuple[_Row, dict[str, Any]]] = []
-        told: list[str] = []
-        changed: list[tuple[_Row, dict[str, Any]]] = []
-        for row in rows:
-            raw = decompress(row.dict, row.body, (row.id, row.patient, row.order))
-            body = orjson.loads(raw)
-            if not _placed(body):
-                continue
-            kept.append((row, body))
-            told.append(_facility(body))
-            if _CHANGED in raw:
-                changed.append((row, body))
-        if changed:
-            instead = _replaced(kept, changed)
-            told = [f for (row, _), f in zip(kept, told, strict=True) if row.id not in instead]
-            kept = [(row, body) for row, body in kept if row.id not in instead]
-        homes = self._homes(row for (row, _), facility in zip(kept, told, strict=True) if not facility)
-        _learn(self.conn, self.codec, {_requester(b) for _, b in kept}, self.staff)
-        read = []
-        for (row, body), named in zip(kept, told, strict=True):
-            facility = named or homes.get((row.shard, row.patient), "")
-            event = None if row.issued else _event(body)
+        read = (_told(row, decompress(row.dict, row.body, (row.id, row.patient, row.order))) for row in rows)
+        kept = [told for told in read if told]
+        if instead := _replaced(kept):
+            kept = [told for told in kept if told.row.id not in instead]
+        homes = self._homes(told.row for told in kept if not told.facility)
+        _learn(self.conn, self.codec, {told.requester for told in kept}, self.staff)
+        timed = []
+        for told in kept:
+            row, event = told.row, told.event
+            facility = told.facility or homes.get((row.shard, row.patient), "")
             at = row.issued or row.start or row.collected or event
-            if at is None:
-                continue
-            read.append((row, body, facility, at, self._wanted(body, facility, at), event if event != at else None))
-        open_ = [(r.shard, r.patient, r.id) for r, _, _, _, wanted, event in read if wanted is None or event]
+            if at is not None:
+                timed.append(
+                    (told, facility, at, self._wanted(told.code, facility, at), event if event != at else None)
+                )
+        open_ = [(t.row.shard, t.row.patient, t.row.id) for t, _, _, wanted, event in timed if wanted is None or event]
         brought = results_of(self.conn, open_, ())
         placed: list[Placed] = []
         unknown: list[Unknown] = []
-        for row, body, facility, at, orderable, event in read:
-            placed_at = at
+        for told, facility, at, orderable, event in timed:
+            row, placed_at = told.row, at
             basis: Basis = "collection" if at == row.collected and not (row.issued or row.start) else "order"
             found: Sequence[Orderable] = (orderable,) if orderable else ()
             if row.id in brought or event:
@@ -262,7 +293,7 @@ class _Reading:
                 continue
             if not found:
                 unknown.append(Unknown(f"ServiceRequest/{row.id}", facility, placed_at, basis))
-            placed.extend([self._one(row, body, facility, one, placed_at, basis) for one in found])
+            placed.extend([self._one(told, facility, one, placed_at, basis) for one in found])
         return Chunk(tuple(placed), tuple(unknown))
 
     def _homes(self, rows: Iterable[_Row]) -> dict[tuple[int, str], str]:
@@ -273,38 +304,31 @@ class _Reading:
         found = self.conn.execute(_HOMES, ([s for s, _ in asked], [p for _, p in asked]))
         return {(shard, patient): facility for shard, patient, facility in found}
 
-    def _wanted(self, body: Mapping[str, Any], facility: str, at: datetime) -> Orderable | None:
+    def _wanted(self, code: bytes, facility: str, at: datetime) -> Orderable | None:
         profile = self.profiles.get(facility)
         day = _day(profile, at)
         # A code means the same all through a period of the facility's tables.
-        key = (
-            facility,
-            profile and (profile.orders.period(day), profile.tests.period(day)),
-            orjson.dumps(body.get("code")),
-        )
+        key = (facility, profile and (profile.orders.period(day), profile.tests.period(day)), code)
         if key not in self.meant:
-            self.meant[key] = orders.read(body, self.rules, profile, day).orderable
+            self.meant[key] = orders.read({"code": orjson.loads(code)}, self.rules, profile, day).orderable
         return self.meant[key]
 
-    def _one(
-        self, row: _Row, body: Mapping[str, Any], facility: str, orderable: Orderable, at: datetime, basis: Basis
-    ) -> Placed:
-        said = of_request(body) if "reasonCode" in body else UNKNOWN
+    def _one(self, told: _Told, facility: str, orderable: Orderable, at: datetime, basis: Basis) -> Placed:
         return Placed(
-            row.shard,
-            row.id,
+            told.row.shard,
+            told.row.id,
             "",
-            row.patient,
+            told.row.patient,
             facility,
             orderable,
             at,
             basis,
-            said.emergency,
-            tuple(_reasons(body)) if "reasonCode" in body else (),
-            tuple(identifiers(body)),
-            self.staff.get(_requester(body), "") or _display(body),
-            surgery=said.surgery,
-            visit=reference_of(body, "encounter", "Encounter"),
+            told.said.emergency,
+            told.reasons,
+            told.numbers,
+            self.staff.get(told.requester, "") or told.doctor,
+            surgery=told.said.surgery,
+            visit=told.visit,
         )
 
 
@@ -334,7 +358,7 @@ def read_reports(
 ) -> Iterator[Chunk]:
     """Reports collected in [start, end) that name no order, as the orderables they contain; their collection time is the order's."""
     with conn.cursor(name="audit_reports", row_factory=dict_row) as cursor:
-        cursor.itersize = CHUNK
+        _wholly(conn)
         cursor.execute(_REPORTS, _period(start, end, part))
         while rows := cursor.fetchmany(CHUNK):
             placed: list[Placed] = []

@@ -10,11 +10,12 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fhir_server.recognition import duty
 from fhir_server.recognition.candidate import made
 from fhir_server.recognition.criteria import DUTY, JUDGES, Answer, Candidate, Case, Criterion, judge
+from fhir_server.recognition.order import Order
 from fhir_server.recognition.rules import Mode, Rules
 
 _EACH_TIME: Final = ("identity", "received", "final", "window", "exclusion")
@@ -26,7 +27,18 @@ _FACTS: Final = (
 )  # fmt: skip
 """Facts of a result that neither say who nor when; of the number only whether there is one."""
 _facts: Final = attrgetter(*_FACTS)
-_PLACES: Final = tuple((name, list(JUDGES).index(name)) for name in _EACH_TIME)
+_when: Final = attrgetter("patient", "person", "grade", "recorded", "until", "status", "effective", "issued")
+"""What those criteria look at of a result: the same for all results of a report, which are judged one after the other."""
+_PLACES: Final = tuple(list(JUDGES).index(name) for name in _EACH_TIME)
+
+
+class _Used(NamedTuple):
+    """How a policy uses the criteria for an item. dated: the register of marks is asked; each_time: whatever the criteria that look at
+    who and when ask of item and policy."""
+
+    modes: Mapping[str, Mode]
+    dated: bool
+    each_time: tuple[Any, ...]
 
 
 class Remembered:
@@ -39,15 +51,17 @@ class Remembered:
         periods = [m.period for m in register.marks] + [r.period for r in register.rounds]
         periods += [a.period for a in register.agreements.values()]
         self._recorded = sorted({p.recorded for p in periods if p.recorded})
-        self._used: dict[tuple[Any, ...], Mapping[str, Mode]] = {}
+        self._used: dict[tuple[Any, ...], _Used] = {}
         self._days: dict[datetime, str] = {}
+        self._asked: tuple[Order, datetime] | None = None
+        self._times: dict[tuple[Any, ...], tuple[Criterion, ...]] = {}
 
     def __call__(self, case: Case) -> tuple[Criterion, ...]:
         """The criteria on one case."""
         result, order = case.result, case.order
-        modes = self._modes(case)
+        used = self._use(case)
         day: tuple[Any, ...] = ()
-        if modes["mark"] is not Mode.NOT_REQUIRED or modes["eqa"] is not Mode.NOT_REQUIRED:
+        if used.dated:
             at = made(case)
             day = (self._day(at) if at else None, bisect_right(self._recorded, case.at))
         key = (
@@ -56,18 +70,28 @@ class Remembered:
         known = self._known.get(key)
         if known is None:
             known = self._known[key] = judge(case)
+        if self._asked is None or self._asked[0] is not order or self._asked[1] is not case.at:
+            self._asked = order, case.at
+            self._times.clear()
+        when = (used.each_time, *_when(result))
+        each = self._times.get(when)
+        if each is None:
+            each = self._times[when] = tuple(_criterion(name, case, used.modes[name]) for name in _EACH_TIME)
         out = list(known)
-        for name, place in _PLACES:
-            out[place] = _criterion(name, case, modes[name])
+        for place, criterion in zip(_PLACES, each, strict=True):
+            out[place] = criterion
         return tuple(out)
 
-    def _modes(self, case: Case) -> Mapping[str, Mode]:
-        key = (case.order.facility, case.result.facility, id(case.item), id(case.policy))
-        modes = self._used.get(key)
-        if modes is None:
-            same = duty.consortium(case)[0] is Answer.MET
-            modes = self._used[key] = case.policy.modes(case.item, same)
-        return modes
+    def _use(self, case: Case) -> _Used:
+        item, policy = case.item, case.policy
+        key = (case.order.facility, case.result.facility, id(item), id(policy))
+        found = self._used.get(key)
+        if found is None:
+            modes = policy.modes(item, duty.consortium(case)[0] is Answer.MET)
+            dated = modes["mark"] is not Mode.NOT_REQUIRED or modes["eqa"] is not Mode.NOT_REQUIRED
+            window = (policy.window_of(item), item.window_days, item.window_status, item.time_base, id(policy))
+            found = self._used[key] = _Used(modes, dated, (*(modes[name] for name in _EACH_TIME), *window))
+        return found
 
     def _day(self, at: datetime) -> str:
         day = self._days.get(at)
@@ -91,4 +115,4 @@ _NOT_FACTS: Final = frozenset(
         "until",
     }
 )  # fmt: skip
-assert set(_FACTS) | _NOT_FACTS == set(Candidate.__slots__), "a new fact of a Candidate must be sorted here"
+assert set(_FACTS) | _NOT_FACTS == set(Candidate._fields), "a new fact of a Candidate must be sorted here"

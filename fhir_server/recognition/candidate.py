@@ -22,8 +22,7 @@ class Answer(StrEnum):
     NOT_REQUIRED = "not-required"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One version of one stored result (a row of ``result``) as it may be known at the order's time. None: not known.
 
     site, laterality, contrast, method  as the result states them, in the words of the catalogue (laterality: left, right, bilateral)

@@ -7,7 +7,7 @@ items (tables ``identity_link`` and ``result``). Rows of a Patient nobody has lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any, Final
@@ -24,7 +24,7 @@ from fhir_server.store.body import Codec, UnknownDictionary
 from mappings.ids import shard_of_id
 
 _LINKED: Final = ("person", "grade")
-_KEPT: Final = tuple(f.name for f in fields(Candidate) if f.name not in NOT_KEPT)
+_KEPT: Final = tuple(name for name in Candidate._fields if name not in NOT_KEPT)
 RESULT_FIELDS: Final = tuple(name for name in _KEPT if name not in _LINKED)
 """Fields of a Candidate that are columns of ``result``."""
 _ALL: Final = ", ".join(f"f.linked_{name}" if name in _LINKED else f'(f.found)."{name}"' for name in _KEPT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -57,7 +57,7 @@ class Received:
         is to come, so that the decision can say so."""
         came = {c.id for c in self.candidates if c.recorded is not None and c.recorded <= at}
         return [
-            replace(c, person=None, grade=None) if self.linked.get(c.id, at) > at else c
+            c._replace(person=None, grade=None) if self.linked.get(c.id, at) > at else c
             for c in self.candidates
             if c.id not in came or c.recorded is None or c.recorded <= at
         ]
@@ -121,7 +121,7 @@ def _versions(stated: Sequence[Stated], case: Case) -> Iterable[Candidate]:
             **{name: getattr(flat, name) for name in flat._fields if name not in ("range_text", "stated")},
             **flat.stated._asdict() | {"health_check": _YES_NO[flat.stated.health_check]},
         )
-        yield replace(candidate, **said.images, **_beside(said.prior))
+        yield candidate._replace(**said.images, **_beside(said.prior))
 
 
 def _link(prior: Prior, case: Case) -> tuple[str | None, str | None]:

@@ -8,7 +8,6 @@ extension states.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from conformance import systems
@@ -41,7 +40,7 @@ async def with_images(db: Any, codec: Codec, found: Sequence[Candidate], items: 
     )
     bodies = {i: loads(s.body) for (_, i), s in opened.items() if not s.deleted}
     return tuple(
-        replace(c, **facts([bodies[i] for i in studies.get(c.report or "", ()) if i in bodies]))
+        c._replace(**facts([bodies[i] for i in studies.get(c.report or "", ()) if i in bodies]))
         if c.item in wanted
         else c
         for c in found

@@ -72,7 +72,7 @@ def result(rules: Rules) -> Callable[..., Candidate]:
             issued=NOW - timedelta(hours=23),
             recorded=NOW - timedelta(hours=22),
         )
-        return replace(good, **changes)
+        return good._replace(**changes)
 
     return make
 

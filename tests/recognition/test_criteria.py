@@ -141,7 +141,7 @@ def test_a_bare_number_without_a_unit_counts_only_where_the_policy_says_so(
     agreed = rules.policies[0].model_copy(update={"bare_numbers": frozenset({"{INR}"})})
     case = Case(order(), result(inr.code, unit=None, unit_text=None), inr, agreed, now, rules)
     assert JUDGES["unit"](case)[0] is MET
-    assert JUDGES["unit"](replace(case, result=replace(case.result, unit_text="%")))[0] is UNKNOWN
+    assert JUDGES["unit"](replace(case, result=case.result._replace(unit_text="%")))[0] is UNKNOWN
     assert judge("unit", inr.code, unit="1", unit_text="1") is MET
     assert judge("unit", inr.code, unit=None, unit_text="??") is UNKNOWN
     assert judge("unit", inr.code, unit="%", unit_text="%") is NOT_MET

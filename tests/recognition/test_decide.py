@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -95,7 +95,7 @@ def test_an_older_sound_result_is_taken_when_the_newest_is_only_preliminary(
 def test_the_results_of_the_order_itself_do_not_count(
     rules: Rules, order: Make, panel: list[Candidate], now: datetime
 ) -> None:
-    own = [replace(c, order="sr-1") for c in panel]
+    own = [c._replace(order="sr-1") for c in panel]
     assert decide(order(id="sr-1"), own, rules, now).outcome is Outcome.NOT_RECOGNIZABLE
     assert decide(order(id="sr-2"), own, rules, now).outcome is Outcome.RECOGNIZED
 
@@ -103,7 +103,7 @@ def test_the_results_of_the_order_itself_do_not_count(
 def test_a_result_of_another_facility_outside_the_consortium_is_for_reference(
     rules: Rules, order: Make, panel: list[Candidate], now: datetime
 ) -> None:
-    foreign = [replace(c, facility="town") for c in panel]
+    foreign = [c._replace(facility="town") for c in panel]
     assert decide(order(), foreign, rules, now).outcome is Outcome.REFERENCE_ONLY
 
 
@@ -120,7 +120,7 @@ def test_own_results_can_be_switched_off(rules: Rules, order: Make, panel: list[
         update={"own_facility_results": False, "criteria": rules.policies[0].criteria | {"own-facility": Mode.REQUIRED}}
     )
     changed = replace(rules, policies=(policy,))
-    own = [replace(c, facility="county") for c in panel]
+    own = [c._replace(facility="county") for c in panel]
     assert decide(order(), own, rules, now).outcome is Outcome.RECOGNIZED
     assert decide(order(), own, changed, now).outcome is Outcome.REFERENCE_ONLY
     assert decide(order(), panel, changed, now).outcome is Outcome.RECOGNIZED
@@ -130,7 +130,7 @@ def test_a_result_of_somebody_who_is_not_surely_the_same_person_is_never_shown(
     rules: Rules, order: Make, panel: list[Candidate], now: datetime
 ) -> None:
     for change in ({"grade": "probable"}, {"person": "p-2"}, {"person": None}, {"grade": None}):
-        decision = decide(order(), [replace(c, **change) for c in panel], rules, now)
+        decision = decide(order(), [c._replace(**change) for c in panel], rules, now)
         assert decision.outcome is Outcome.NOT_RECOGNIZABLE
         assert all(m.shown is None for m in decision.members)
         told = as_dict(decision)
@@ -166,7 +166,7 @@ ITEMS = RULES.orderables["RENAL"].required
 _AGAINST = {"until", "order"}
 # Counts only where stated, under the shipped policy (docs/recognition.md).
 _IF_STATED = {"specimen", "quality"}
-_FACTS = [f.name for f in fields(Candidate) if f.name not in ("id", "version", *_AGAINST)]
+_FACTS = [name for name in Candidate._fields if name not in ("id", "version", *_AGAINST)]
 
 
 _GOOD = {
@@ -215,7 +215,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
             for fact in (
                 draw(st.lists(st.sampled_from(sorted(_OTHER)), max_size=2)) if draw(st.integers(0, 3)) == 0 else ()
             ):
-                good = replace(good, **{fact: draw(st.sampled_from([None, *_OTHER[fact]]))})
+                good = good._replace(**{fact: draw(st.sampled_from([None, *_OTHER[fact]]))})
             out.append(good)
     return out
 
@@ -251,7 +251,7 @@ def test_removing_any_fact_never_turns_another_outcome_into_recognized(
     fewer = (
         rows[:at] + rows[at + 1 :]
         if fact == "the whole result"
-        else [*rows[:at], replace(rows[at], **{fact: None}), *rows[at + 1 :]]
+        else [*rows[:at], rows[at]._replace(**{fact: None}), *rows[at + 1 :]]
     )
     for rules in (STRICT,) if fact in _IF_STATED else (STRICT, RULES):
         before, after = decide(order, rows, rules, NOW), decide(order, fewer, rules, NOW)
@@ -279,7 +279,7 @@ def test_under_a_strict_policy_a_missing_fact_costs_the_recognition_and_a_mere_d
     known = [RULES.items[i] for i in ITEMS]
     rows = [Candidate(i.code, 1, item=i.code, loinc=i.loinc, unit=i.unit, unit_text=i.unit, **_GOOD) for i in known]
     assert decide(order, rows, STRICT, NOW).outcome is Outcome.RECOGNIZED
-    fewer = decide(order, [replace(c, **{fact: None}) for c in rows], STRICT, NOW)
+    fewer = decide(order, [c._replace(**{fact: None}) for c in rows], STRICT, NOW)
     assert (fewer.outcome is not Outcome.RECOGNIZED) == (fact in _NEEDED)
 
 

@@ -42,14 +42,14 @@ def test_a_recognized_panel_names_facility_day_and_number_of_items(
 
 
 def test_the_day_is_the_local_one(rules: Rules, order: Make, rows: list[Any], now: datetime) -> None:
-    late = [replace(c, effective=datetime.fromisoformat("2025-11-20T23:30:00+00:00")) for c in rows]
+    late = [c._replace(effective=datetime.fromisoformat("2025-11-20T23:30:00+00:00")) for c in rows]
     assert "11月21日" in summary(decide(order(), late, rules, now), NAMES, "zh")
 
 
 def test_results_of_several_facilities_and_days_are_summed_up(
     rules: Rules, order: Make, rows: list[Any], now: datetime
 ) -> None:
-    mixed = [replace(rows[0], facility="county"), replace(rows[1], effective=now - timedelta(days=3)), rows[2]]
+    mixed = [rows[0]._replace(facility="county"), rows[1]._replace(effective=now - timedelta(days=3)), rows[2]]
     text = summary(decide(order(), mixed, rules, now), NAMES, "zh")
     assert text == "county等2家机构 11月18日至11月20日 肾功能(3项)在有效期内,可互认"
 
@@ -61,7 +61,7 @@ def test_a_partial_panel_names_what_is_missing(rules: Rules, order: Make, rows: 
 
 
 def test_an_unknown_unit_is_the_reason_given(rules: Rules, order: Make, rows: list[Any], now: datetime) -> None:
-    decision = decide(order(), [replace(rows[0], unit=None), *rows[1:]], rules, now)
+    decision = decide(order(), [rows[0]._replace(unit=None), *rows[1:]], rules, now)
     assert "单位不明" in summary(decision, NAMES, "zh")
     assert "unit unknown" in summary(decision, NAMES, "en")
 
@@ -71,7 +71,7 @@ def test_an_emergency_says_that_there_is_no_duty(rules: Rules, order: Make, rows
 
 
 def test_nothing_recognizable_and_not_covered_say_so(rules: Rules, order: Make, rows: list[Any], now: datetime) -> None:
-    old = [replace(c, effective=now - timedelta(days=400)) for c in rows]
+    old = [c._replace(effective=now - timedelta(days=400)) for c in rows]
     assert summary(decide(order(), old, rules, now), NAMES, "zh") == "肾功能没有可互认的既往结果(时限不符)"
     assert (
         summary(decide(order(), [], rules, now), NAMES, "en")
@@ -98,7 +98,7 @@ def test_a_sentence_stays_under_140_characters(rules: Rules, result: Make, now: 
 def test_the_detail_is_a_table_with_value_place_time_and_finding(
     rules: Rules, order: Make, rows: list[Any], now: datetime
 ) -> None:
-    text = detail(decide(order(), [rows[0], replace(rows[1], unit=None)], rules, now), rules, NAMES, "zh")
+    text = detail(decide(order(), [rows[0], rows[1]._replace(unit=None)], rules, now), rules, NAMES, "zh")
     lines = text.splitlines()
     assert lines[0] == "| 项目 | 结果 | 机构 | 时间 | 结论 |"
     assert lines[2] == "| 尿素 | 6.30 mmol/L | 北岭镇卫生院 | 2025-11-20 17:00 | 可互认,已过1.0天,时限7天 |"
@@ -109,7 +109,7 @@ def test_the_detail_is_a_table_with_value_place_time_and_finding(
 def test_nothing_is_told_of_a_result_that_is_not_surely_this_persons(
     rules: Rules, order: Make, rows: list[Any], now: datetime
 ) -> None:
-    unsure = [replace(c, grade="probable") for c in rows]
+    unsure = [c._replace(grade="probable") for c in rows]
     for language in ("zh", "en"):
         with_them, without = (decide(order(), found, rules, now) for found in (unsure, []))
         assert summary(with_them, NAMES, language) == summary(without, NAMES, language)
@@ -126,7 +126,7 @@ def test_the_detail_says_what_it_rests_on(rules: Rules, order: Make, rows: list[
 
 
 def test_text_of_a_sender_does_not_become_markup(rules: Rules, order: Make, rows: list[Any], now: datetime) -> None:
-    nasty = replace(rows[0], unit_text="x|y\n[a](http://b)<script>")
+    nasty = rows[0]._replace(unit_text="x|y\n[a](http://b)<script>")
     text = detail(decide(order(), [nasty, *rows[1:]], rules, now), rules, NAMES, "zh")
     assert len(text.splitlines()) == 7
     assert "<script>" not in text
