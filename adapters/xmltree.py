@@ -7,8 +7,9 @@ Names lose their namespace (``{urn:hl7-org:v3}section`` -> ``section``), because
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from lxml import etree
@@ -23,6 +24,21 @@ Element: TypeAlias = Any
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 100
 MAX_ELEMENTS = 300_000
+_ATTRIBUTES = 8
+"""Attributes an element may have on the average."""
+_SAFE: Mapping[str, Any] = MappingProxyType(
+    {
+        "resolve_entities": False,
+        "no_network": True,
+        "load_dtd": False,
+        "dtd_validation": False,
+        "huge_tree": False,
+        "remove_comments": True,
+        "remove_pis": True,
+        "encoding": "utf-8",
+    }
+)
+"""How a parser of lxml is made."""
 _DECLARATION = re.compile(r"\s*<\?xml\b([^>]*)\?>")
 _ENCODING = re.compile(rb"""<\?xml\b[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _PROLOG = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)+", re.DOTALL)
@@ -83,12 +99,13 @@ def parse(
     head = _DECLARATION.match(text)
     text = text[head.end() :] if head else text
     text = _without_doctype(text, issues)
+    _few(text, max_elements)
     parsed = _tree(text)
     if isinstance(parsed, str):
         text = _mended(text, issues)
         parsed = _tree(text)
     if isinstance(parsed, str):
-        raise _refuse("xml-not-well-formed", f"The document is not well-formed XML ({parsed}); mend the sender.")
+        raise _refuse("xml-not-well-formed", _not_well_formed(parsed))
     _plain_names(parsed, max_elements)
     return Tree(parsed, decoded.codec, issues)
 
@@ -98,6 +115,30 @@ def strict(raw: bytes, *, max_bytes: int = MAX_BYTES, max_elements: int = MAX_EL
 
     Raises Unreadable like ``parse``.
     """
+    text = _as_it_is(raw, max_bytes)
+    _few(text, max_elements)
+    found = _tree(text)
+    if isinstance(found, str):
+        raise _refuse("xml-not-well-formed", _not_well_formed(found))
+    _check(found, max_elements)
+    return found
+
+
+def told(raw: bytes, target: Any, *, max_bytes: int = MAX_BYTES) -> None:
+    """Tells a parser target (lxml: ``start``, ``end``, ``data``) of a document that is read as it is, without making a tree of it.
+
+    Names have their namespace. Raises Unreadable like ``parse``, and what the target raises.
+    """
+    text = _as_it_is(raw, max_bytes)
+    parser = etree.XMLParser(target=target, **_SAFE)
+    try:
+        etree.fromstring(text.encode("utf-8", "replace"), parser)
+    except etree.XMLSyntaxError as fault:
+        raise _refuse("xml-not-well-formed", _not_well_formed(_place(fault))) from None
+
+
+def _as_it_is(raw: bytes, max_bytes: int) -> str:
+    """The text of a document without its XML declaration. Raises Unreadable for one that is too large or has a DOCTYPE."""
     if len(raw) > max_bytes:
         raise _refuse("too-large", f"The document is larger than {max_bytes} bytes.")
     declared = _ENCODING.search(raw[:400])
@@ -107,11 +148,14 @@ def strict(raw: bytes, *, max_bytes: int = MAX_BYTES, max_elements: int = MAX_EL
     prolog = _PROLOG.match(text)
     if text.startswith(("<!DOCTYPE", "<!ENTITY"), prolog.end() if prolog else 0):
         raise _refuse("xml-forbidden", "The document has a DOCTYPE or entities; send it without.")
-    found = _tree(text)
-    if isinstance(found, str):
-        raise _refuse("xml-not-well-formed", f"The document is not well-formed XML ({found}); mend the sender.")
-    _check(found, max_elements)
-    return found
+    return text
+
+
+def _few(text: str, most: int) -> None:
+    """Refuses a text with far more elements or attributes than any document before the tree is made: each takes 100 bytes and more."""
+    tags = text.count("<") - text.count("</")
+    if tags > 2 * most or text.count('="') + text.count("='") > _ATTRIBUTES * most:
+        raise _too_much(most)
 
 
 def _without_doctype(text: str, issues: list[Issue]) -> str:
@@ -130,21 +174,23 @@ def _without_doctype(text: str, issues: list[Issue]) -> str:
 
 def _tree(text: str) -> Element | str:
     """The root, or where and why it is not well-formed (without quoting the document)."""
-    parser = etree.XMLParser(
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        dtd_validation=False,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-        encoding="utf-8",
-    )
     try:
-        return etree.fromstring(text.encode("utf-8", "replace"), parser)
+        return etree.fromstring(text.encode("utf-8", "replace"), etree.XMLParser(**_SAFE))
     except etree.XMLSyntaxError as fault:
-        line, column = fault.position
-        return f"line {line}, column {column}, libxml2 error {fault.code}"
+        return _place(fault)
+
+
+def _place(fault: etree.XMLSyntaxError) -> str:
+    line, column = fault.position
+    return f"line {line}, column {column}, libxml2 error {fault.code}"
+
+
+def _not_well_formed(where: str) -> str:
+    return f"The document is not well-formed XML ({where}); mend the sender."
+
+
+def _too_much(most: int) -> Unreadable:
+    return _refuse("xml-too-deep", f"The document has more than {MAX_DEPTH} levels or {most} elements.")
 
 
 def _mended(text: str, issues: list[Issue]) -> str:
@@ -209,8 +255,7 @@ def _check(root: Element, most: int) -> None:
         number += 1
         depth += 1
         if depth > MAX_DEPTH or number > most:
-            words = f"The document has more than {MAX_DEPTH} levels or {most} elements."
-            raise _refuse("xml-too-deep", words)
+            raise _too_much(most)
         tag = element.tag
         if not isinstance(tag, str):
             raise _refuse("xml-forbidden", "The document has a DOCTYPE or entities; send it without.")

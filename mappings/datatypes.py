@@ -19,6 +19,7 @@ from mappings.source import Element, part, text
 _EXT = "http://hl7.org/fhir/StructureDefinition/"
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
 _OID = re.compile(r"[0-2](?:\.(?:0|[1-9]\d*))+")
+_UUID = re.compile(r"\{?([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\}?")
 _CJK = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _TYPES = table("IdentifierType")
 
@@ -47,8 +48,8 @@ def named_system(namespace: str, universal: str, universal_type: str, x: Context
     if universal:
         if universal_type in ("ISO", "") and _OID.fullmatch(universal):
             return f"urn:oid:{universal}"
-        if universal_type in ("UUID", "GUID"):
-            return f"urn:uuid:{universal.lower()}"
+        if universal_type in ("UUID", "GUID") and (found := _UUID.fullmatch(universal)):
+            return f"urn:uuid:{found[1].lower()}"
         if universal_type == "URI" and ":" in universal and not re.search(r"\s", universal):
             return universal
     own = systems.facility_system(x.facility.id, kind)

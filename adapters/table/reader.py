@@ -16,7 +16,7 @@ from adapters import xmltree
 from adapters.contract import Unreadable
 from adapters.segments import Draft, Message
 from adapters.table.rows import SURPLUS, Row, Rows, header_of, is_json, printable, read_rows
-from adapters.table.workbook import ZIP
+from adapters.table.workbook import OLD, ZIP
 from conformance.issue import Issue
 from mappings.facility import Facility, Table
 from mappings.model import Unread
@@ -55,7 +55,7 @@ _DAY_ZERO = datetime(1899, 12, 30, tzinfo=UTC)
 
 def is_table(raw: bytes, facility: Facility) -> bool:
     """Whether bytes that are no other format are a table: a workbook, JSON, rows of XML, or text with the header of a contract."""
-    if raw.startswith(ZIP) or is_json(raw):
+    if raw.startswith((ZIP, OLD)) or is_json(raw):
         return True
     if xmltree.root_name(raw):
         return any(t.element for t in facility.tables)

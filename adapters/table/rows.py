@@ -10,14 +10,15 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adapters import xmltree
 from adapters.charset import decode, wide_codec
 from adapters.contract import Unreadable
-from adapters.table.workbook import ZIP, sheets
+from adapters.table.workbook import OLD, ZIP, sheets
 from conformance.issue import Issue
 
 Row = dict[str, str]
@@ -54,7 +55,7 @@ def read_rows(raw: bytes, charset: str, elements: Sequence[str] = (), columns: C
     elements  names of XML elements that are rows; columns: those a contract knows: the line of text or row of a sheet that has the most
     of them is the header. Raises Unreadable: ``bad-table``, ``zip-bomb``, ``charset-unknown``, and those of adapters.xmltree.parse.
     """
-    if raw.startswith(ZIP):
+    if raw.startswith((ZIP, OLD)):
         found = _sheets(raw, columns)
     elif is_json(raw):
         found = _objects(raw, charset)
@@ -135,9 +136,7 @@ def _named(cells: list[list[str]], columns: Collection[str]) -> Rows:
         raise _refuse("bad-table", "The table is empty.")
     at = _header(cells, columns)
     names = cells[at]
-    doubled = {n for n in names if n and names.count(n) > 1}
-    if doubled:
-        raise _refuse("bad-table", f"Columns are named twice: {', '.join(sorted(doubled))}.")
+    _check_names(names)
     rows = []
     for row in cells[at + 1 :]:
         if row == names:
@@ -152,7 +151,7 @@ def _objects(raw: bytes, charset: str) -> Rows:
     text = decode(raw, "", charset).text.strip()
     try:
         if text.startswith("["):
-            found = json.loads(text, parse_float=str, parse_int=str)
+            found = json.loads(text, parse_float=str, parse_int=str, object_pairs_hook=_once)
         else:
             found = [_object(line, n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     except (ValueError, RecursionError):
@@ -165,9 +164,21 @@ def _objects(raw: bytes, charset: str) -> Rows:
 
 def _object(line: str, number: int) -> Any:
     try:
-        return json.loads(line, parse_float=str, parse_int=str)
+        return json.loads(line, parse_float=str, parse_int=str, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         raise _refuse("bad-table", f"Line {number} is no JSON object; no line of this file was taken.") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names stand once each: of two values nobody knows which counts."""
+    _check_names(name for name, _ in pairs)
+    return dict(pairs)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    counted = Counter(names)
+    if doubled := sorted(name for name, number in counted.items() if name and number > 1):
+        raise _refuse("bad-table", f"Columns are named twice: {', '.join(doubled[:10])}.")
 
 
 def _plain(value: Any) -> str:

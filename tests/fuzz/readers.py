@@ -229,14 +229,14 @@ def fuzz(target: Target, seconds: float, first_seed: int) -> int:
     seeds = target.seeds()
     profiles = dict(load_profiles())
     profiles = {**profiles, **load_profiles(HERE.parent / "mappings" / "golden" / "profiles")}
-    every = [profiles["generic"], *(p for name, p in profiles.items() if name != "generic")]
+    every = ["generic", *(name for name in profiles if name != "generic")]
     count = 0
 
-    def once(raw: bytes, profile: Profile) -> None:
+    def once(raw: bytes, profile: str) -> None:
         nonlocal count
         count += 1
         began = time.process_time()
-        target.run(raw, profile)
+        target.run(raw, profiles[profile])
         assert time.process_time() - began < _SLOWEST
 
     until = time.process_time() + seconds

@@ -57,6 +57,8 @@ def test_cx_becomes_an_identifier_in_the_system_of_its_authority() -> None:
         (("", "1.2.3", "ISO"), "urn:oid:1.2.3"),
         (("", "PATID", ""), "/sid/generic/patient/PATID"),
         (("X", "0E7B1A7C-1111-4222-8333-444455556666", "UUID"), "urn:uuid:0e7b1a7c-1111-4222-8333-444455556666"),
+        (("X", "{0E7B1A7C-1111-4222-8333-444455556666}", "GUID"), "urn:uuid:0e7b1a7c-1111-4222-8333-444455556666"),
+        (("", "unicode utf-8.16.1", "UUID"), "/sid/generic/patient/unicode%20utf-8.16.1"),
     ],
 )
 def test_identifier_system_comes_from_the_authority_and_is_never_shared_between_facilities(

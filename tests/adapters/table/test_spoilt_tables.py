@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,40 @@ def test_every_sheet_with_the_columns_is_read_and_notes_are_not(profile: Profile
         [COLUMNS, row(病人号="P2", 报告单号="R2", 结果="4.1")],
     )
     assert values(messages(raw, profile)) == [("P1", "6.30"), ("P2", "4.1")]
+
+
+def written(name: str, *, formula: str = "", reading: str = "") -> bytes:
+    """A workbook as some libraries write it: the name of the sheet's file, a formula for the value, pinyin above the name."""
+    cells = [f"<c t='inlineStr'><is><t>{c}</t></is></c>" for c in COLUMNS]
+    line = [f"<c t='inlineStr'><is><t>{c}</t></is></c>" for c in ROW]
+    line[1] = "<c t='s'><v>0</v></c>"
+    line[7] = f"<c>{formula}</c>" if formula else line[7]
+    sheet = f"<worksheet><sheetData><row>{''.join(cells)}</row><row>{''.join(line)}</row></sheetData></worksheet>"
+    shared = f"<sst><si><r><t>王</t></r><r><t>小明</t></r>{reading}</si></sst>"
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made:
+        made.writestr(name, sheet)
+        made.writestr("xl/SharedStrings.xml", shared)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["xl/worksheets/sheet.xml", "xl\\worksheets\\Sheet1.xml", "xl/worksheets/lab.xml"])
+def test_a_sheet_is_found_whatever_a_library_calls_its_file(name: str, profile: Profile) -> None:
+    assert values(messages(written(name), profile)) == [("P1", "6.30")]
+
+
+def test_pinyin_above_a_name_is_no_part_of_it(profile: Profile) -> None:
+    reading = "<rPh sb='0' eb='1'><t>wangxiaoming</t></rPh><phoneticPr fontId='1'/>"
+    (found,) = messages(written("xl/worksheets/sheet1.xml", reading=reading), profile)
+    (patient,) = (e.resource for e in found.entries if e.resource["resourceType"] == "Patient")
+    assert patient["name"][0]["text"] == "王小明"
+
+
+def test_a_formula_nobody_has_counted_is_no_result_and_its_stored_value_is_one(profile: Profile) -> None:
+    for formula, told in (("<f>3*2.1</f>", [("spoilt-cell", "row[1].结果")]), ("<f>3*2.1</f><v>6.3</v>", [])):
+        found = messages(written("xl/worksheets/sheet1.xml", formula=formula), profile)
+        assert held(found) == told
+        assert values(found) == ([] if told else [("P1", "6.3")])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -198,6 +199,15 @@ def test_a_zip_bomb_is_refused_without_being_unpacked(profile: Profile) -> None:
     assert refused(file.getvalue(), profile) == "zip-bomb"
 
 
+def zipped(sheet: str) -> bytes:
+    """A workbook of one sheet, with something in it that cannot be packed."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr("xl/worksheets/sheet1.xml", f"<worksheet>{sheet}</worksheet>")
+        book.writestr("media/image1.png", random.Random(1).randbytes(20_000))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("raw", "key"),
     [
@@ -207,6 +217,10 @@ def test_a_zip_bomb_is_refused_without_being_unpacked(profile: Profile) -> None:
         (b"[" * 100_000, "bad-table"),
         (b'{"a": 1}\n[2]', "bad-table"),
         (b"[]", "bad-table"),
+        (b'[{"a": "1", "a": "2"}]', "bad-table"),
+        (bytes.fromhex("D0CF11E0A1B11AE1") + bytes(1000), "bad-table"),
+        (zipped("<row><c r='ALL1'/></row>" * 3_000), "too-large"),
+        (zipped("<row><c><v>1</v></c></row>" * 2_000 + "<mergeCell ref='A1:A2000'/>" * 2_000), "too-large"),
         (b'{"table": "lab"', "bad-table"),
         (b'{"table": "other", "rows": [{"a": "1"}]}', "unknown-format"),
     ],
