@@ -21,6 +21,9 @@ from mappings.statements import Plan
 
 _VISIT = rule_for("PV1-19", kind="visit")
 _ACCOUNT = rule_for("PID-18", kind="account")
+_DELETE_VISIT, _DELETE_PERSON = "A23", "A29"
+"""HL7 v2.5.1 sections 3.3.23 (a purge: "when an event was entered erroneously, use one of the cancel transactions") and 3.3.29."""
+_CANCEL_DISCHARGE = "A13"
 _CATEGORY = {
     "coding": [{"system": "http://terminology.hl7.org/CodeSystem/condition-category", "code": "encounter-diagnosis"}]
 }
@@ -56,20 +59,28 @@ def place(group: Patient, x: Context) -> bool:
 
 
 def recency(x: Context, plan: Plan, kind: str) -> Recency:
-    """Recency of the family's statement about a resource type that has no status of its own."""
+    """Recency of the family's statement about a resource type that has no status of its own. A sender that deletes its record of a
+    visit (A23) takes nothing back: it states nothing about what is known here."""
+    if x.trigger == _DELETE_VISIT and plan.map.family == "admission":
+        return Recency(Tier.MENTION, "", x.sent_at)
     return Recency(plan.tier(kind), "", x.sent_at)
 
 
 def map_patient(group: Patient, x: Context, plan: Plan) -> None:
     """PID, PD1, NK1, AL1 -> Patient and what hangs on it. ``place`` has been called."""
-    out: dict[str, Any] = {"resourceType": "Patient", "id": x.patient, "meta": x.meta(), "active": True}
+    out: dict[str, Any] = {
+        "resourceType": "Patient",
+        "id": x.patient,
+        "meta": x.meta(),
+        "active": x.trigger != _DELETE_PERSON,
+    }
     x.peers = {}
     for compiled in plan.maps("patient", "Patient"):
         record = group.pid if compiled.segment == "PID" else group.pd1
         if record is not None:
             compiled.apply(record, x, out)
     if group.pid is not None:
-        plausible.check_birth(out, group.pid, x)
+        plausible.check_resident_id(out, group.pid, x)
     for relative in group.relatives:
         _relative(relative, x, plan)
         for compiled in plan.maps("patient", "Contact"):
@@ -255,6 +266,8 @@ def map_visit(group: Patient, x: Context, plan: Plan) -> None:
         record = visit if compiled.segment == "PV1" else group.visit_more
         if record is not None:
             compiled.apply(record, x, out)
+    if x.trigger == _CANCEL_DISCHARGE:
+        out.get("period", {}).pop("end", None)  # when the patient was said to have left, and did not
     x.check_period(out)
     out["status"] = encounter_status(x.trigger if plan.map.family == "admission" else "", visit)
     out.setdefault("class", unknown_class())

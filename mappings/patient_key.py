@@ -55,12 +55,17 @@ def rank(element: Element, facility: Facility) -> int:
     return _VISIT_RANK if kind in VISIT_TYPES else 1000
 
 
+def _is_filler(value: str) -> bool:
+    """One digit all over (``000000000000000000``): what registrars type where the system demands a resident ID number."""
+    return len(value) >= 15 and value == value[0] * len(value)
+
+
 def patient_key(record: Record, facility: Facility) -> str:
     """PID or MRG -> ``<authority>|<value>`` of the best identifier, ``""`` when the record names none.
 
     PID: the best repetition of PID-3, then PID-2, PID-4, a resident ID in PID-3, PID-19, and at last visit or account numbers
-    (PID-3, PID-18). MRG: MRG-1, MRG-4, MRG-2, MRG-3 in the same way. Repetitions without a number (``^^^^51``) and HL7 null do
-    not count.
+    (PID-3, PID-18). MRG: MRG-1, MRG-4, MRG-2, MRG-3 in the same way. Repetitions without a number (``^^^^51``), HL7 null and
+    one digit all over do not count.
     """
     best = 9999
     found = ""
@@ -91,7 +96,7 @@ def patient_keys(record: Record, facility: Facility) -> tuple[str, ...]:
 def _scored(name: str, field: int, element: Element, facility: Facility) -> tuple[int, str]:
     """How well one CX of a field names the patient (``rank``), and its key; empty when it has no number."""
     value = part(element, 1).strip()
-    if not value:
+    if not value or _is_filler(value):
         return 9999, ""
     score = rank(element, facility)
     if (name, field) in _ACCOUNT:

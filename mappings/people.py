@@ -133,6 +133,8 @@ def encounter_status(event: str, visit: Record) -> str:
         and not (row and row.code in ("cancelled", "in-progress") and event in ("A11", "A13", "A27", "A38"))
     ):
         return "finished"
+    if event == "A23":
+        return "unknown"  # the sender has deleted the visit: its class no longer says that it goes on
     if row and row.code != "unknown":
         return row.code
     of_class = table("ClassEncounterStatus").get(visit.first(2))

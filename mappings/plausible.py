@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from conformance import systems
 from mappings import resident_id, times
 from mappings.context import Context
+from mappings.datatypes import plain
 from mappings.grouping import Groups
 from mappings.header import OWN_CODES
 from mappings.source import Record
@@ -77,15 +78,25 @@ def _not_future(record: Record, fields: tuple[int, ...], x: Context) -> None:
             x.issue("future-date", "error", _FUTURE, written, f"{record.where}-{field}")
 
 
-def check_birth(patient: dict[str, Any], pid: Record, x: Context) -> None:
-    """PID-7 against the birth date inside a valid resident ID number (GB 11643): one of them is another person's."""
+def check_resident_id(patient: dict[str, Any], pid: Record, x: Context) -> None:
+    """Resident ID numbers (GB 11643): one that does not exist is told, and proves nothing to identity matching; one whose birth date
+    is not that of PID-7 holds the message: one of them is another person's."""
     born = patient.get("birthDate", "")
-    if len(born) != 10:
-        return
     for identifier in patient.get("identifier", ()):
-        number = resident_id.read(identifier["value"]) if identifier.get("system") == systems.RESIDENT_ID else None
-        if number is not None and number.birth_date != born:
+        value = identifier["value"]
+        national = identifier.get("system") == systems.RESIDENT_ID
+        number = resident_id.read(value) if national else None
+        if number is None:
+            if national or (len(value) == 18 and resident_id.meant(value)):
+                words = "The resident ID number does not exist (form, date or check character); nobody is linked by it."
+                x.issue("bad-resident-id", "warning", words, value, f"{pid.where}-{_field_of(value, pid)}")
+        elif len(born) == 10 and number.birth_date != born:
             words = (
                 "The birth date is not the one in the resident ID number; one of them is wrong, or another person's."
             )
             x.issue("birth-date-conflict", "error", words, pid.first(7), f"{pid.where}-7")
+
+
+def _field_of(value: str, pid: Record) -> int:
+    """The field of PID an identifier came from."""
+    return next((n for n in (3, 19, 2, 4) if any(plain(element, 1) == value for element in pid.get(n))), 3)

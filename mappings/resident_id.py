@@ -15,6 +15,7 @@ _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _CHECK = "10X98765432"
 _NEW = re.compile(r"[1-9]\d{16}[\dX]", re.ASCII)
 _OLD = re.compile(r"[1-9]\d{14}", re.ASCII)
+_MEANT = re.compile(r"[1-9]\d{5}(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dX]", re.ASCII)
 _GAPS = re.compile(r"[\s\u00ad\u200b-\u200f\ufeff-]+")
 
 
@@ -39,6 +40,11 @@ class ResidentId:
 def normalise(text: str) -> str:
     """Upper case X, half width, without spaces, hyphens and zero-width characters. Says nothing about validity."""
     return _GAPS.sub("", unicodedata.normalize("NFKC", text)).upper()
+
+
+def meant(text: str) -> bool:
+    """Whether a number without a type is meant as a resident ID number: 17 digits with a date inside, and a check character."""
+    return _MEANT.fullmatch(normalise(text)) is not None
 
 
 def check_character(first17: str) -> str:
