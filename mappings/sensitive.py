@@ -1,14 +1,17 @@
 """Classes of sensitive data (HIV, mental health, genetics) and how a resource shows that it belongs to one: table sensitive.csv.
 
-A resource belongs to a class when one of its codes, security labels or words does, wherever it stands, or when its catalogue item does.
+A resource belongs to a class when one of its codes, security labels or words does, wherever it stands, or when its catalogue item does;
+words also in texts that are attached to it, not in other attachments.
 Rather too much than too little: what is classed needs a grant to be seen, and is not lost.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +25,8 @@ ALL: Final = (1 << len(CLASSES)) - 1
 
 _FILE: Final = Path(__file__).with_name("sensitive.csv")
 _ICD: Final = "icd-10"
-_IS_ICD: Final = re.compile(r"icd-?10|14396", re.IGNORECASE)
+# GB/T 14396 is 2.16.156.10011.2.3.3.11 in the documents of WS/T 500.
+_IS_ICD: Final = re.compile(r"icd-?10|14396|2\.16\.156\.10011\.2\.3\.3\.11\b", re.IGNORECASE)
 _SHORT: Final = 512
 """Bytes of a member worth remembering."""
 _REMEMBERED: Final = 16_384
@@ -32,7 +36,12 @@ _MUTE: Final = re.compile(
     rb'|"[A-Za-z]+":\[?(?:,?\{"reference":"[A-Za-z]+/[0-9a-v]{24}"\})+\]?'
 )
 """A member that is an id, a time, or references by derived ids: it has neither code nor word, and hardly two are alike."""
-_WORDS: Final = frozenset({"display", "text", "div", "conclusion", "title", "description", "valueString", "name"})
+_MEANINGLESS: Final = frozenset({"id", "reference", "fullUrl", "data", "hash", "versionId"})
+"""Texts that hold letters by chance."""
+_READ_AS: Final = 2
+"""Raised when the same table classes other resources than before."""
+_WIDE: Final = {c: c + 0xFEE0 for c in range(0x21, 0x7F)}
+"""Letters of the width of a Chinese character, as many systems write them."""
 
 
 class SensitiveError(ValueError):
@@ -54,6 +63,7 @@ class Table:
         self._codes: dict[tuple[str, str], int] = {}
         self._prefixes: list[tuple[str, int]] = []
         terms: dict[str, int] = {}
+        stems: set[str] = set()
         for row in rows:
             bit, value = bit_of(row["category"]), row["value"]
             if row["category"] not in CLASSES or not value:
@@ -62,28 +72,32 @@ class Table:
                 self._codes[row["system"], value] = bit
             elif row["kind"] == "prefix" and row["system"] == _ICD:
                 self._prefixes.append((value, bit))
-            elif row["kind"] == "term":
+            elif row["kind"] in ("term", "stem"):
                 terms[value.casefold()] = bit
+                if row["kind"] == "stem":
+                    stems.add(value.casefold())
             else:
-                problems.append(Problem(path.name, row.line, "kind", "is not code, prefix (of icd-10) or term"))
+                problems.append(Problem(path.name, row.line, "kind", "is not code, prefix (of icd-10), term or stem"))
         if problems:
             raise SensitiveError("\n".join(map(str, problems)))
         self._terms = terms
         # A term in Latin letters is a word of its own; Chinese has no words to look for the ends of.
         ends = "|".join(
-            rf"(?<![a-z]){re.escape(t)}(?![a-z])" if t.isascii() else re.escape(t)
+            rf"(?<![a-z]){re.escape(t)}{'' if t in stems else '(?![a-z])'}" if t.isascii() else re.escape(t)
             for t in sorted(terms, key=len, reverse=True)
         )
         self._words = re.compile(ends or "(?!)")
         self._items = dict(items or {})
         said = (sorted(self._codes.items()), sorted(self._prefixes), sorted(terms.items()), sorted(self._items.items()))
-        self.digest: Final = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        self.digest: Final = hashlib.sha256(repr((_READ_AS, sorted(stems), *said)).encode()).hexdigest()[:16]
         """Changes when a resource may be classed otherwise: of the meaning of the table, not of its text."""
-        traces = {v.encode() for _, v in self._codes}
-        traces |= {form.encode() for t in terms for form in (t, t.upper(), t.title(), t.capitalize())}
+        wide = [t.translate(_WIDE) for t in terms if t.isascii()]
+        words = {form.encode() for t in (*terms, *wide) for form in (t, t.upper(), t.title(), t.capitalize())}
         # An ICD-10 code is a letter and digits, so a prefix that is a letter is no trace by itself.
-        icd = rb'"code":"(?:%b)' % "|".join(p + ("[0-9]" if p.isalpha() else "") for p, _ in self._prefixes).encode()
-        self._traces = re.compile(b"|".join([icd] * bool(self._prefixes) + sorted(map(re.escape, traces))) or b"(?!)")
+        icd = [p.encode() + (b"[0-9]" if p.isalpha() else b"") for p, _ in self._prefixes]
+        codes = b"|".join([*icd, *([_any({v.encode() + b'"' for _, v in self._codes})] if self._codes else [])])
+        traces = [b'"co(?:ntentType":"text/%b)' % (b'|de":"(?:%b)' % codes if codes else b"")]
+        self._traces = re.compile(b"|".join([*traces, *([_any(words)] if words else [])]))
         self._silent: set[bytes] = set()
 
     def bits(self, resource: Mapping[str, Any], written: Sequence[bytes] = (), item: str | None = None) -> int:
@@ -101,14 +115,14 @@ class Table:
                 code = value.get("code")
                 if isinstance(code, str):
                     found |= self._coded(value.get("system"), code)
-                for key, inner in value.items():
-                    if isinstance(inner, (dict, list)):
-                        waiting.append(inner)
-                    elif key in _WORDS and isinstance(inner, str):
-                        for word in self._words.findall(inner.casefold()):
-                            found |= self._terms[word]
+                waiting.extend(inner for key, inner in value.items() if key not in _MEANINGLESS)
+                if isinstance(value.get("data"), str) and str(value.get("contentType")).startswith("text/"):
+                    waiting.append(_read(value["data"]))
             elif isinstance(value, list):
                 waiting.extend(value)
+            elif isinstance(value, str):
+                for word in self._words.findall(unicodedata.normalize("NFKC", value).casefold()):
+                    found |= self._terms[word]
         return found
 
     def speaks(self, written: bytes) -> bool:
@@ -130,6 +144,23 @@ class Table:
                 if code.startswith(prefix):
                     known |= bit
         return known
+
+
+def _any(words: Iterable[bytes]) -> bytes:
+    """A regular expression for any of the words that looks at each of their bytes once."""
+    following: dict[bytes, set[bytes]] = {}
+    for word in words:
+        following.setdefault(word[:1], set()).add(word[1:])
+    parts = [re.escape(c) + (b"" if b"" in rest else _any(rest)) for c, rest in sorted(following.items())]
+    return parts[0] if len(parts) == 1 else b"(?:%b)" % b"|".join(parts)
+
+
+def _read(data: str) -> str:
+    """A text that stands in a resource as base64; empty when it is none."""
+    try:
+        return base64.b64decode(data).decode("utf-8", "replace")
+    except ValueError:
+        return ""
 
 
 class _Installed:
