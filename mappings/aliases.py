@@ -13,6 +13,7 @@ from mappings import names, ucum
 from mappings.catalogue import Catalogue, CatalogueError, Item
 from mappings.csv_rows import Problem, read_rows
 from mappings.examination_names import Examination, examination
+from mappings.name_words import canonical
 
 TABLE = Path(__file__).with_name("aliases.csv")
 ORDERABLES = Path(__file__).with_name("orderable_aliases.csv")
@@ -83,6 +84,9 @@ def read(catalogue: Catalogue, table: Path = TABLE) -> list[Known]:
             problems.append(Problem(table.name, row.line, "unit", f"{row['unit']!r} is not a UCUM code"))
     if problems:
         raise CatalogueError(problems)
+    for known in (*out.values(), *strangers):
+        for spelling, kind in tuple(known.names.items()):
+            known.names.setdefault(canonical(spelling), kind)
     return [*out.values(), *strangers]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mappings.codes import clean_name
+from mappings.traditional import simplified
 
 # First that is found counts: CTA is not CT, colour Doppler of vessels is still ultrasound.
 _MODALITIES = (
@@ -88,7 +89,7 @@ class Examination:
 @lru_cache(maxsize=4096)
 def examination(text: str) -> Examination | None:
     """A name -> its parts; None when no imaging modality is named."""
-    rest = unicodedata.normalize("NFKC", clean_name(text)[0]).casefold()
+    rest = simplified(unicodedata.normalize("NFKC", clean_name(text)[0])).casefold()
     doppler = bool(_DOPPLER.search(rest))
     chest_film = "胸片" in rest or "ctpa" in rest
     modality = ""
@@ -166,6 +167,8 @@ def likeness(local: Examination, known: Examination) -> float:
     if local.contrast != known.contrast:
         plain = {local.contrast, known.contrast} == {"", "without"}
         more = local.contrast == f"{known.contrast}+dwi" and known.contrast == "both"
+        # A scan with contrast is mostly made after a plain one; some lists only know the one, some only the other.
+        more = more or {local.contrast, known.contrast} == {"with", "both"}
         score -= (0.15 if known.contrast else 0.1) if plain else 0.1 if more else 0.4
     if local.projection != known.projection:
         posture = local.projection in _POSTURES and known.projection == "ap"

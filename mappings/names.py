@@ -13,10 +13,10 @@ from functools import lru_cache
 from pypinyin import Style, lazy_pinyin
 
 from mappings.codes import clean_name
+from mappings.name_words import canonical
+from mappings.traditional import simplified
 
-_GREEK = str.maketrans(
-    {"α": "a", "β": "b", "γ": "g", "δ": "d", "κ": "k", "λ": "l", "ß": "b", "脫": "脱", "測": "测", "′": "'"}
-)
+_GREEK = str.maketrans({"α": "a", "β": "b", "γ": "g", "δ": "d", "κ": "k", "λ": "l", "ß": "b", "′": "'"})
 _ROMAN = (("viii", "8"), ("vii", "7"), ("iii", "3"), ("ii", "2"), ("iv", "4"), ("vi", "6"))
 _ROMAN_RUN = re.compile(r"(?<![a-z])(viii|vii|iii|ii|iv|vi)(?![a-z])")
 _DROPPED = re.compile(r"[^0-9a-z%#/\u3400-\u9fff]")
@@ -32,7 +32,7 @@ _PANEL = re.compile(
 )
 _SERUM = re.compile(r"^s-(?=[a-z]{2,})")
 _TAIL = re.compile(
-    r"(?:测定|检测|检查|试验|定量|定性|水平|(?:血药|药物)?浓度|含量|数值|结果|筛查|计算|快速|速测|(?<=[a-z])值|测量|监测|联合|分析"
+    r"(?:测定|检测|检查|试验|定量|定性|水平|(?:血药|药物)?浓度|含量|数值|结果|活性|活力|筛查|计算|快速|速测|(?<=[a-z])值|测量|监测|联合|分析"
     r"|急诊|加急|复查|体检|(?<=.)(?:动脉血|静脉血|末梢血|全血|血清|血浆))$"
 )
 _METHOD = re.compile(r"[-—][^-—()（）]*法$|(?<=[)\]}】〕])[^()\[\]{}【】〔〕+/]{1,12}法$")
@@ -50,16 +50,6 @@ _HOUR = re.compile(r"(?<![a-z0-9.])(\d{1,2})\s*(?:h|hr|hrs)(?![a-z])")
 _QUALIFIED = re.compile(r"游离|空腹|餐后|负荷|小时|间接|直接$|超敏|高敏|绝对|百分|ig[amge]")
 """Words in brackets without which a name is another test."""
 QUALIFIED = 0.3
-_SHORT_WORDS = (
-    ("hpv", "人乳头瘤病毒"), ("hbv", "乙型肝炎病毒"), ("hcv", "丙型肝炎病毒"), ("hav", "甲型肝炎病毒"),
-    ("hev", "戊型肝炎病毒"), ("hiv", "人类免疫缺陷病毒"), ("cmv", "巨细胞病毒"), ("ebv", "eb病毒"), ("mp", "肺炎支原体"),
-    ("hp", "幽门螺杆菌"), ("psa", "前列腺特异性抗原"), ("tsh", "促甲状腺激素"), ("tpo", "甲状腺过氧化物酶"),
-    ("vitd", "维生素d"), ("crp", "c反应蛋白"), ("乙肝病毒", "乙型肝炎病毒"), ("丙肝病毒", "丙型肝炎病毒"),
-    ("乙肝", "乙型肝炎病毒"), ("丙肝", "丙型肝炎病毒"), ("新冠病毒", "新型冠状病毒"), ("新冠", "新型冠状病毒"),
-    ("甲流", "甲型流感病毒"), ("乙流", "乙型流感病毒"), ("大便", "粪便"), ("小便", "尿"), ("便常规", "粪便常规"),
-    ("艾滋病病毒", "人类免疫缺陷病毒"), ("艾滋病", "人类免疫缺陷病毒"), ("甲胎球蛋白", "甲胎蛋白"), ("清蛋白", "白蛋白"),
-)  # fmt: skip
-"""Short forms inside a longer name, and the words for them in the names of the catalogue."""
 _TWO_NAMES = re.compile(
     r"(?P<name>.*[\u3400-\u9fff][^\u3400-\u9fff\s]?)\s+[a-z][a-z0-9%#-]*|[a-z][a-z0-9%#+-]*\s+(?P<other>[\u3400-\u9fff]+)"
 )
@@ -69,7 +59,7 @@ _SYNONYMS = re.compile("[/、|;；]")
 
 
 def _level(text: str) -> str:
-    lowered = unicodedata.normalize("NFKC", clean_name(text)[0]).casefold().translate(_GREEK)
+    lowered = simplified(unicodedata.normalize("NFKC", clean_name(text)[0])).casefold().translate(_GREEK)
     lowered = _MINUTES.sub(lambda found: _HOURS[found[1]], _HOUR.sub(r"\1小时", lowered))
     return _ROMAN_RUN.sub(lambda found: dict(_ROMAN)[found[1]], lowered)
 
@@ -118,8 +108,8 @@ def variants(text: str) -> tuple[tuple[str, float], ...]:
         if "/" in spelling:
             offer(spelling.replace("/", ""), cost + 0.03)
             offer(re.sub("比[值例率]?$", "", spelling), cost + 0.02)
-        if (longer := _written_out(spelling)) != spelling:
-            offer(longer, cost + 0.03)
+        if (usual := canonical(spelling)) != spelling:
+            offer(usual, cost + 0.03)
     return tuple(sorted(out.items(), key=lambda pair: pair[1]))
 
 
@@ -128,19 +118,6 @@ def _outside(text: str) -> str:
     while (bare := _BRACKETED.sub(" ", text)) != text:
         text = bare
     return text
-
-
-def _written_out(spelling: str) -> str:
-    if not han(spelling):
-        return spelling
-    for short, word in _SHORT_WORDS:
-        if short in spelling and word not in spelling:
-            spelling = (
-                re.sub(rf"(?<![a-z]){short}(?![a-z])", word, spelling)
-                if short.isascii()
-                else spelling.replace(short, word)
-            )
-    return spelling
 
 
 def _shorter(spelling: str) -> Iterator[tuple[str, float]]:
@@ -156,6 +133,11 @@ def _shorter(spelling: str) -> Iterator[tuple[str, float]]:
 
 
 def _without_ends(spelling: str) -> Iterator[tuple[str, float]]:
+    if spelling.endswith("总") and len(spelling) > 2:
+        # ``胆红素(总)``, ``25-OH-VD总``: what is said behind is said before.
+        yield f"总{spelling[:-1]}", 0.03
+        if not han(spelling[:-1]):
+            yield spelling[:-1], 0.04
     tailless = _GENERATION.sub("", _TAIL.sub("", spelling))
     while _TAIL.search(tailless):
         tailless = _TAIL.sub("", tailless)

@@ -6,6 +6,7 @@ dimension, the specimen, the reference range. A name that looks like a known tes
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,10 +14,13 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from mappings import aliases, display_units, names, ucum
+from mappings import aliases, display_units, english_names, names, ucum
 from mappings.aliases import Known
 from mappings.catalogue import Catalogue, Item
-from mappings.examination_names import examination, likeness
+from mappings.english_examinations import in_chinese
+from mappings.english_names import EnglishNames, words
+from mappings.examination_names import Examination, examination, likeness
+from mappings.name_words import canonical
 from mappings.numbers import level
 from mappings.reference_range import read_bounds
 from mappings.units import UnitTable, shipped
@@ -36,6 +40,11 @@ _Offer = Callable[[int, float, str], None]
 """Takes a known thing, a score and its reason."""
 _SAID = {"urine": "尿", "stool": "粪便", "csf": "脑脊液"}
 """How the specimen stands in the names of the catalogue, where a sender says it beside the name."""
+_SERVICE = re.compile(
+    r"[费卡]$|采血$|抽血$|采集$|注射$|输液|换药|护理|挂号|诊查|会诊|床位|材料$|试管|采血管|采血针|加收|(?:切除|成形|成型|引流|缝合|置换|穿刺|吻合|取出|修补|植入|消融|治疗)术?$"
+)
+"""A service, something used up or an intervention: no test, whatever test its name is like."""
+_QUANTITATIVE, _QUALITATIVE = re.compile("定量(?!pcr)"), re.compile("定性")
 _NEGATIVE_WORDS = ("阴", "阳", "neg", "pos", "未见", "正常", "无")
 
 
@@ -53,7 +62,7 @@ class Local:
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """An item with its score (0 to 1) and what speaks for it: ``name``, ``alias``, ``spelling``, ``sound``, ``abbreviation``,
-    ``pinyin``, ``examination``, ``unit``, ``specimen``, ``range``; a word that speaks against it begins with ``-``."""
+    ``pinyin``, ``examination``, ``english``, ``unit``, ``specimen``, ``range``; a word that speaks against it begins with ``-``."""
 
     item: str
     name: str
@@ -64,19 +73,34 @@ class Proposal:
 class Proposer:
     """Proposals from one catalogue and one alias table. Immutable after construction; safe to share."""
 
-    def __init__(self, catalogue: Catalogue, table: Path = aliases.TABLE, units: UnitTable | None = None) -> None:
-        """Reads the alias table. Raises CatalogueError with file and line when it names an unknown item or a wrong number."""
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        table: Path = aliases.TABLE,
+        units: UnitTable | None = None,
+        english: Path | None = english_names.TABLE,
+    ) -> None:
+        """Reads the alias table and that of English names (None: those of the catalogue alone). Raises CatalogueError
+        with file and line when one names an unknown item or a wrong number."""
         self._units = units or shipped()
         self._known = aliases.read(catalogue, table)
         self._by_name: dict[str, list[int]] = defaultdict(list)
         self._by_abbreviation: dict[str, list[int]] = defaultdict(list)
         self._by_pinyin: dict[str, set[int]] = defaultdict(set)
         self._spellings: list[tuple[str, frozenset[str], Counter[str], int]] = []
+        self._having: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._examinations: dict[str, list[tuple[int, Examination]]] = defaultdict(list)
+        self._english = EnglishNames(
+            catalogue, {k.item.code: n for n, k in enumerate(self._known) if k.item is not None}, english
+        )
+        self._short_words = [frozenset(w for a in known.abbreviations for w in words(a)) for known in self._known]
         for number, known in enumerate(self._known):
             for spelling in known.names:
                 self._by_name[spelling].append(number)
                 chinese = names.han(spelling)
                 if len(chinese) >= 2:
+                    for character, times in Counter(chinese).items():
+                        self._having[character].append((len(self._spellings), times))
                     self._spellings.append((chinese, names.letters(spelling), Counter(chinese), number))
                     if chinese == spelling and known.item is not None:
                         self._by_pinyin[names.pinyin(spelling)].add(number)
@@ -84,10 +108,12 @@ class Proposer:
                             self._by_pinyin[names.initials(spelling)].add(number)
             for short in known.abbreviations:
                 self._by_abbreviation[short].append(number)
+            for other in known.examinations:
+                self._examinations[other.modality].append((number, other))
 
     def propose(self, local: Local, limit: int = SHOWN) -> list[Proposal]:
         """At most ``limit`` items, best first; empty when nothing is likely enough or a test outside the catalogue is likelier."""
-        found = self._named(local)
+        found = self._named(local) if not _SERVICE.search(names.pieces(local.name)[0]) else {}
         if not found:
             return []
         judged = []
@@ -98,7 +124,9 @@ class Proposer:
         judged.sort(key=lambda j: (-j[0], self._known[j[1]].item is not None, j[1]))
         best, first, _ = judged[0]
         # An examination is told by its body part, which a likeness of spelling passes over.
-        rivals = any(self._known[number].item is None for number in found) or examination(local.name) is not None
+        rivals = (
+            any(self._known[number].item is None for number in found) or examination(in_chinese(local.name)) is not None
+        )
         if best < (THRESHOLD if rivals else UNRIVALLED) or self._known[first].item is None:
             return []
         out: list[Proposal] = []
@@ -129,13 +157,15 @@ class Proposer:
             for spelling, cost in names.variants(word + text):
                 for number in self._by_name.get(spelling, ()):
                     offer(number, 0.97 - cost, self._known[number].names[spelling])
-        if seen := examination(text):
-            for number, known in enumerate(self._known):
-                for other in known.examinations:
-                    offer(number, likeness(seen, other), "examination")
+        if seen := examination(in_chinese(text)):
+            for number, other in self._examinations[seen.modality]:
+                offer(number, likeness(seen, other), "examination")
+        for number, score in self._english.find(text, self._short_words):
+            offer(number, score, "english")
         if chinese:
             self._by_parts(text, offer)
             self._by_letters(local, text, offer)
+            self._by_code(local, text, offer)
             for spelling, cost in spellings:
                 if len(names.han(spelling)) >= 2 and cost < names.INSIDE:
                     self._by_spelling(spelling, cost, offer)
@@ -193,12 +223,29 @@ class Proposer:
                     if not set(rest) & _QUALIFIERS and strange <= 4:
                         offer(number, 0.85 - 0.03 * strange, "abbreviation")
 
+    def _by_code(self, local: Local, text: str, offer: _Offer) -> None:
+        """A name nobody knows beside a code that abbreviates one thing with which the name shares most of its characters."""
+        numbers = self._by_abbreviation.get(names.key(local.code), ()) if local.code else ()
+        mine = Counter(names.han(canonical(names.pieces(text)[0])))
+        for number in numbers:
+            for spelling in self._known[number].names:
+                theirs = Counter(names.han(spelling))
+                strange = (mine - theirs) + (theirs - mine)
+                if sum((mine & theirs).values()) * 2 > max(mine.total(), theirs.total()) and not _QUALIFIERS & set(
+                    strange
+                ):
+                    offer(number, 0.72, "abbreviation")
+
     def _by_spelling(self, spelling: str, cost: float, offer: _Offer) -> None:
         chinese, letters = names.han(spelling), names.letters(spelling)
         mine = Counter(chinese)
-        for theirs, their_letters, count, number in self._spellings:
-            shared = sum((mine & count).values())
-            if shared * 2 < max(len(chinese), len(theirs)):
+        shared: dict[int, int] = defaultdict(int)
+        for character, times in mine.items():
+            for place, others in self._having.get(character, ()):
+                shared[place] += min(times, others)
+        for place, common in shared.items():
+            theirs, their_letters, count, number = self._spellings[place]
+            if common * 2 < max(len(chinese), len(theirs)):
                 continue
             score, reason = _likeness(
                 chinese, letters, mine, theirs, their_letters, count, self._known[number].abbreviations
@@ -222,6 +269,12 @@ class Proposer:
             change -= 0.06
         if words:
             change += -0.1 if item_unit else 0.04
+        if known.item is not None and _QUALITATIVE.search(known.item.name_zh) and _QUANTITATIVE.search(local.name):
+            change -= 0.5
+            reasons.append("-quantity")
+        elif known.item is not None and item_unit and _QUALITATIVE.search(local.name):
+            change -= 0.3
+            reasons.append("-quantity")
         specimen = aliases.specimen(local.specimen) or aliases.specimen(local.name)
         if known.specimens:
             if specimen:
@@ -309,7 +362,7 @@ def shipped_order_proposer() -> Proposer:
 
     known = shipped_catalogue()
     orderables = {o.code: Item(o.code, o.category, o.name_zh, o.name_en) for o in known.orderables.values()}
-    return Proposer(replace(known, items=orderables), aliases.ORDERABLES)
+    return Proposer(replace(known, items=orderables), aliases.ORDERABLES, english=None)
 
 
 @lru_cache(maxsize=1)

@@ -163,3 +163,55 @@ def test_methods_field_strengths_and_further_body_parts_do_not_hide_a_name_and_i
     name: str, item: str
 ) -> None:
     assert first(name, specimen="尿" if "干化学" in name else "") == item
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "item"),
+    [
+        ("Bilirubin, Direct", "umol/L", "L0012"),
+        ("Oestradiol (E2)", "pmol/L", "L0158"),
+        ("Alk Phos", "U/L", "L0008"),
+        ("Haemoglobin A1c", "%", "L0026"),
+        ("alanine aminotransfrase", "U/L", "L0006"),
+        ("Retinol Binding Protein", "mg/L", ""),
+        ("Culture", "", ""),
+        ("L-spine MRI", "", "R0050"),
+        ("X-ray left knee AP and lateral", "", "R0031"),
+        ("CT chest with contrast", "", "R0046"),
+    ],
+)
+def test_english_names_are_read_whatever_the_order_of_their_words(name: str, unit: str, item: str) -> None:
+    assert first(name, unit=unit) == item
+
+
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [
+        ("乳酸脫氫酶", "L0010"),
+        ("醣化血色素", "L0026"),
+        ("紅血球平均容積", "L0101"),
+        ("白血球計數", "L0097"),
+        ("胸部電腦斷層", ""),
+    ],
+)
+def test_traditional_characters_and_words_are_read(name: str, item: str) -> None:
+    assert first(name) == item
+
+
+@pytest.mark.parametrize(
+    "name", ["HBsAg定量", "乙肝表面抗原定量", "静脉采血", "胃镜检查费", "甲状腺切除术", "梅毒TRUST"]
+)
+def test_a_quantity_is_not_proposed_for_an_item_in_words_nor_a_service_for_a_test(name: str) -> None:
+    assert first(name) == ""
+
+
+def test_a_code_helps_a_name_that_nobody_has_written_so() -> None:
+    assert first("红细胞积压容", code="HCT", unit="%") == "L0100"
+
+
+def test_every_examination_of_the_catalogue_is_found_by_its_name_and_mostly_by_its_english_name() -> None:
+    items = [i for i in shipped().items.values() if i.category in {"imaging", "ultrasound"}]
+    found = [shipped_proposer().propose(Local(name=i.name_zh)) for i in items]
+    assert [i.code for i, f in zip(items, found, strict=True) if not f or f[0].item != i.code] == []
+    english = [shipped_proposer().propose(Local(name=i.name_en)) for i in items]
+    assert sum(bool(f) and f[0].item == i.code for i, f in zip(items, english, strict=True)) >= 0.9 * len(items)
