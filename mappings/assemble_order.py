@@ -9,7 +9,7 @@ from mappings import ids
 from mappings.annotations import add_notes, participation
 from mappings.assemble_patient import map_condition
 from mappings.context import Context
-from mappings.datatypes import bare, plain
+from mappings.datatypes import bare, paired, plain
 from mappings.grouping import Described, Order
 from mappings.model import Recency, Tier
 from mappings.order_state import OrderState
@@ -155,7 +155,7 @@ def _specimen_recency(x: Context, plan: Plan) -> Recency:
 
 def specimen_key(record: Record) -> tuple[str, ...]:
     """Numbers of a specimen, best first: SPM-2 filler, placer, SPM-30, SPM-31, each with its name space."""
-    for element in record.get(2):
+    for element in map(paired, record.get(2)):
         for component in (2, 1):
             if bare(element, component):
                 return (bare(element, component, 2) or bare(element, component, 3), bare(element, component))

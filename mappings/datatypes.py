@@ -114,8 +114,19 @@ def ei_identifier(element: Element, x: Context, rule: Rule) -> dict[str, Any] | 
     return {"system": named_system(bare(element, 2), bare(element, 3), bare(element, 4), x, rule.kind), "value": value}
 
 
+def paired(element: Element) -> Element:
+    """An EIP as sent. Many senders write one number with its assigning authority there (``S1^LIS``, an EI): what stands in the place of
+    the filler's number has no digit then, and every specimen would have the same one."""
+    if len(element) > 1 and all(isinstance(c, str) for c in element[:2]):
+        placer, filler = text(element[0]), text(element[1])
+        if placer and filler and not any(c.isdigit() for c in filler):
+            return (tuple(text(c) for c in element[:4]),)
+    return element
+
+
 def eip_part(element: Element, component: int, x: Context, kind: str) -> dict[str, Any] | None:
     """Component 1 (placer) or 2 (filler) of an EIP -> Identifier; its EI parts are sub-components."""
+    element = paired(element)
     value = bare(element, component, 1)
     if not value:
         return None

@@ -264,7 +264,7 @@ class _Builder:
         if order is not None and order.obr is None and not order.other_detail:
             order.obr = record
         else:
-            shared = order.orc if order is not None and not self.orc_after and _numberless(record) else None
+            shared = order.orc if order is not None and not self.orc_after and _shares(order.orc, record) else None
             order = self._open()
             order.orc, order.obr = shared, record
         order.results.extend(self.waiting)
@@ -337,8 +337,9 @@ def _agree(orc: Record, obr: Record) -> bool:
     return not contradict
 
 
-def _numberless(obr: Record) -> bool:
-    return not obr.first(2) and not obr.first(3)
+def _shares(orc: Record | None, obr: Record) -> bool:
+    """Whether an OBR without an ORC of its own is of the ORC before it: it has no number, or the same (several tests of a request)."""
+    return orc is not None and all(obr.first(n) in ("", orc.first(n)) for n in (2, 3))
 
 
 _TAKE = {

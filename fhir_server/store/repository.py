@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from fhir_server.store import cultures, images, rows, voided
+from fhir_server.store import cultures, documents, images, rows, voided
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import fold, is_older
@@ -53,6 +53,7 @@ def apply(
         voided.follow(cursor, codec, batch)
         images.join(cursor, codec, batch)
         cultures.join(cursor, codec, batch)
+        documents.join(cursor, codec, batch)
         rows.put_owners(cursor, numbers.changed)
         return write(cursor, codec, batch)
 
