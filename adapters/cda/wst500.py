@@ -47,12 +47,22 @@ class _Item:
     conditions: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A text of a report: data element, its name, where it stands, how many items stand before it."""
+
+    kind: str
+    name: str
+    element: Element
+    after: int
+
+
 @dataclass(slots=True)
 class _Found:
     """The data elements of a report. units: of the values, where the unit stands beside its value and not below it."""
 
     items: list[_Item] = field(default_factory=list)
-    texts: list[tuple[str, str, Element]] = field(default_factory=list)
+    texts: list[_Said] = field(default_factory=list)
     others: list[Element] = field(default_factory=list)
     units: dict[Element, str] = field(default_factory=dict)
     issues: list[Issue] = field(default_factory=list)
@@ -76,10 +86,32 @@ def read_report(root: Element, reading: Reading, draft: Draft, header: Header, i
     found.issues = issues
     first = found.items[0] if found.items else None
     if header.code == LABORATORY or not found.items:
-        _order(root, first, found, reading, draft, header, found.items if header.code == LABORATORY else [])
+        items = found.items if header.code == LABORATORY else []
+        _order(first, found, reading, draft, header, items, found.texts)
         return
-    for item in found.items:
-        _order(root, item, found, reading, draft, header, [item] if item.values or item.flags else [])
+    owners = _owners(found)
+    for number, item in enumerate(found.items, 1):
+        texts = [t for t, owner in zip(found.texts, owners, strict=True) if owner in (0, number)]
+        _order(item, found, reading, draft, header, [item] if item.values or item.flags else [], texts)
+
+
+def _owners(found: _Found) -> list[int]:
+    """Of each text the number of the item it is about; 0: of the whole report, which then stands below every item.
+
+    A text that shares an entry or section with one item alone is about that item. In a flat list the texts behind an item are about it
+    when texts of the same kinds stand behind each. Anything else does not tell, and all texts are of the whole report.
+    """
+    lines = [set(i.element.iterancestors()) for i in found.items]
+    own = []
+    for said in found.texts:
+        beside = ([n for n, line in enumerate(lines, 1) if above in line] for above in said.element.iterancestors())
+        nearest = next((numbers for numbers in beside if numbers), [])
+        own.append(nearest[0] if len(nearest) == 1 else 0)
+    if any(own):
+        return own
+    behind = [{t.kind for t in found.texts if t.after == n} for n in range(len(found.items) + 1)]
+    told = not behind[0] and behind[1] and all(kinds == behind[1] for kinds in behind[1:])
+    return [t.after for t in found.texts] if told else own
 
 
 def _collect(root: Element, reading: Reading, issues: list[Issue]) -> _Found:
@@ -172,7 +204,7 @@ def _other(kind: str, observation: Element, found: _Found, reading: Reading, iss
             issues.append(Issue("repair-conclusion-code", "warning", where(observation), told))
             kind = _CONCLUSION
         if said:
-            found.texts.append((kind, name, observation))
+            found.texts.append(_Said(kind, name, observation, len(found.items)))
     elif kind == _REMARK:
         found.remarks += [said] if said else []
     elif kind in _CLINICAL:
@@ -205,7 +237,13 @@ def _item_code(item: _Item, reading: Reading) -> Field:
 
 
 def _order(
-    root: Element, item: _Item | None, found: _Found, reading: Reading, draft: Draft, header: Header, items: list[_Item]
+    item: _Item | None,
+    found: _Found,
+    reading: Reading,
+    draft: Draft,
+    header: Header,
+    items: list[_Item],
+    texts: list[_Said],
 ) -> None:
     laboratory = header.code == LABORATORY
     place = where(item.element) if item is not None and not laboratory else "ClinicalDocument"
@@ -237,11 +275,11 @@ def _order(
         write_values(obx, other.findall("value"), reading)
         obx.put(11, header.status)
         obx.put(23, (found.organization,))
-    for kind, name, observation in found.texts:
-        obx = draft.add("OBX", where(observation))
+    for said in texts:
+        obx = draft.add("OBX", where(said.element))
         obx.put(2, "TX")
-        obx.put(3, (kind, name, "2.16.156.10011.2.2.1"))
-        obx.put(5, (words(observation.find("value")),))
+        obx.put(3, (said.kind, said.name, "2.16.156.10011.2.2.1"))
+        obx.put(5, (words(said.element.find("value")),))
         obx.put(11, header.status)
         obx.put(23, (found.organization,))
 

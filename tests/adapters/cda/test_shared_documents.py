@@ -130,6 +130,37 @@ def test_findings_without_a_name_are_no_conclusion() -> None:
     assert [o["valueString"] for o in of_kind(found, "Observation")] == ["双肺纹理清晰", "脂肪肝"]
 
 
+CHEST, BELLY = (
+    [entry("DE04.50.131", told(f"{part}所见")), entry("DE04.50.132", told(f"{part}提示"))] for part in ("胸部", "腹部")
+)
+PARTS = ["胸部CT平扫", "腹部CT平扫"]
+
+
+def section(*inner: str) -> str:
+    return f"</section></component><component><section><code displayName='检查报告'/><text/>{''.join(inner)}"
+
+
+@pytest.mark.parametrize(
+    ("body", "own"),
+    [
+        (item(PARTS[0]) + "".join(CHEST) + item(PARTS[1]) + "".join(BELLY), True),
+        (item(PARTS[0]) + "".join(CHEST) + section(*BELLY, item(PARTS[1])), True),
+        (section(*CHEST, item(PARTS[0])) + section(*BELLY, item(PARTS[1])), True),
+        # What stands behind both items, or behind one of them alone, may be about both.
+        (item(PARTS[0]) + item(PARTS[1]) + section(*CHEST, *BELLY), False),
+        (item(PARTS[0]) + "".join(CHEST) + "".join(BELLY) + item(PARTS[1]), False),
+        (item(PARTS[0]) + CHEST[0] + item(PARTS[1]) + BELLY[0] + CHEST[1] + BELLY[1], False),
+    ],
+)
+def test_findings_are_of_their_own_examination_where_the_layout_tells_it(body: str, own: bool) -> None:
+    found = converted(document(body, "C0006"))
+    said = {r["code"]["text"]: r["conclusion"] for r in of_kind(found, "DiagnosticReport")}
+    assert list(said) == PARTS
+    for part, conclusion in zip(("胸部", "腹部"), said.values(), strict=True):
+        assert conclusion == f"{part}提示" if own else {"胸部提示", "腹部提示"} == set(conclusion.split("\n"))
+    assert len(of_kind(found, "Observation")) == (4 if own else 8)
+
+
 def test_a_report_in_narrative_alone_is_a_document_with_its_text_and_no_empty_report() -> None:
     found = converted(document("", "C0006", "<text>主观提示：未见异常</text>"))
     assert of_kind(found, "DiagnosticReport") == []
