@@ -101,6 +101,7 @@ def _patient(root: Element, reading: Reading, draft: Draft, header: Header) -> N
     patient = role.find("patient")
     visits: list[Field] = []
     keys: list[Field] = []
+    pathology: Field = ()
     for element in [*role.findall("id"), *(patient.findall("id") if patient is not None else [])]:
         kind = (
             element.get("root", "").rpartition(".")[2]
@@ -113,11 +114,16 @@ def _patient(root: Element, reading: Reading, draft: Draft, header: Header) -> N
             header.order = header.order or number(element)
         elif kind == "14":
             header.specimen = header.specimen or element.get("extension", "").strip()
+        elif kind == "8":
+            pathology = number(element)
         elif found := identifier(element):
             keys.append(found)
             if found[4:5] == ("VN",):
                 visits.append(found)
+        elif element.get("extension"):
+            continue
         reading.use(element)
+    header.report = header.report or pathology
     pid.put(3, *keys)
     pid.put(11, *(address(e) for e in role.findall("addr")))
     pid.put(13, *(telecom(e) for e in role.findall("telecom")))

@@ -26,6 +26,9 @@ RESIDENT = "2.16.156.10011.1.3"
 _VISITS = {"2.16.156.10011.1.11", "2.16.156.10011.1.12"}
 _RECORD = "2.16.156.10011.1.13"
 _KINDS_ONLY = "2.16.156.10011.1."
+_OF_PERSONS = frozenset(f"{_KINDS_ONLY}{n}" for n in (2, 3, 11, 12, 13, 19))
+"""Kinds of number a person has: health record, resident ID, outpatient, inpatient, record, health card. The others (prescription .20,
+consent .34, pathology .8 ...) are of a document or a thing, though they stand beside these."""
 _SILENT = frozenset(
     [
         "realmCode",
@@ -164,7 +167,7 @@ def identifier(element: Element) -> Field:
     """II of a patient -> CX. The OIDs of WS/T 500 that only name a kind of number (outpatient, inpatient, record) give its type."""
     root, extension = element.get("root", "").strip(), element.get("extension", "").strip()
     value = extension or (root if root and not root.startswith(_KINDS_ONLY) else "")
-    if not value:
+    if not value or (root.startswith(_KINDS_ONLY) and root not in _OF_PERSONS):
         return ()
     if root in _VISITS:
         return value, "", "", "", "VN"

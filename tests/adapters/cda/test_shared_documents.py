@@ -130,6 +130,20 @@ def test_findings_without_a_name_are_no_conclusion() -> None:
     assert [o["valueString"] for o in of_kind(found, "Observation")] == ["双肺纹理清晰", "脂肪肝"]
 
 
+@pytest.mark.parametrize("kind", ["20", "34", "8"])
+@pytest.mark.parametrize("code", ["C0004", "C0026"])
+def test_the_number_of_a_prescription_or_consent_is_not_the_patients(kind: str, code: str) -> None:
+    own = '<id root="2.16.156.10011.1.33" extension="JY1"/>'
+    raw = document("", code).decode().replace('.1.13" extension="R1"', '.1.11" extension="MZ3"')
+    found = converted(raw.replace(own, f'<id root="2.16.156.10011.1.{kind}" extension="X7"/>').encode())
+    (patient,) = of_kind(found, "Patient")
+    assert [i["value"] for i in patient["identifier"]] == ["MZ3"]
+    # The key of a patient is none of the paper's numbers either.
+    other = converted(raw.replace(own, f'<id root="2.16.156.10011.1.{kind}" extension="X8"/>').encode())
+    assert of_kind(other, "Patient")[0]["id"] == patient["id"]
+    assert (kind != "8") == any(u.value == "X7" for u in found.unread)
+
+
 CHEST, BELLY = (
     [entry("DE04.50.131", told(f"{part}所见")), entry("DE04.50.132", told(f"{part}提示"))] for part in ("胸部", "腹部")
 )
