@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from conformance import fhirjson
 from fhir_server.errors import Category, Fault
-from fhir_server.search.definitions import posted
+from fhir_server.search.definitions import parameters, posted
 from fhir_server.search.query import Filter, Query
 from fhir_server.store.access_rows import DIRECTORIES
 from fhir_server.store.body import Codec, Names
@@ -24,9 +24,21 @@ _EVERYWHERE: Final = frozenset(
         "identifier", "masterIdentifier", "accession", "groupIdentifier", "requisition", "placerGroupNumber", "text", "div", "note",
         "comment", "conclusion", "presentedForm", "content", "attachment", "data", "payload", "description", "patientInstruction",
         "sourceAttachment", "query", "sourceIdentifier", "valueAttachment", "valueIdentifier", "valueHumanName", "valueAddress",
-        "valueContactPoint", "extension", "modifierExtension", "title",
+        "valueContactPoint", "extension", "modifierExtension", "title", "accessionIdentifier", "preAdmissionIdentifier",
+        "requestIdentifier", "targetIdentifier", "valueString", "valueMarkdown", "valueAnnotation", "valueBase64Binary",
+        "contentString", "contentAttachment", "performedString", "onsetString", "abatementString", "detail", "altId", "outcomeDesc",
+        "ifNoneExist",
     }
 )  # fmt: skip
+_OF_TYPE: Final = {
+    "Group": frozenset({"name"}),
+    "Device": frozenset(
+        {"deviceName", "serialNumber", "distinctIdentifier", "lotNumber", "udiCarrier", "url", "contact"}
+    ),
+}
+"""What else may tell, in resources of one type; of a Device only when it is a patient's."""
+_WORD: Final = 64
+"""Characters of a result in words that is shown; what is longer is prose."""
 _NO_PERSONS: Final = DIRECTORIES - {"Device"}
 _ADDRESS: Final = ("use", "type", "city", "state", "country", "period")
 _ASKABLE: Final = frozenset(
@@ -75,24 +87,34 @@ def pseudonymous(body: bytes) -> bytes:
 
 
 def _resource(resource: dict[str, Any]) -> dict[str, Any]:
-    person = resource.get("resourceType") in _PERSONS
+    kind = resource.get("resourceType")
+    person, result = kind in _PERSONS, kind == "Observation"
+    told = _OF_TYPE.get(str(kind), frozenset()) if kind != "Device" or "patient" in resource else frozenset()
     out: dict[str, Any] = {}
     for key, value in resource.items():
         plain = key.removeprefix("_")
-        if person and plain in _OF_PERSONS:
+        if (person and plain in _OF_PERSONS) or plain in told:
             continue
         if person and plain == "address" and isinstance(value, list):
             out[key] = [{k: a[k] for k in _ADDRESS if k in a} for a in value if isinstance(a, dict)]
         elif person and key == "birthDate" and isinstance(value, str):
             out[key] = value[:4]
-        elif plain not in _EVERYWHERE and not (person and key == "_birthDate"):
-            out[key] = _value(value)
+        elif kind == "AuditEvent" and key == "entity" and isinstance(value, list):
+            out[key] = [_value({k: v for k, v in e.items() if k != "name"}) for e in value if isinstance(e, dict)]
+        elif not _tells(key, value, result=result) and not (person and key == "_birthDate"):
+            out[key] = _value(value, result=result)
     return out
 
 
-def _value(value: Any) -> Any:
+def _tells(key: str, value: Any, *, result: bool) -> bool:
+    if key == "valueString" and result and isinstance(value, str):
+        return len(value) > _WORD
+    return key.removeprefix("_") in _EVERYWHERE
+
+
+def _value(value: Any, *, result: bool = False) -> Any:
     if isinstance(value, list):
-        return [_value(v) for v in value]
+        return [_value(v, result=result) for v in value]
     if not isinstance(value, dict):
         return value
     if "resourceType" in value:
@@ -101,10 +123,16 @@ def _value(value: Any) -> Any:
     person = isinstance(kind, str) and kind in _PERSONS
     if "reference" in value or person:
         literal = value.get("reference")
-        if person or not isinstance(literal, str) or any(f"{p}/" in literal for p in _PERSONS):
+        if isinstance(literal, dict):  # Consent.provision.actor
+            return {k: _value(v) for k, v in value.items() if k not in _EVERYWHERE}
+        if person or not isinstance(literal, str) or not any(f"{d}/" in literal for d in _NO_PERSONS):
             return {k: v for k, v in value.items() if k in ("reference", "type")}
     coded = "code" in value or "coding" in value  # the words of a code tell what was examined, not who was
-    return {k: _value(v) for k, v in value.items() if (coded and k == "text") or k.removeprefix("_") not in _EVERYWHERE}
+    return {
+        k: _value(v, result=result)
+        for k, v in value.items()
+        if (coded and k == "text") or not _tells(k, v, result=result)
+    }
 
 
 def require_no_identity(queries: Iterable[Query]) -> None:
@@ -113,7 +141,7 @@ def require_no_identity(queries: Iterable[Query]) -> None:
         sorts = [(query.type, k.strip().lstrip("-")) for n, v in query.used if n == "_sort" for k in v.split(",")]
         for name, code in [*sorts, *(pair for f in query.filters for pair in _asked(query.type, f))]:
             added = any(code == p.code for p, _ in posted(name))  # nobody judged what it looks at
-            told = added or (code in _NUMBERS and name not in DIRECTORIES)
+            told = added or (name not in DIRECTORIES and (code in _NUMBERS or _is_left_out(name, code)))
             if told or code in _FREE or code == "identifier" or (name in _PERSONS and code not in _ASKABLE):
                 raise Fault(
                     Category.FORBIDDEN,
@@ -122,8 +150,16 @@ def require_no_identity(queries: Iterable[Query]) -> None:
                 )
 
 
+def _is_left_out(type: str, code: str) -> bool:
+    """Whether a search parameter looks at texts or numbers that bodies are shown without. The audit log has a search of its own."""
+    parameter = parameters(type).get(code)
+    if parameter is None or type == "AuditEvent":
+        return False
+    return parameter.kind == "string" or any("Identifier" in path.types for path, _ in parameter.paths)
+
+
 def _asked(type: str, found: Filter) -> Iterable[tuple[str, str]]:
-    if found.modifier == "identifier":
+    if found.modifier == "identifier" or (found.modifier == "text" and type not in DIRECTORIES):
         yield type, "identifier"
     if not found.inner:
         yield type, found.code.partition(":")[0]

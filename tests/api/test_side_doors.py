@@ -100,6 +100,11 @@ def test_a_token_for_one_patient_or_some_breaks_no_glass(api: Api, scopes: str) 
         "List?title=张三",
         "Patient?_has:Specimen:patient:accession=S-1",
         "Composition?_sort=title",
+        "Observation?value-string=张三",
+        "Observation?code:text=张三",
+        "Patient?_has:Observation:patient:value-string=张三",
+        "Specimen?container-id=S-1",
+        "Condition?onset-info=张三",
     ],
 )
 def test_an_auditor_cannot_ask_for_what_is_left_out_of_what_he_sees(api: Api, query: str) -> None:
