@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from fhir_server.store import cultures, documents, images, rows, voided
+from fhir_server.store import cultures, documents, images, orders, rows, voided
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import fold, is_older
@@ -54,6 +54,7 @@ def apply(
         images.join(cursor, codec, batch)
         cultures.join(cursor, codec, batch)
         documents.join(cursor, codec, batch)
+        orders.follow(cursor, codec, batch)
         rows.put_owners(cursor, numbers.changed)
         return write(cursor, codec, batch)
 
