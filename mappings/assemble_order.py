@@ -50,7 +50,7 @@ def map_request(order: Order, x: Context, plan: Plan, ordinal: int) -> dict[str,
     out: dict[str, Any] = {
         "resourceType": "ServiceRequest",
         "id": logical,
-        "meta": x.meta(),
+        "meta": x.clinical_meta(),
         "status": "unknown",
         "intent": "order",
     }

@@ -61,7 +61,7 @@ def map_report(order: Order, reports: Reports, x: Context, plan: Plan, ordinal: 
     out: dict[str, Any]
     if known is None:
         state = OrderState(report=logical, scope=logical)
-        out = {"resourceType": "DiagnosticReport", "id": logical, "meta": x.meta(), "status": "unknown"}
+        out = {"resourceType": "DiagnosticReport", "id": logical, "meta": x.clinical_meta(), "status": "unknown"}
     else:
         state, out = known
     x.order = state
@@ -251,7 +251,7 @@ def map_observation(result: Result, x: Context, plan: Plan, report: dict[str, An
     out: dict[str, Any] = {
         "resourceType": "Observation",
         "id": "",
-        "meta": {"source": x.source_uri},
+        "meta": x.clinical_meta(),
         "status": "unknown",
     }
     maps[0].apply_kept(record, x, out, x.profile.tests.period(state.day))

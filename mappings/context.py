@@ -97,6 +97,7 @@ class Context:
         "source_uri",
         "study",
         "subject",
+        "tag",
         "trigger",
         "zone",
         "zone_noted",
@@ -129,6 +130,7 @@ class Context:
         self.source_uri = ""
         self.zone = ZoneInfo(profile.facility.time_zone)
         self.zone_noted = False
+        self.tag: dict[str, str] | None = None
         self.seen: dict[tuple[str, ...], int] = {}
         self.made: list[Any] = []
         self._noted: set[tuple[str, str]] = set()
@@ -269,6 +271,10 @@ class Context:
     def meta(self) -> dict[str, Any]:
         """meta of a resource of this message; a new dict each time, because the store adds to it."""
         return {"source": self.source_uri}
+
+    def clinical_meta(self) -> dict[str, Any]:
+        """The same for orders, reports and results: tagged when the message was not sent for care (MSH-11)."""
+        return {"source": self.source_uri, "tag": [self.tag]} if self.tag else {"source": self.source_uri}
 
     def add(
         self,

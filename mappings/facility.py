@@ -326,6 +326,8 @@ class Facility(_Part):
     """Results of one code told apart by OBX-4: an Observation each, or one with components."""
     order_numbers: Literal["lasting", "daily"] = "lasting"
     """``daily``: order and specimen numbers (OBR-3, SPM-2) start again every day, as analysers do; the day is then part of them."""
+    processing_id: Literal["counts", "ignored"] = "counts"
+    """``ignored``: this sender writes MSH-11 T or D in everything it sends (docs/recognition.md, Training and debugging)."""
     quality_control_patients: list[str] = Field(default_factory=list)
     """Regular expressions on the PID-3 value that mark a quality-control run."""
 

@@ -14,11 +14,22 @@ from mappings.registry import call
 from mappings.source import NULL, Record, text
 from mappings.trigger import trigger
 
+NOT_CARE = frozenset({"T", "D"})
+"""Table 0103: training, debugging."""
+
 
 @call("processing_id")
 def processing_id(record: Record, x: Context, out: dict[str, Any]) -> bool:
-    """MSH-11 P is the normal case; anything else (training, debugging) becomes a tag on what the message says (guide: PT[Meta])."""
+    """MSH-11 P is the normal case; anything else (training, debugging) becomes a tag on what the message says (guide: PT[Meta]).
+
+    What is sent for training or debugging is no result of care: its orders, reports and results carry the tag as well, so that nobody
+    recognizes them, unless the facility's profile says that the sender writes this everywhere.
+    """
     code = record.first(11).strip()
+    if code in NOT_CARE and x.facility.processing_id == "counts":
+        x.tag = {"system": systems.V2 + "0103", "code": code}
+        words = "MSH-11 says training (T) or debugging (D): what it says is kept and never recognized; processing_id: ignored if the feed always says so."  # noqa: E501 - one sentence
+        x.issue("not-production", "information", words, code, f"{record.where}-11")
     if code not in ("", NULL, "P"):
         out.setdefault("meta", {}).setdefault("tag", []).append({"system": systems.V2 + "0103", "code": code})
     mode = record.first(11, 2).strip()

@@ -26,6 +26,7 @@ from fhir_server.recognition.circumstances import UNKNOWN, Circumstances, of_req
 from fhir_server.recognition.rules import Rules
 from fhir_server.search import dates
 from fhir_server.store.body import Codec
+from fhir_server.store.results import not_care
 from mappings.catalogue import Orderable
 from mappings.ids import shard_of_id
 from mappings.profile import Profile
@@ -190,7 +191,10 @@ class _Row(NamedTuple):
 
 def _placed(body: Mapping[str, Any]) -> bool:
     return not (
-        body.get("status") in _NOT_ORDERED or body.get("intent") in _ONLY_PROPOSED or body.get("doNotPerform") is True
+        not_care(body)
+        or body.get("status") in _NOT_ORDERED
+        or body.get("intent") in _ONLY_PROPOSED
+        or body.get("doNotPerform") is True
     )
 
 

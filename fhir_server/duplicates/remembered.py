@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from fhir_server.recognition import duty
 from fhir_server.recognition.candidate import made
-from fhir_server.recognition.criteria import DUTY, JUDGES, Answer, Candidate, Case, Criterion, judge
+from fhir_server.recognition.criteria import JUDGES, Answer, Candidate, Case, Criterion, criterion, judge
 from fhir_server.recognition.order import Order
 from fhir_server.recognition.rules import Mode, Rules
 
@@ -78,8 +78,8 @@ class Remembered:
         if each is None:
             each = self._times[when] = tuple(_criterion(name, case, used.modes[name]) for name in _EACH_TIME)
         out = list(known)
-        for place, criterion in zip(_PLACES, each, strict=True):
-            out[place] = criterion
+        for place, one in zip(_PLACES, each, strict=True):
+            out[place] = one
         return tuple(out)
 
     def _use(self, case: Case) -> _Used:
@@ -102,13 +102,9 @@ class Remembered:
 
 def _criterion(name: str, case: Case, mode: Mode) -> Criterion:
     answer, evidence = JUDGES[name](case)
-    if mode is Mode.NOT_REQUIRED:
-        answer = Answer.NOT_REQUIRED
-    stands = answer in _STANDS or (answer is Answer.UNKNOWN and mode is Mode.IF_STATED)
-    return Criterion(name, answer, mode, evidence, stands, not stands and answer is Answer.NOT_MET and name not in DUTY)
+    return criterion(name, answer, mode, evidence)
 
 
-_STANDS: Final = (Answer.MET, Answer.NOT_REQUIRED)
 _NOT_FACTS: Final = frozenset(
     {
         "id", "version", "patient", "person", "grade", "report", "number", "comparator", "order", "effective", "issued", "recorded",

@@ -15,6 +15,7 @@ from fhir_server.recognition import duty
 from fhir_server.recognition.candidate import NOT_KEPT, Answer, Candidate, Case, Criterion, Judged, made
 from fhir_server.recognition.rules import Mode
 from fhir_server.store import specimens
+from fhir_server.store.results import TEST
 
 __all__ = ("DUTY", "JUDGES", "NOT_KEPT", "Answer", "Candidate", "Case", "Criterion", "judge")
 
@@ -45,6 +46,8 @@ _NOT_FINAL: Final = frozenset({"registered", "preliminary", "cancelled", "entere
 
 def _final(case: Case) -> Judged:
     evidence: dict[str, Any] = {"status": case.result.status}
+    if case.result.status == TEST:
+        return Answer.UNKNOWN, evidence | {"reason": NOT_CARE}
     if case.result.until is not None and case.result.until <= case.at:
         return Answer.NOT_MET, evidence | {"superseded": case.result.until}
     if case.result.status in _FINAL:
@@ -285,8 +288,20 @@ DUTY: Final = frozenset(
 )  # fmt: skip
 """When one of these is not met the result is sound but nobody is bound by it, so it may still be looked at."""
 
+NOT_CARE: Final = "training-or-debugging"
+"""Nobody knows whether such a result was measured at all: it is not shown either."""
 _UNSOUND: Final = frozenset({"mark-expired", "mark-not-yet-valid"})
 """Reasons of a duty criterion that speak against the result itself: a laboratory that may not mark any more."""
+
+
+def criterion(name: str, answer: Answer, mode: Mode, evidence: dict[str, Any]) -> Criterion:
+    """What a criterion's answer means where the policy uses it as ``mode``."""
+    if mode is NOT_REQUIRED_MODE:
+        return Criterion(name, NOT_REQUIRED, mode, evidence, True)
+    stands = answer is MET or answer is NOT_REQUIRED or (answer is UNKNOWN and mode is IF_STATED)
+    reason = evidence.get("reason")
+    bars = not stands and (reason == NOT_CARE or (answer is NOT_MET and (name not in DUTY or reason in _UNSOUND)))
+    return Criterion(name, answer, mode, evidence, stands, bars)
 
 
 def judge(case: Case) -> tuple[Criterion, ...]:
@@ -298,9 +313,7 @@ def judge(case: Case) -> tuple[Criterion, ...]:
         mode = modes[name]
         if mode is not NOT_REQUIRED_MODE:
             answer, evidence = of(case)
-            stands = answer is MET or answer is NOT_REQUIRED or (answer is UNKNOWN and mode is IF_STATED)
-            bars = not stands and answer is NOT_MET and (name not in DUTY or evidence.get("reason") in _UNSOUND)
-            out.append(Criterion(name, answer, mode, evidence, stands, bars))
+            out.append(criterion(name, answer, mode, evidence))
             continue
         # Somebody waits for the order-time answer: what is not required is not looked up again where that costs.
         evidence = together[1] if name == "consortium" else {} if name in _COSTLY else of(case)[1]

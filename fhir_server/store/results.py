@@ -78,6 +78,15 @@ class Result(NamedTuple):
         )
 
 
+TEST: Final = "test"
+"""Status of the row of a result that was not made in the care of the patient: no code of Observation.status is this one."""
+_NOT_CARE: Final = frozenset(
+    {
+        (systems.V2 + "0103", "T"),
+        (systems.V2 + "0103", "D"),
+        ("http://terminology.hl7.org/CodeSystem/v3-ActReason", "HTEST"),
+    }
+)
 _LARGEST_EXPONENT: Final = 100
 _LONGEST_CODE: Final = 64
 
@@ -123,13 +132,21 @@ def flatten(
         flag=_flag(observation),
         range_text=_range_text(observation),
         order=_order(observation) or (_order(report) if report is not None else None),
-        status=observation.get("status") or "unknown",
+        status=TEST if not_care(observation) else observation.get("status") or "unknown",
         effective=effective,
         issued=issued,
         mark=_extension(observation, systems.MARK),
         quality=_noted(observation) or _condition(specimen),
         stated=stated(observation, encounter),
     )
+
+
+def not_care(resource: Mapping[str, Any]) -> bool:
+    """Does its meta say that it was not made in the care of the patient: training or debugging (table 0103, MSH-11), or test data
+    (v3 ActReason HTEST, of FHIR clients)?"""
+    meta = resource.get("meta") or {}
+    labels = (*(meta.get("tag") or ()), *(meta.get("security") or ())) if "tag" in meta or "security" in meta else ()
+    return any((label.get("system"), label.get("code")) in _NOT_CARE for label in labels)
 
 
 def _codes(concept: Mapping[str, Any], facility: str) -> tuple[str | None, str | None, str, str | None]:

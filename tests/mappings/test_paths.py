@@ -91,3 +91,16 @@ def test_a_date_format_of_the_profile_is_read_as_hl7(written: str, form: str, wa
 def test_what_is_no_path_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a place"):
         parse(path)
+
+
+def test_orders_and_results_sent_for_training_say_so_unless_the_feed_always_writes_it(tmp_path: Path) -> None:
+    raw = _result("P1", "20240603090000").replace(b"|P|2.5.1", b"|T|2.5.1")
+    # HL7 v2.5.1 table 0103: T training.
+    tag = [{"system": "http://terminology.hl7.org/CodeSystem/v2-0103", "code": "T"}]
+    said = convert(raw, _profile(tmp_path, ""))
+    tagged = {e.resource["resourceType"] for e in said.entries if e.resource["meta"].get("tag") == tag}
+    assert tagged == {"ServiceRequest", "DiagnosticReport", "Observation", "Provenance"}
+    assert [i.where for i in said.issues if i.key == "not-production"] == ["MSH[1]-11"]
+    always = convert(raw, _profile(tmp_path, "processing_id: ignored\n"))
+    assert {e.resource["resourceType"] for e in always.entries if "tag" in e.resource["meta"]} == {"Provenance"}
+    assert not [i for i in always.issues if i.key == "not-production"]
