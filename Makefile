@@ -39,6 +39,7 @@ bench-names: $(VENV)/ready  ## proposals of the mapping worklist on local names:
 	$(BIN)/python benchmarks/bench_names.py
 	$(BIN)/python benchmarks/bench_names.py --file benchmarks/local_names_later.csv
 	$(BIN)/python benchmarks/bench_names.py --file benchmarks/local_names_fresh.csv
+	$(BIN)/python benchmarks/bench_names.py --file benchmarks/local_names_vendors.csv
 
 lock: ## renew requirements.lock: names, versions and hashes, no addresses (needs uv)
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -U -o requirements.lock

@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("--misses", choices=("tuning",), help="print the misses of the tuning half")
     given = parser.parse_args()
     every, bad = rows(given.file), 0
+    shipped_proposer()
     start = time.perf_counter()
     print(f"{'half':8} {'names':>6} {'top-1':>7} {'top-5':>7} {'without item':>13} {'refused':>8}")
     for which in sorted({half(row) for row in every}):

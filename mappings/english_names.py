@@ -27,14 +27,16 @@ _SAME = {
     "ur": "urine", "calc": "calculated", "quant": "quantitative", "qual": "qualitative", "vit": "vitamin", "est": "estimated",
     "g": "gamma", "a": "alpha", "b": "beta", "trop": "troponin", "sensitive": "sensitivity", "hypersensitive": "sensitivity",
     "transaminase": "aminotransferase", "normalised": "normalized", "polypeptide": "peptide", "mins": "min", "minutes": "min",
-    "post": "postprandial", "pp": "postprandial", "prandial": "postprandial", "reticulocytes": "reticulocyte", "nuclear": "nuclear",
+    "post": "postprandial", "pp": "postprandial", "prandial": "postprandial", "reticulocytes": "reticulocyte",
     "chol": "cholesterol", "bili": "bilirubin", "neut": "neutrophil", "neu": "neutrophil", "lymph": "lymphocyte", "mono": "monocyte",
-    "eos": "eosinophil", "baso": "basophil", "cells": "cell", "retic": "reticulocyte", "creat": "creatinine", "acid": "acid",
+    "eos": "eosinophil", "baso": "basophil", "cells": "cell", "retic": "reticulocyte", "creat": "creatinine",
+    "spec": "specific", "grav": "gravity", "conc": "concentration", "plt": "platelet", "diff": "differential",
 }  # fmt: skip
 _FILLERS = frozenset(
     """serum plasma blood whole venous level test assay measurement determination concentration value result the of in by and to for
     s p sb human detection analysis automated auto routine screening screen examination exam study method quantitative calculated
-    clia elisa eclia pcr ise hplc enzymatic colorimetric kinetic ifcc latex immunoassay rapid clauss""".split()  # noqa: SIM905
+    clia elisa eclia pcr ise hplc enzymatic colorimetric kinetic ifcc latex immunoassay rapid clauss
+    hk god pap jaffe nac fs dry poct turbidimetric turbidimetry stat v vanadate uricase ip cap""".split()  # noqa: SIM905
 )
 _OPTIONAL = _FILLERS - {"blood", "whole", "venous"}
 """Words a known name may have that is sent without them; a culture without "blood" may be of anything."""
@@ -89,7 +91,8 @@ class EnglishNames:
                 self._having[word].add(name)
 
     def find(self, text: str, abbreviations: list[frozenset[str]]) -> list[tuple[int, float]]:
-        """The items of an English name with a score. ``abbreviations`` by number: words that may stand beside the name."""
+        """The items of an English name with a score. ``abbreviations`` by number: words that may stand beside the name, or with a
+        word of method (``GLU-HK``) instead of it."""
         said = words(text)
         if not said or not any(len(word) >= 3 and word.isalpha() for word in said):
             return []
@@ -101,9 +104,12 @@ class EnglishNames:
             if missing and (missing - _OPTIONAL or not name - _FILLERS):
                 continue
             for number in self._names[name]:
-                strange = extra - _FILLERS - abbreviations[number]
+                strange = extra - _FILLERS - abbreviations[number] - {"total"}
                 if not strange:
                     out[number] = max(out.get(number, 0.0), 0.95 - cost - 0.02 * len(extra | missing))
+        short = known - _FILLERS - {"total"}
+        if not out and len(short) == 1 and len(known) > 1 and len(min(short)) >= 3:
+            out = {number: 0.75 for number, those in enumerate(abbreviations) if short <= those}
         return sorted(out.items())
 
     def _corrected(self, word: str) -> str:

@@ -66,7 +66,7 @@ _ADDED = re.compile("左?心功能|残余尿|经阴道|经腹部?|腔内|体表"
 """What is measured on the same pictures, or how the probe is held."""
 _ABBREVIATED = re.compile(r"\([a-z]{2,6}\)|ucg|tcd")
 _FILLER = re.compile(
-    r"检查|扫描|成像|摄影|造影|三维重建|重建|薄层|螺旋|断层|普通|常规|数字化|数字|直接|升级|不出片|出片|不含胶片|不含片|含片|含胶片|团检|团单"
+    r"检查|扫描|成像|摄影|造影|三维重建|三维|重建|[cltsCLTS]\d{1,2}(?:[-~/][cltsCLTS]?\d{1,2})*(?![a-z])|薄层|螺旋|断层|普通|常规|数字化|数字|直接|升级|不出片|出片|不含胶片|不含片|含片|含胶片|团检|团单"
     r"|单价|优惠|\d+[排层]|多排|加|普美显|造影剂|单胎|双胎|多胎|双源|高分辨率?|hr|\d(?:\.\d)?t|站立位?|立位|免费|送|部位|脏器|床旁|床边|急诊|测定|区域?|[+与及和、,，。:：;；*()（）\[\]【】\-_/\s]"
 )
 
@@ -125,6 +125,8 @@ def examination(text: str) -> Examination | None:
     if "双肺" in rest:
         rest = rest.replace("双肺", "胸部")
     site, rest = _first(_SITES, _ADDED.sub(" ", rest))
+    if "左" in rest and "右" in rest:
+        rest = re.sub("[左右]侧?", " ", rest) + "双"
     side, rest = _first(_SIDES, rest)
     also, left = _others(rest) if site else ((), rest)
     left = _FILLER.sub("", left)
@@ -172,7 +174,13 @@ def likeness(local: Examination, known: Examination) -> float:
         score -= (0.15 if known.contrast else 0.1) if plain else 0.1 if more else 0.4
     if local.projection != known.projection:
         posture = local.projection in _POSTURES and known.projection == "ap"
-        score -= 0.15 if not local.projection else 0.1 if not known.projection or posture else 0.4
+        score -= (
+            (0.14 if known.projection == "ap" else 0.15)
+            if not local.projection
+            else 0.1
+            if not known.projection or posture
+            else 0.4
+        )
     if local.doppler != known.doppler:
         score -= 0.03
     return max(0.0, score)

@@ -28,11 +28,11 @@ _HEAD = re.compile(
     r"|^(?:血清|血浆|全血|血液|静脉血清|静脉血浆|静脉全血|静脉血|末梢血|外周血|动脉血|急诊|急查|床旁|床边|干式|人|血)(?=[\u3400-\u9fff])"
 )
 _PANEL = re.compile(
-    r"^[\u3400-\u9fff]*(?:常规|功能?|生化|电解质|血脂|凝血|甲功|心肌酶谱?|肿瘤标志物|性激素|两对半|五项|三项|四项|八项|全套|组套)[-—_:：]"
+    r"^[\u3400-\u9fff]*(?:常规|功能?|生化|电解质|血脂|凝血|甲功|心肌酶谱?|肿瘤标志物|性激素|两对半|五项|三项|四项|八项|全套|组套)[-—_:：|.]"
 )
 _SERUM = re.compile(r"^s-(?=[a-z]{2,})")
 _TAIL = re.compile(
-    r"(?:测定|检测|检查|试验|定量|定性|水平|(?:血药|药物)?浓度|含量|数值|结果|活性|活力|筛查|计算|快速|速测|(?<=[a-z])值|测量|监测|联合|分析"
+    r"(?:测定|(?:检查)?[与及]诊断|检测|检查|试验|定量|定性|水平|(?:血药|药物)?浓度|含量|数值|结果|活性|活力|筛查|计算|快速|速测|(?<=[a-z])值|测量|监测|联合|分析"
     r"|急诊|加急|复查|体检|(?<=.)(?:动脉血|静脉血|末梢血|全血|血清|血浆))$"
 )
 _METHOD = re.compile(r"[-—][^-—()（）]*法$|(?<=[)\]}】〕])[^()\[\]{}【】〔〕+/]{1,12}法$")
@@ -46,8 +46,9 @@ _GENERATION = re.compile(r"第?[一二三四五]代(?:试剂)?$")
 _NUMBERED = re.compile(r"^\d{1,2}[.、)]\s*(?=[\u3400-\u9fff])")
 _MINUTES = re.compile(r"(?<![a-z0-9.])(30|60|90|120|180)\s*(?:min|分钟|分)(?![a-z])")
 _HOURS = {"30": "半小时", "60": "1小时", "90": "1.5小时", "120": "2小时", "180": "3小时"}
+_RATIO = re.compile(r"(?<=[a-z]):(?=[a-z])")
 _HOUR = re.compile(r"(?<![a-z0-9.])(\d{1,2})\s*(?:h|hr|hrs)(?![a-z])")
-_QUALIFIED = re.compile(r"游离|空腹|餐后|负荷|小时|间接|直接$|超敏|高敏|绝对|百分|ig[amge]")
+_QUALIFIED = re.compile(r"游离|空腹|餐后|餐前|饭[前后]|负荷|小时|间接|直接$|超敏|高敏|绝对|百分|ig[amge]")
 """Words in brackets without which a name is another test."""
 QUALIFIED = 0.3
 _TWO_NAMES = re.compile(
@@ -61,7 +62,7 @@ _SYNONYMS = re.compile("[/、|;；]")
 def _level(text: str) -> str:
     lowered = simplified(unicodedata.normalize("NFKC", clean_name(text)[0])).casefold().translate(_GREEK)
     lowered = _MINUTES.sub(lambda found: _HOURS[found[1]], _HOUR.sub(r"\1小时", lowered))
-    return _ROMAN_RUN.sub(lambda found: dict(_ROMAN)[found[1]], lowered)
+    return _ROMAN_RUN.sub(lambda found: dict(_ROMAN)[found[1]], _RATIO.sub("/", lowered))
 
 
 @lru_cache(maxsize=32768)

@@ -41,7 +41,7 @@ _Offer = Callable[[int, float, str], None]
 _SAID = {"urine": "尿", "stool": "粪便", "csf": "脑脊液"}
 """How the specimen stands in the names of the catalogue, where a sender says it beside the name."""
 _SERVICE = re.compile(
-    r"[费卡]$|采血$|抽血$|采集$|注射$|输液|换药|护理|挂号|诊查|会诊|床位|材料$|试管|采血管|采血针|加收|(?:切除|成形|成型|引流|缝合|置换|穿刺|吻合|取出|修补|植入|消融|治疗)术?$"
+    r"[费卡]$|采血$|抽血$|采集$|注射$|输液|换药|护理|挂号|诊查|会诊|床位|材料$|试管|采血管|采血针|加收|[酸林辛钠素唑啶胺锌铁钙]片$|胶囊$|注射液|口服液|颗粒$|(?:切除|成形|成型|引流|缝合|置换|穿刺|吻合|取出|修补|植入|消融|治疗)术?$"
 )
 """A service, something used up or an intervention: no test, whatever test its name is like."""
 _QUANTITATIVE, _QUALITATIVE = re.compile("定量(?!pcr)"), re.compile("定性")
@@ -169,18 +169,22 @@ class Proposer:
             for spelling, cost in spellings:
                 if len(names.han(spelling)) >= 2 and cost < names.INSIDE:
                     self._by_spelling(spelling, cost, offer)
-        shorts = {names.key(local.code)} if local.code else set()
+        shorts = {names.key(local.code): 0.0} if local.code else {}
         if not chinese:
-            shorts |= {spelling for spelling, _ in spellings}
-            for short in shorts:
+            shorts = {**dict(spellings), **shorts}
+            for short, cost in shorts.items():
                 for number in self._by_abbreviation.get(short, ()):
-                    offer(number, 0.92, "abbreviation")
+                    offer(number, 0.92 - cost, "abbreviation")
+            if local.unit.strip() == "%":
+                for short in shorts:
+                    for number in self._by_abbreviation.get(short.rstrip("%"), ()) if short.endswith("%") else ():
+                        offer(number, 0.8, "abbreviation")
             if not found:
                 for short in shorts:
                     for number in self._by_pinyin.get(short, ()) if len(short) >= 4 else ():
                         offer(number, 0.74, "pinyin")
         else:
-            shorts |= {s for s, _ in spellings if not names.han(s)}
+            shorts |= {spelling: cost for spelling, cost in spellings if not names.han(spelling)}
             supported = {n for short in shorts for n in self._by_abbreviation.get(short, ())}
             for number in supported & set(found):
                 score, reasons = found[number]

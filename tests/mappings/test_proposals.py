@@ -178,6 +178,7 @@ def test_methods_field_strengths_and_further_body_parts_do_not_hide_a_name_and_i
         ("L-spine MRI", "", "R0050"),
         ("X-ray left knee AP and lateral", "", "R0031"),
         ("CT chest with contrast", "", "R0046"),
+        ("GLU-HK", "mmol/L", "L0022"),
     ],
 )
 def test_english_names_are_read_whatever_the_order_of_their_words(name: str, unit: str, item: str) -> None:
@@ -199,7 +200,7 @@ def test_traditional_characters_and_words_are_read(name: str, item: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["HBsAg定量", "乙肝表面抗原定量", "静脉采血", "胃镜检查费", "甲状腺切除术", "梅毒TRUST"]
+    "name", ["HBsAg定量", "乙肝表面抗原定量", "静脉采血", "叶酸片", "葡萄糖注射液", "胃镜检查费", "甲状腺切除术", "梅毒TRUST"]
 )
 def test_a_quantity_is_not_proposed_for_an_item_in_words_nor_a_service_for_a_test(name: str) -> None:
     assert first(name) == ""
