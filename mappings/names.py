@@ -24,12 +24,13 @@ _BRACKETED = re.compile(r"[(\[{【〔]([^()\[\]{}【】〔〕]*)[)\]}】〕]")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _LETTERS = re.compile(r"[a-z0-9%#]+")
 _HEAD = re.compile(
-    r"^(?:血清|血浆|全血|静脉血|急诊|急查|急|床旁|床边|干式|血)(?=[a-z]{2})"
+    r"^(?:血清|血浆|全血|静脉血|急诊|急查|急|床旁|床边|干式|血|甲状腺激素|甲状腺功能|性激素|肿瘤标志物|心肌酶|电解质|血脂|肝功能?|肾功能?)(?=[a-z]{2})"
     r"|^(?:血清|血浆|全血|血液|静脉血清|静脉血浆|静脉全血|静脉血|末梢血|外周血|动脉血|急诊|急查|床旁|床边|干式|人|血)(?=[\u3400-\u9fff])"
 )
 _PANEL = re.compile(
-    r"^[\u3400-\u9fff]*(?:常规|功能?|生化|电解质|血脂|凝血|甲功|心肌酶谱?|肿瘤标志物|性激素|两对半|五项|三项|四项|八项|全套|组套)[-—_:：|.]"
+    r"^[\u3400-\u9fff]*(?:常规|功能?|生化|电解质|血脂|凝血|甲功|心肌酶谱?|肿瘤标志物|性激素|两对半|[一二两三四五六七八九十0-9]+项|全套|组套)[-—_:：|.]"
 )
+_COMBINED = re.compile(r"^[^-—:]*[+/、][^-—:]*[-—:](?=..)")
 _SERUM = re.compile(r"^s-(?=[a-z]{2,})")
 _TAIL = re.compile(
     r"(?:测定|(?:检查)?[与及]诊断|检测|检查|试验|定量|定性|水平|(?:血药|药物)?浓度|含量|数值|结果|活性|活力|筛查|计算|快速|速测|(?<=[a-z])值|测量|监测|联合|分析"
@@ -88,7 +89,7 @@ def variants(text: str) -> tuple[tuple[str, float], ...]:
     whole = _METHOD.sub("", written)
     offer(_DROPPED.sub("", whole), 0.0)
     offer(_DROPPED.sub("", written), 0.0)
-    for prefix, cost in ((_PANEL, 0.04), (_SERUM, 0.05)):
+    for prefix, cost in ((_PANEL, 0.04), (_COMBINED, 0.06), (_SERUM, 0.05)):
         offer(_DROPPED.sub("", prefix.sub("", whole)), cost)
     outside = _DROPPED.sub("", _outside(whole))
     other = any(

@@ -36,6 +36,8 @@ _BENIGN = frozenset("血清浆性的量值数目率例测定检验人类试剂�
 _QUALIFIERS = frozenset(
     "前反非抗原体游离结合直间接糖羟脱硫尿粪便绝对百分比升高低大小超敏左右双全上下甲乙丙丁戊庚亚同工受素酶链片段端型"
 )
+_ELEMENTS = frozenset("钾钠氯钙磷镁铁铜锌锂铝硒铅汞镉锰铬砷碘硼氟镍钴锶钡铊铋硅硫")
+"""One of these in place of another is another test, also when it sounds alike (铝, 氯)."""
 _Offer = Callable[[int, float, str], None]
 """Takes a known thing, a score and its reason."""
 _SAID = {"urine": "尿", "stool": "粪便", "csf": "脑脊液"}
@@ -45,6 +47,7 @@ _SERVICE = re.compile(
 )
 """A service, something used up or an intervention: no test, whatever test its name is like."""
 _QUANTITATIVE, _QUALITATIVE = re.compile("定量(?!pcr)"), re.compile("定性")
+_AGAINST = re.compile("抗([a-z0-9/]+)(?:抗体)?")
 _NEGATIVE_WORDS = ("阴", "阳", "neg", "pos", "未见", "正常", "无")
 
 
@@ -162,6 +165,10 @@ class Proposer:
                 offer(number, likeness(seen, other), "examination")
         for number, score in self._english.find(text, self._short_words):
             offer(number, score, "english")
+        if against := _AGAINST.fullmatch(names.key(text)):
+            for number in self._by_abbreviation.get(against[1], ()):
+                if any("抗" in spelling for spelling in self._known[number].names):
+                    offer(number, 0.9, "abbreviation")
         if chinese:
             self._by_parts(text, offer)
             self._by_letters(local, text, offer)
@@ -299,6 +306,8 @@ def _likeness(
     their_text: str, their_letters: frozenset[str], theirs: Counter[str], abbreviations: set[str],
 ) -> tuple[float, str]:  # fmt: skip
     """Likeness of two spellings, 0 to 0.95, and whether it is of spelling or of sound."""
+    if (mine.keys() ^ theirs.keys()) & _ELEMENTS:
+        return 0.0, "spelling"
     extra, missing = list((mine - theirs).elements()), list((theirs - mine).elements())
     cost, reason = 0.0, "spelling"
     for character in tuple(extra):

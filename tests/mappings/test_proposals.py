@@ -200,9 +200,15 @@ def test_traditional_characters_and_words_are_read(name: str, item: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["HBsAg定量", "乙肝表面抗原定量", "静脉采血", "叶酸片", "葡萄糖注射液", "胃镜检查费", "甲状腺切除术", "梅毒TRUST"]
+    "name",
+    ["HBsAg定量", "乙肝表面抗原定量", "静脉采血", "叶酸片", "葡萄糖注射液", "胃镜检查费", "甲状腺切除术", "梅毒TRUST"],
 )
 def test_a_quantity_is_not_proposed_for_an_item_in_words_nor_a_service_for_a_test(name: str) -> None:
+    assert first(name) == ""
+
+
+@pytest.mark.parametrize("name", ["血清铝", "血硒", "血清锰"])
+def test_one_element_is_never_taken_for_another(name: str) -> None:
     assert first(name) == ""
 
 
