@@ -217,6 +217,7 @@ class Writer:
             origin=self.origin,
             create=create,
             expected_version=_number(expected),
+            also=self.changes,
         )
         if change.kind != "unchanged":
             self.changes.append(change)

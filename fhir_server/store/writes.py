@@ -15,7 +15,7 @@ import psycopg
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
 from fhir_server.search import params
-from fhir_server.store import access_rows, rows, versions
+from fhir_server.store import access_rows, rows, versions, written_reports
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
 from fhir_server.store.fold import Version
@@ -34,8 +34,10 @@ def put(
     origin: Origin,
     expected_version: int | None = None,
     create: bool = False,
+    also: list[Change] | None = None,
 ) -> Change:
-    """Stores a valid resource in the caller's transaction; the given dict is not changed.
+    """Stores a valid resource in the caller's transaction; the given dict is not changed. ``also`` gets what changes because of it:
+    the results of a report (written_reports).
 
     With ``create`` it gets a new id (an ``id`` in it is ignored); else its ``id`` is updated, or created when unknown or deleted.
     A write that changes nothing gives a Change of kind ``unchanged``. Raises Fault: PRECONDITION when the current version is not
@@ -68,7 +70,10 @@ def put(
             return _unchanged(cursor, codec, key, state, statement)
         if shard != ids.shard_of_id(logical):
             rows.record_given(cursor, key)
-        return _written(cursor, codec, key, state, statement)
+        change, *others = _written(cursor, codec, key, state, statement)
+        if also is not None:
+            also.extend(others)
+        return change
 
 
 def delete(
@@ -151,7 +156,8 @@ def _moved(cursor: rows.Cursor, key: Key, state: State, shard: int) -> Key:
     return (shard, key[1], key[2])
 
 
-def _written(cursor: rows.Cursor, codec: Codec, key: Key, state: State | None, statement: Statement) -> Change:
+def _written(cursor: rows.Cursor, codec: Codec, key: Key, state: State | None, statement: Statement) -> list[Change]:
+    """The change of the resource, then those that follow from it."""
     origin = statement.origin
     number = state.top + 1 if state else 1
     updated = to_millisecond(origin.recorded)
@@ -175,7 +181,10 @@ def _written(cursor: rows.Cursor, codec: Codec, key: Key, state: State | None, s
         origin.inbox,
     )
     before = {key: state} if state is not None else {}
-    return versions.write(cursor, codec, versions.Batch(before, {key: after}, {key: [version]}))[0]
+    batch = versions.Batch(before, {key: after}, {key: [version]})
+    if key[1] == versions.DIAGNOSTIC_REPORT:
+        written_reports.follow(cursor, codec, batch, key)
+    return versions.write(cursor, codec, batch)
 
 
 def _unchanged(cursor: rows.Cursor, codec: Codec, key: Key, state: State, statement: Statement) -> Change:
