@@ -30,6 +30,7 @@ _IS_ICD: Final = re.compile(r"icd-?10|14396|2\.16\.156\.10011\.2\.3\.3\.11\b", r
 _SHORT: Final = 512
 """Bytes of a member worth remembering."""
 _REMEMBERED: Final = 16_384
+_OF_LATE: Final = 512
 _MUTE: Final = re.compile(
     rb'"id":"[A-Za-z0-9.-]{1,64}"'
     rb'|"[A-Za-z]+":"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9:]{5})"'
@@ -99,14 +100,18 @@ class Table:
         traces = [b'"co(?:ntentType":"text/%b)' % (b'|de":"(?:%b)' % codes if codes else b"")]
         self._traces = re.compile(b"|".join([*traces, *([_any(words)] if words else [])]))
         self._silent: set[bytes] = set()
+        self._mute: set[bytes] = set()
+        """Members that name no class by their form, for a short while: the results of one message share them."""
 
     def bits(self, resource: Mapping[str, Any], written: Sequence[bytes] = (), item: str | None = None) -> int:
         """The classes of a resource as bits, 0 for an ordinary one. ``written``: its JSON, whole or by member, which saves looking
         closer as a rule; ``item``: its catalogue item, where it has one."""
         found = self._items.get(item, 0) if item else 0
-        silent = self._silent
+        silent, mute = self._silent, self._mute
         # Codes, units and subjects repeat from result to result, so most members were looked at before.
-        if written and not any(map(self.speaks, [member for member in written if member not in silent])):
+        if written and not any(
+            map(self.speaks, [member for member in written if member not in silent and member not in mute])
+        ):
             return found
         waiting: list[Any] = [resource]
         while waiting:
@@ -128,6 +133,9 @@ class Table:
     def speaks(self, written: bytes) -> bool:
         """Whether a piece of JSON may name a class; False is certain."""
         if _MUTE.fullmatch(written):
+            if len(self._mute) >= _OF_LATE:
+                self._mute.clear()
+            self._mute.add(written)
             return False
         if self._traces.search(written):
             return True

@@ -61,7 +61,7 @@ class Moment:
 
 def sortable(at: datetime) -> str:
     """Aware datetime -> UTC text with six fraction digits; such texts sort as their instants do."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 _LETTERS = {"yyyy": r"(?P<y>\d{4})", "MM": r"(?P<M>\d{1,2})", "dd": r"(?P<d>\d{1,2})", "HH": r"(?P<H>\d{1,2})", "mm": r"(?P<m>\d{1,2})",

@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from functools import lru_cache
-from itertools import compress
 from typing import Any, Final, NamedTuple, Protocol
 
 from conformance.capability import PATIENT_LINKS
@@ -123,16 +122,18 @@ def _remembered(
     sink: Sink,
 ) -> None:
     """Fills the sink from what each element gave when it was met before: that depends on the bytes of the element alone."""
-    table, known, indexed = _shape(resource["resourceType"], more, tuple(resource))
-    found = list(compress(members, indexed))
-    bits, tokens, common = sink.bits, sink.tokens, sink.common
-    for n, met in enumerate(map(known.get, found)):
-        part = met
+    table, known, looked = _shape(resource["resourceType"], more, tuple(resource))
+    bits, tokens, common = 0, sink.tokens, sink.common
+    for n, name, own in looked:
+        if own:
+            for leaf in table[name]:
+                leaf(resource[name], sink)
+            continue
+        member = members[n]
+        part = known.get(member)
         if part is None:
-            name = list(compress(resource, indexed))[n]
-            part = _look(resource, name, table, sink)
-            if name not in _OWN:
-                _keep(known, found[n], part)
+            part = _look(resource[name], table[name], sink)
+            _keep(known, member, part)
         bits |= part[0]
         if part[1]:
             tokens += part[1]
@@ -140,23 +141,26 @@ def _remembered(
             common += part[2]
         if part[3] is not None:
             _add(sink, *part[3])
-    sink.bits = bits
+    sink.bits |= bits
 
 
-def _look(resource: Mapping[str, Any], key: str, table: Mapping[str, tuple[Leaf, ...]], beside: Sink) -> _Given:
+def _look(value: Any, extractors: tuple[Leaf, ...], beside: Sink) -> _Given:
     own = Sink(beside.zone, beside.base)
-    for leaf in table[key]:
-        leaf(resource[key], own)
+    for leaf in extractors:
+        leaf(value, own)
     return _given(own)
 
 
 @lru_cache(maxsize=1024)
 def _shape(
     kind: str, more: _More, names: tuple[str, ...]
-) -> tuple[Mapping[str, tuple[Leaf, ...]], dict[bytes, _Given], tuple[bool, ...]]:
-    """Of resources with these elements: the extractors, what elements of the type gave, which of the elements searches look at."""
+) -> tuple[Mapping[str, tuple[Leaf, ...]], dict[bytes, _Given], tuple[tuple[int, str, bool], ...]]:
+    """Of resources with these elements: the extractors; what elements of the type gave; the place and name of each element that
+    searches look at, and whether it is not worth remembering."""
     table = _compiled(kind, more)[0]
-    return table, _KNOWN.setdefault((kind, more), {}), tuple(name in table for name in names)
+    own = _OWN if kind == "Observation" else _OWN | _OF_ONE_MESSAGE
+    looked = tuple((n, name, name in own) for n, name in enumerate(names) if name in table)
+    return table, _KNOWN.setdefault((kind, more), {}), looked
 
 
 def _add(
@@ -217,6 +221,10 @@ _MOST: Final = 4096
 _LONGEST: Final = 512
 _OWN: Final = frozenset({"identifier", "result", "target", "recorded"})
 """Elements that hardly two resources have alike, and none of one message."""
+_OF_ONE_MESSAGE: Final = frozenset({
+    "meta", "subject", "encounter", "basedOn", "specimen", "collection", "effectiveDateTime", "issued", "occurrenceDateTime",
+})  # fmt: skip
+"""Elements that the results of one message share, and that resources of other types have once in a message."""
 
 
 @lru_cache(maxsize=256)
