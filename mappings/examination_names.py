@@ -14,7 +14,7 @@ from mappings.traditional import simplified
 _MODALITIES = (
     ("PET", r"pet[-/]?ct|pet"),
     ("MRCP", r"mrcp|(?:磁共振|mri?)?(?:胰胆管|胆胰管)(?:水)?成像"),
-    ("CTA", r"ctpa|cta|ct血管成像|ct动脉成像|ct血管造影"),
+    ("CTA", r"ctpa|cta|(?:血管|动脉)ct(?:造影|成像)|ct造影|ct血管成像|ct动脉成像|ct血管造影"),
     ("MRA", r"mra|磁共振血管成像|mr血管成像|磁共振血管造影"),
     ("CT", r"ct"),
     ("MR", r"核磁共振成像|磁共振成像|核磁共振|磁共振|核磁|mri|mr"),
@@ -27,17 +27,19 @@ _DOPPLER = re.compile("彩色多普勒|彩超|彩色超声|多普勒")
 _LOW_DOSE = re.compile("低剂量|ldct")
 _DIFFUSION = re.compile("[弥彌扩]散(?:加权)?(?:成像)?")
 _WITHOUT = re.compile("平扫")
-_WITH = re.compile("增强")
+_WITH = re.compile("(?:动态|延迟)?(?:增强|强化)")
 _SIDES = (("both", r"双侧|两侧|双"), ("left", r"左侧|左"), ("right", r"右侧|右"))
 _PROJECTIONS = (
-    ("ap+lateral", r"正侧位|正、侧位|前后位及侧位|正位侧位|正侧"),
-    ("ap+oblique", r"正斜位|正斜"),
+    ("ap+lateral", r"正侧位|正、侧位|正位[+、及和]侧位|前后位及侧位|正位侧位|正侧"),
+    ("ap+oblique", r"正斜位|正位[+、及和]斜位|正斜"),
     ("upright", r"立位正位|立位|站立位"),
     ("supine", r"卧位正位|卧位"),
     ("ap", r"正位|后前位|前后位|pa位"),
     ("lateral", r"侧位"),
     ("oblique", r"斜位"),
 )
+_FILM = re.compile("正侧位|正斜位|正位|侧位|斜位|轴位|[华瓦柯]氏位")
+"""How only a film is taken, where no modality is named."""
 _POSTURES = frozenset({"upright", "supine"})
 _SITES = (
     ("coronary", "冠状动脉|冠脉"), ("pulmonary-artery", "肺动脉"), ("head-neck", "头颈部|头颈|颈部及颅脑"),
@@ -46,13 +48,15 @@ _SITES = (
     ("aorta", "胸腹主动脉|全主动脉|主动脉"), ("sinuses", "副鼻窦|鼻窦"), ("nasal-bones", "鼻骨"),
     ("temporal", "颞骨|中耳|内耳|乳突"), ("orbit", "眼眶"), ("pituitary", "垂体|鞍区"), ("sacroiliac", "骶髂关节"),
     ("sacrum", "骶尾椎|骶尾骨"), ("lumbosacral", "腰骶椎"), ("cervical", "颈椎间盘|颈椎"), ("thoracic-spine", "胸椎间盘|胸椎"),
-    ("lumbar", "腰椎间盘|腰椎"), ("spine", "全脊柱|脊柱全长"), ("chest-abdomen", "胸腹部|胸腹"), ("abdomen-pelvis", "全腹部|全腹"),
+    ("lumbar", "腰椎间盘|腰椎"), ("spine", "全脊柱|脊柱全长"), ("chest-abdomen", "胸腹部|胸腹|(?:胸部?|肺部?|双肺)[+、及和与]上?腹部?"),
+    ("abdomen-pelvis", "全腹部|全腹"),
     ("upper-abdomen", "上腹部|上腹"), ("pelvis", "盆腔|下腹部"), ("pelvic-bone", "骨盆"), ("lymph-neck", "颈部淋巴结"),
-    ("thyroid", "甲状腺"), ("parathyroid", "甲状旁腺"), ("parotid", "腮腺"), ("breast", "乳腺|乳房|双乳"),
+    ("thyroid", "甲状腺"), ("parathyroid", "甲状旁腺"), ("parotid", "腮腺"), ("breast", "乳腺|乳房|双乳(?![腺房])"),
     ("liver-gb-pancreas-spleen", "腹部肝胆胰脾|肝胆胰脾|肝胆脾胰|肝、胆、胰、脾|肝胆胰脾腹部"),
     ("urinary", "泌尿系统|泌尿系|肾输尿管膀胱|肾膀胱输尿管"), ("kidney-ureter", "双肾输尿管|肾输尿管"),
     ("uterus", "妇科(?:子宫附件)?|子宫[、,及和+]?(?:双侧?|两侧)?附件"), ("heart", "心脏"), ("prostate", "前列腺"),
-    ("liver", "肝脏"), ("head", "头颅|颅脑|头部|脑部|颅骨|头|脑|颅"), ("neck", "颈部"), ("ribs", "肋骨"), ("clavicle", "锁骨"),
+    ("liver", "肝脏"), ("head", "头颅|颅脑|头部|脑部|颅骨|头|脑|颅"), ("neck", "颈部(?:软组织)?"),
+    ("ribs", "肋骨"), ("clavicle", "锁骨"),
     ("calcaneus", "跟骨"), ("forearm", "尺桡骨|前臂"), ("humerus", "肱骨|上臂"), ("femur", "股骨|大腿"),
     ("tibia", "胫腓骨|小腿"), ("hip", "髋关节|髋部|髋"), ("knee", "膝关节|膝"), ("shoulder", "肩关节|肩"),
     ("elbow", "肘关节|肘"), ("wrist", "腕关节|腕"), ("ankle", "踝关节|踝"), ("hand", "手"), ("foot", "足|脚"),
@@ -66,7 +70,7 @@ _ADDED = re.compile("左?心功能|残余尿|经阴道|经腹部?|腔内|体表"
 """What is measured on the same pictures, or how the probe is held."""
 _ABBREVIATED = re.compile(r"\([a-z]{2,6}\)|ucg|tcd")
 _FILLER = re.compile(
-    r"检查|扫描|成像|摄影|造影|三维重建|三维|重建|[cltsCLTS]\d{1,2}(?:[-~/][cltsCLTS]?\d{1,2})*(?![a-z])|薄层|螺旋|断层|普通|常规|数字化|数字|直接|升级|不出片|出片|不含胶片|不含片|含片|含胶片|团检|团单"
+    r"(?:18f-?)?fdg|拼接|负重位?|侧轴位|轴位|华氏位|瓦氏位|柯氏位|spect|检查|扫描|成像|摄影|造影|三维重建|三维|重建|[cltsCLTS]\d{1,2}(?:[-~/][cltsCLTS]?\d{1,2})*(?![a-z])|薄层|螺旋|断层|普通|常规|数字化|数字|直接|升级|不出片|出片|不含胶片|不含片|含片|含胶片|团检|团单"
     r"|单价|优惠|\d+[排层]|多排|加|普美显|造影剂|单胎|双胎|多胎|双源|高分辨率?|hr|\d(?:\.\d)?t|站立位?|立位|免费|送|部位|脏器|床旁|床边|急诊|测定|区域?|[+与及和、,，。:：;；*()（）\[\]【】\-_/\s]"
 )
 
@@ -92,6 +96,8 @@ def examination(text: str) -> Examination | None:
     rest = simplified(unicodedata.normalize("NFKC", clean_name(text)[0])).casefold()
     doppler = bool(_DOPPLER.search(rest))
     chest_film = "胸片" in rest or "ctpa" in rest
+    if "ctu" in rest:
+        rest = rest.replace("ctu", "泌尿系ct") + ("" if _WITHOUT.search(rest) else "增强")
     modality = ""
     for word, pattern in _MODALITIES:
         if re.search(pattern, rest):
@@ -106,6 +112,8 @@ def examination(text: str) -> Examination | None:
                 else re.sub("|".join(p for _, p in _MODALITIES[9:]), " ", rest)
             )
             break
+    if not modality and _FILM.search(rest):
+        modality = "DX"
     if not modality:
         return None
     if modality == "US":
@@ -127,6 +135,8 @@ def examination(text: str) -> Examination | None:
     site, rest = _first(_SITES, _ADDED.sub(" ", rest))
     if "左" in rest and "右" in rest:
         rest = re.sub("[左右]侧?", " ", rest) + "双"
+    if modality == "MRCP":
+        site = "ducts"
     side, rest = _first(_SIDES, rest)
     also, left = _others(rest) if site else ((), rest)
     left = _FILLER.sub("", left)
