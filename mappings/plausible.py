@@ -87,7 +87,7 @@ def check_resident_id(patient: dict[str, Any], pid: Record, x: Context) -> None:
         national = identifier.get("system") == systems.RESIDENT_ID
         number = resident_id.read(value) if national else None
         if number is None:
-            if national or (len(value) == 18 and resident_id.meant(value)):
+            if national or (len(value) == 18 and resident_id.meant(value) and resident_id.read(value) is None):
                 words = "The resident ID number does not exist (form, date or check character); nobody is linked by it."
                 x.issue("bad-resident-id", "warning", words, value, f"{pid.where}-{_field_of(value, pid)}")
         elif len(born) == 10 and number.birth_date != born:
@@ -99,4 +99,4 @@ def check_resident_id(patient: dict[str, Any], pid: Record, x: Context) -> None:
 
 def _field_of(value: str, pid: Record) -> int:
     """The field of PID an identifier came from."""
-    return next((n for n in (3, 19, 2, 4) if any(plain(element, 1) == value for element in pid.get(n))), 3)
+    return next((n for n in (3, 19, 2, 4, 20) if any(plain(element, 1) == value for element in pid.get(n))), 3)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from adapters.contract import Unreadable
 from adapters.dicom.signature import is_object
+from adapters.hl7v2.batch import shortage
 from adapters.transports.folder import DropFolder
 from conformance.issue import Issue
 from fhir_server import telemetry
@@ -130,7 +131,8 @@ class FileIntake:
                 faults.append(fault)
             else:
                 self._receiver.hear(self._profile.id, CHANNEL)
-        return faults
+        short = await asyncio.to_thread(shortage, raw) if kind == "hl7v2" else None
+        return [short, *faults] if short is not None else faults
 
 
 def _said(issue: Issue) -> str:

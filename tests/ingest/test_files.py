@@ -61,6 +61,9 @@ def test_files_of_all_kinds_become_resources_and_what_cannot_be_read_is_held_wit
     (tmp_path / "report.xml").write_bytes(CDA)
     (tmp_path / "results.hl7").write_bytes(oru("M1") + oru("M2", patient="100002"))
     (tmp_path / "other.xml").write_bytes(b"<CardiologyXML><a/></CardiologyXML>")
+    (tmp_path / "short.hl7").write_bytes(
+        b"FHS|^~\\&|LIS\rBHS|^~\\&|LIS\r" + oru("M4", patient="100004") + b"BTS|2\rFTS|1\r"
+    )
     (tmp_path / "foreign.hl7").write_bytes(oru("M3", facility="BETA"))
     (tmp_path / "bomb.xml").write_bytes(
         b'<!DOCTYPE ClinicalDocument [<!ENTITY a "a">]><ClinicalDocument>&a;</ClinicalDocument>'
@@ -69,9 +72,10 @@ def test_files_of_all_kinds_become_resources_and_what_cannot_be_read_is_held_wit
     assert names(tmp_path) == ["done", "failed"]
     assert names(tmp_path / "done") == ["report.xml", "results.hl7"]
     assert names(tmp_path / "failed") == [
-        n for name in ("bomb.xml", "foreign.hl7", "other.xml") for n in (name, f"{name}.error.txt")
+        n for name in ("bomb.xml", "foreign.hl7", "other.xml", "short.hl7") for n in (name, f"{name}.error.txt")
     ]
     assert "unknown-format" in (tmp_path / "failed" / "other.xml.error.txt").read_text("utf-8")
+    assert "counts 2 messages, there are 1" in (tmp_path / "failed" / "short.hl7.error.txt").read_text("utf-8")
     stop = threading.Event()
     worker = threading.Thread(target=Worker(database_url, profiles, stop).run)
     worker.start()
@@ -92,8 +96,7 @@ def test_files_of_all_kinds_become_resources_and_what_cannot_be_read_is_held_wit
         [
             ("cda", "done", None),
             ("cda", "held", "xml-forbidden"),
-            ("hl7v2", "done", None),
-            ("hl7v2", "done", None),
+            *[("hl7v2", "done", None)] * 3,
             ("hl7v2", "held", "unknown-facility"),
             ("unknown", "held", "unknown-format"),
         ],
