@@ -5,6 +5,7 @@ From the catalogue's names and ``aliases.csv`` (other names, abbreviations, a us
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +24,8 @@ _SPECIMENS = (
     ("fluid", ("胸水", "腹水", "胸腹", "积液", "浆膜", "关节液", "羊水")), ("sputum", ("痰",)), ("semen", ("精子", "精液", "精浆")),
     ("breath", ("呼气", "breath")), ("vaginal", ("阴道", "白带")), ("blood", ("血", "serum", "plasma", "blood")), ("marrow", ("骨髓",)),
 )  # fmt: skip
+_NO_URINE = re.compile("(?<=[钠利])尿|尿(?=素|酸(?!碱)|苷|嘧啶|钠肽)")
+"""Urea, urate and natriuretic peptides: the character for urine inside the name of a substance."""
 _BLOOD = frozenset({"serum", "plasma", "whole-blood", "arterial-blood"})
 
 
@@ -99,7 +102,7 @@ def _specimens(item: Item) -> frozenset[str]:
 
 def specimen(text: str) -> str:
     """A specimen as sent, or a name that says one, as one word; ``blood`` for serum, plasma, whole blood; empty: none said."""
-    lowered = text.lower()
+    lowered = _NO_URINE.sub("", text.lower())
     if lowered in _BLOOD:
         return "blood"
     return next(

@@ -156,7 +156,7 @@ class Proposer:
         for spelling, cost in spellings:
             for number in self._by_name.get(spelling, ()):
                 offer(number, 1.0 - cost, self._known[number].names[spelling])
-        if chinese and (word := _SAID.get(aliases.specimen(local.specimen))) and word not in text:
+        if chinese and (word := _SAID.get(said := aliases.specimen(local.specimen))) and aliases.specimen(text) != said:
             for spelling, cost in names.variants(word + text):
                 for number in self._by_name.get(spelling, ()):
                     offer(number, 0.97 - cost, self._known[number].names[spelling])

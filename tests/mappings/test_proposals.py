@@ -50,6 +50,12 @@ def test_the_specimen_tells_urine_from_serum() -> None:
     assert first("酸碱度", specimen="urine") == "L0229"
 
 
+def test_urea_and_natriuretic_peptides_are_not_taken_for_urine() -> None:
+    found = shipped_proposer().propose(Local(name="血尿素氮", unit="mmol/L"))
+    assert (found[0].item, "-specimen" in found[0].reasons) == ("L0017", False)
+    assert first("尿尿酸", unit="mmol/24h", specimen="尿") == first("尿素氮", unit="mmol/L", specimen="尿") == ""
+
+
 def test_a_spinal_fluid_glucose_is_not_a_serum_glucose() -> None:
     assert first("脑脊液葡萄糖", unit="mmol/L") == ""
 
@@ -162,6 +168,8 @@ def test_words_in_brackets_that_make_it_another_test_are_not_read_over(name: str
         ("CTU平扫", "R0077"),
         ("CTU", ""),
         ("小肠镜", ""),
+        ("13C-尿素呼气试验(药盒)", "F0013"),
+        ("腰4-5椎间盘CT平扫", "R0073"),
         ("超声引导下甲状腺穿刺活检", ""),
         ("CT引导下椎体成形术", ""),
     ],
