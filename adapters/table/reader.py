@@ -129,6 +129,7 @@ def read(raw: bytes, facility: Facility) -> Message:
         msh.put(7, read_at)
     _agree(rows, table, issues)
     _sound(rows, table, issues)
+    _one_value(rows, places, issues)
     before: tuple[str, ...] | None = None
     seen: set[tuple[tuple[str, str], ...]] = set()
     for number, row in enumerate(rows, 1):
@@ -184,6 +185,26 @@ def _agree(rows: list[Row], table: Table, issues: list[Issue]) -> None:
         if place.startswith("PID-") and len({row.get(column, "") for row in rows}) > 1:
             words = f"The rows of one report differ in the column {column}; whose report it is cannot be told."
             issues.append(Issue("rows-disagree", "error", f"row[1].{column}", words))
+
+
+def _one_value(rows: list[Row], places: list[tuple[tuple[str, int, int], str]], issues: list[Issue]) -> None:
+    """Two numbers of one item that nothing tells apart (no OBX-4, no other time): a view with every version of a row, or a series
+    without its times. Which of them counts is not guessed."""
+    telling = [c for (name, number, _), c in places if name == "OBX" and number in (3, 4, 14, 19)]
+    telling += [c for (name, number, _), c in places if name in ("OBR", "ORC", "SPM") and (name, number) != ("OBR", 22)]
+    values = [c for place, c in places if place[:2] == ("OBX", 5)]
+    known: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for number, row in enumerate(rows, 1):
+        value = tuple(row.get(c, "") for c in values)
+        if not any(_NUMBER.fullmatch(v) for v in value):
+            continue
+        if known.setdefault(tuple(row.get(c, "") for c in telling), value) != value:
+            words = (
+                "The report has two numbers for one item, and nothing tells which counts: give the newest row alone, or a column for "
+                "OBX-4 or OBX-14 that tells them apart."
+            )
+            issues.append(Issue("item-twice", "error", f"row[{number}]", words))
+            return
 
 
 def _sound(rows: list[Row], table: Table, issues: list[Issue]) -> None:

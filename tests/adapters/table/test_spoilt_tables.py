@@ -197,8 +197,26 @@ def test_a_workbook_that_cannot_be_read_whole_is_refused(raw: bytes, key: str, p
     assert fault.value.issue.key == key
 
 
+def test_two_numbers_of_one_item_are_not_both_results(profile: Profile) -> None:
+    versions = [row(结果=value) for value in ("6.30", "3.60", "6.30")]
+    found = messages(text(COLUMNS, *versions, row(报告单号="R2", 结果="5")), profile)
+    assert held(found) == [("item-twice", "row[2]")]
+    assert values(found) == [("P1", "5")]
+    # Lines of a text are one after the other, and other items and reports are others.
+    assert values(messages(text(COLUMNS, row(结果="第一行"), row(结果="第二行")), profile)) == [
+        ("P1", "第一行"),
+        ("P1", "第二行"),
+    ]
+    assert (
+        len(
+            values(messages(text(COLUMNS, row(), row(项目代码="RBC", 结果="4.1"), row(组合="复查", 结果="5")), profile))
+        )
+        == 3
+    )
+
+
 def test_a_row_that_stands_twice_in_a_report_counts_once_and_is_told(profile: Profile) -> None:
-    (found,) = messages(text(COLUMNS, row(), row(结果="6.4"), row()), profile)
+    (found,) = messages(text(COLUMNS, row(), row(项目代码="RBC", 结果="6.4"), row()), profile)
     assert values([found]) == [("P1", "6.30"), ("P1", "6.4")]
     assert [i.where for i in found.issues if i.key == "row-twice"] == ["row[3]"]
 
