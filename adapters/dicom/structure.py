@@ -23,6 +23,8 @@ MAX_HEADER: Final = 128 * 1024 * 1024
 """Bytes of one object without its pixels; an encapsulated PDF or a long waveform is far smaller."""
 MAX_DEPTH: Final = 64
 MAX_ELEMENTS: Final = 1_000_000
+MAX_ITEMS: Final = 200_000
+"""Items of sequences in one object: each takes more than a kilobyte when it is read. Enhanced objects have some ten a frame."""
 PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 """Float, Double Float and Pixel Data (PS3.3 C.7.6.3, C.7.6.24)."""
 _IMPLICIT: Final = "1.2.840.10008.1.2"
@@ -167,7 +169,7 @@ def walk(data: bytes, explicit: bool, little: bool, values: dict[int, bytes] | N
     size = len(data)
     # The open sequences and items, innermost last: where they end (None: at their delimiter), the kind, the end of what holds them.
     ends: list[tuple[int | None, bool, int]] = []
-    at = elements = 0
+    at = elements = items = 0
     while True:
         while ends and ends[-1][0] == at:
             ends.pop()
@@ -186,6 +188,9 @@ def walk(data: bytes, explicit: bool, little: bool, values: dict[int, bytes] | N
         at += 8
         if group == 0xFFFE:
             if tag == _ITEM:
+                items += 1
+                if items > MAX_ITEMS:
+                    raise _refuse("too-large", f"The sequences of the object have more than {MAX_ITEMS} items.")
                 _open(ends, at, length, limit, of_items=False)
                 continue
             if not ends or ends[-1][0] is not None or ends[-1][1] != (tag == _SEQUENCE_END):

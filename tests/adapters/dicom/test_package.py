@@ -135,6 +135,20 @@ def test_ten_thousand_opened_items_are_refused_at_once() -> None:
     assert refused.value.issue.key == "dicom-too-deep"
 
 
+def test_items_without_end_are_refused_before_each_is_an_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "MAX_ITEMS", 1_000)
+    head = part10(image(pixels=False), ImplicitVRLittleEndian)
+    empty = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
+    for number, refused in ((1_000, False), (1_001, True)):
+        whole = head + struct.pack("<HHL", 0x0040, 0xA730, len(empty) * number) + empty * number
+        if refused:
+            with pytest.raises(Unreadable, match="more than 1000 items") as fault:
+                header_bytes(whole)
+            assert fault.value.issue.key == "too-large"
+        else:
+            assert header_bytes(whole) == whole
+
+
 def test_a_deflated_data_set_that_grows_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structure, "MAX_HEADER", 1_000_000)
     deflated = part10(image(), SYNTAXES[3])
