@@ -17,7 +17,7 @@ from typing import Any, Final
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 
-from fhir_server.access import Principal, authenticate, granted_of, issue_token
+from fhir_server.access import Principal, authenticate, covered, issue_token
 from fhir_server.errors import Category, Fault
 from fhir_server.keys import Keys
 from fhir_server.smart_clients import SHORTEST_SECRET, Client
@@ -173,7 +173,7 @@ def grant(
     wanted = frozenset(form.get("scope", "").split())
     if not wanted:
         raise Refused("invalid_request", "scope is missing, for example system/Observation.rs.")
-    granted = granted_of(client.scopes, wanted)
+    granted = covered(wanted, client.scopes)
     if not granted:
         raise Refused("invalid_scope", "None of these scopes is registered for the client.")
     token = issue_token(keys, client.id, "system", client.facility, granted, ttl=LIFE, now=now)

@@ -164,10 +164,13 @@ def redeem(
         raise gone
     if row.until < now or not row.active:
         raise gone
-    conn.execute("UPDATE login_grant SET used = true WHERE digest = %s", [_digest(token)])
-    scopes = frozenset(row.scope.split())
+    given = scopes = frozenset(row.scope.split())
     if wanted := frozenset(form.get("scope", "").split()) if kind == "refresh" else frozenset():
-        scopes &= wanted  # RFC 6749 section 6: never more than was given
+        # RFC 6749 section 6: never more than was given. A token without any scope would get those of the role.
+        scopes = (given & wanted & _PLAIN) | covered(wanted - _PLAIN, given - _PLAIN)
+    if not scopes - _PLAIN:
+        raise Refused("invalid_scope", "None of these scopes was given.")
+    conn.execute("UPDATE login_grant SET used = true WHERE digest = %s", [_digest(token)])
     life = TOKEN_LIFE
     access = issue_token(
         keys, row.subject, row.role, row.facility, scopes - _PLAIN, ttl=life, now=now, patient=row.patient
@@ -182,8 +185,8 @@ def redeem(
         answer["id_token"] = keys.signed_id(_identity(row, scopes, issuer, base, now))
     if row.patient:
         answer["patient"] = row.patient
-    if scopes & {"offline_access", "online_access"}:
-        ends = row.until if kind == "refresh" else now + (REFRESH_LIFE if "offline_access" in scopes else ONLINE_LIFE)
+    if given & _REFRESHED:
+        ends = row.until if kind == "refresh" else now + (REFRESH_LIFE if "offline_access" in given else ONLINE_LIFE)
         kept = ("refresh", row.family, row.subject, row.client, row.redirect_uri)
         answer["refresh_token"] = _put(conn, kept, row.scope, "", row.patient, ends)
     return Principal(row.subject, row.role, row.facility, scopes, row.patient), answer

@@ -113,6 +113,8 @@ async def transact(request: Request, asker: Asker) -> Response:
         if isinstance(step, transaction.Step):
             for needed in step.interactions:
                 await permit(request, asker, needed, step.type)
+            if step.method == "PATCH" and wanted.returns == "representation":
+                await permit(request, asker, "read", step.type)
     good = [s for s in steps if isinstance(s, transaction.Step)]
     results: list[transaction.Step | Fault | bytes] = []
     if kind == "transaction":
@@ -365,8 +367,8 @@ async def _write(request: Request, asker: Asker, action: Any, name: str, write: 
     }
     wanted = preferences(request.headers).returns
     body = change.body
-    if wanted == "minimal":
-        body = b""
+    if wanted == "minimal" or (name == "patch" and not asker.may("read", kind)):
+        body = b""  # a patch need not say what the rest of the resource is
     elif wanted == "OperationOutcome":
         body = outcome([stored_as(change)])
     return fhir(request, body, status=written.status, headers=headers)

@@ -315,6 +315,8 @@ class _Places:
         return references.rewritten(resource, replace)
 
     def _reference(self, kind: str, query: str) -> str:
+        if kind in RESOURCE_TYPES and not self._writer.allowed(kind):
+            raise Fault(Category.FORBIDDEN, f"A conditional reference needs a token that allows search-type on {kind}.")
         found = self._writer.match(kind, query) if kind in RESOURCE_TYPES else None
         if found is None or (kind, found) in self._deleted:
             raise Fault(Category.PRECONDITION, f"No {kind} matches the conditional reference.")

@@ -11,7 +11,7 @@ import asyncpg
 
 from conformance.capability import TYPE_NAMES
 from conformance.fhirjson import loads
-from fhir_server.access import Principal, granted_of
+from fhir_server.access import Principal, covered
 from fhir_server.publish.matching import principal_of
 from fhir_server.publish.notification import Event
 from fhir_server.scope.asker import scope_of
@@ -47,12 +47,12 @@ async def standing(db: Any, subscription: Mapping[str, Any], clients: Mapping[st
         if row is None or not row["active"] or (row["role"], row["facility"]) != (asker.role, asker.facility):
             return None
         held = frozenset(row["scopes"].split())
-        return replace(asker, scopes=granted_of(held, asker.scopes)) if held else asker
+        return replace(asker, scopes=covered(asker.scopes, held)) if held else asker
     if subscription["known"] == "client":
         client = clients.get(asker.subject)
         if client is None or client.facility != asker.facility:
             return None
-        return replace(asker, scopes=granted_of(client.scopes, asker.scopes))
+        return replace(asker, scopes=covered(asker.scopes, client.scopes))
     return asker
 
 

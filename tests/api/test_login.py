@@ -136,6 +136,27 @@ def test_refresh_tokens_are_good_once_and_a_stolen_one_ends_the_family(server: A
     assert third.status_code == 400
 
 
+def test_a_refresh_gives_less_when_asked_and_never_more(server: Api) -> None:
+    add(server, "dr-r")
+    token = redeem_code(server, told(agree(server, "dr-r"))["code"]).json()
+
+    def refresh(scope: str) -> httpx.Response:
+        return redeem(server, grant_type="refresh_token", refresh_token=token["refresh_token"], scope=scope)
+
+    # What covers nothing of what was given is refused, and the refresh token is not spent.
+    for wider in ("user/*.cruds", "user/Encounter.rs", "offline_access", "user/Observation.rs?sensitivity=hiv"):
+        assert refresh(wider).json()["error"] == "invalid_scope", wider
+    less = refresh("user/Patient.r").json()
+    assert less["scope"] == "user/Patient.r"
+    header = {"Authorization": f"Bearer {less['access_token']}"}
+    assert httpx.get(f"{server.base}/Patient/x", headers=header).status_code == 404
+    for door in ("Patient", "Observation", "Encounter"):
+        assert httpx.get(f"{server.base}/{door}", headers=header).status_code == 403, door
+    # The next one may be as wide as what was agreed to.
+    token = less
+    assert set(refresh("").json()["scope"].split()) >= {"user/Patient.rs", "offline_access"}
+
+
 def test_five_wrong_passwords_lock_the_account_and_the_answer_does_not_tell(server: Api) -> None:
     add(server, "dr-c")
     unknown = agree(server, "nobody")

@@ -94,6 +94,22 @@ def test_a_patch_that_does_not_fit_changes_nothing(module_api: Any, operations: 
     assert module_api.http.get("/Patient/p").text == before
 
 
+def test_who_may_not_read_learns_nothing_from_what_he_patches(api: Any) -> None:
+    api.put(resourceType="Patient", id="p", gender="female")
+    only = {"Authorization": f"Bearer {api.token('system', 'system/Patient.u')}", "Prefer": "return=representation"}
+    answer = patch(api, "/Patient/p", **only)
+    assert (answer.status_code, answer.content) == (200, b"")
+    binary = {
+        "resourceType": "Binary",
+        "contentType": JSON_PATCH["Content-Type"],
+        "data": base64.b64encode(b"[]").decode(),
+    }
+    step = {"request": {"method": "PATCH", "url": "Patient/p"}, "resource": binary}
+    for kind in ("batch", "transaction"):
+        sent = api.http.post("/", json={"resourceType": "Bundle", "type": kind, "entry": [step]}, headers=only)
+        assert "female" not in sent.text
+
+
 def test_what_cannot_be_patched_is_told(api: Any) -> None:
     assert patch(api, "/Patient/none", op("add", "/active", value=True)).status_code == 404
     api.put(resourceType="Patient", id="p")

@@ -290,6 +290,9 @@ def test_the_scopes_of_every_entry_are_needed(api: Any) -> None:
     assert answer.status_code == 403
     assert api.ids("Observation") == []
     assert send(api, entry("POST", "Observation", result("Patient/p")), **only).status_code == 200
+    # Whether something matches is an answer to a search.
+    api.put(resourceType="Patient", id="p")
+    assert send(api, entry("POST", "Observation", result("Patient?_id=p")), **only).status_code == 403
 
 
 def test_conditional_creates_at_the_same_time_make_one_resource(api: Any) -> None:

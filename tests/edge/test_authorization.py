@@ -16,7 +16,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
-from fhir_server.access import granted_of
+from fhir_server.access import covered
 from fhir_server.keys import AccessError
 from fhir_server.smart_clients import load_clients
 
@@ -179,6 +179,8 @@ def test_the_server_does_not_start_with_a_file_of_clients_it_cannot_read(tmp_pat
         ("system/Observation.rs", "system/*.rs", ""),
         ("system/Observation.rs", "user/Observation.rs", ""),
         ("system/Observation.rs?category=laboratory", "system/Observation.rs", ""),
+        ("system/*.rs", "system/Observation.rs?category=laboratory", "system/Observation.rs?category=laboratory"),
+        ("system/*.rs", "system/Observation.rs?sensitivity=hiv", ""),
         (
             "system/Observation.rs?category=laboratory",
             "system/Observation.rs?category=laboratory",
@@ -187,5 +189,5 @@ def test_the_server_does_not_start_with_a_file_of_clients_it_cannot_read(tmp_pat
     ],
 )
 def test_no_more_is_granted_than_is_registered(registered_scopes: str, wanted: str, granted: str) -> None:
-    found = granted_of(frozenset(registered_scopes.split()), frozenset(wanted.split()))
+    found = covered(frozenset(wanted.split()), frozenset(registered_scopes.split()))
     assert found == frozenset(granted.split())
