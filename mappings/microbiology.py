@@ -62,7 +62,7 @@ def _by_parent(obr: Record, orc: Record | None, results: list[tuple[Record, dict
     orders = {v for e in parents for n in (1, 2) if (v := bare(e, n, 1))}
     parent = next((v for e in parents for n in (2, 1) if (v := bare(e, n, 1))), "")
     found = [
-        (made, observation)
+        (made, record, observation)
         for made in x.made
         if not orders or not made.numbers or orders.intersection(made.numbers)
         for record, observation in made.results
@@ -73,9 +73,11 @@ def _by_parent(obr: Record, orc: Record | None, results: list[tuple[Record, dict
     clear = len(found) < 2
     if not clear:
         # OBR-26.3: the parent result in words. It tells organisms of one code apart, and names none by itself.
-        found = [(made, organism) for made, organism in found if said and said in _answer(organism)]
+        found = [one for one in found if said and said in _answer(one[2])]
+    code = bare(element, 1, 1) or bare(element, 1, 4)
     if len(found) == 1:
-        made, organism = found[0]
+        made, record, organism = found[0]
+        code = code or ("" if sub_id else plain(record.get(3)[0], 1))
         parent = parent or next(iter(made.numbers), "")
         _add(organism, [observation for _, observation in results])
     elif not clear or not parent or not (codes or sub_id):
@@ -83,9 +85,9 @@ def _by_parent(obr: Record, orc: Record | None, results: list[tuple[Record, dict
         x.issue("no-parent-result", "information", words, where=f"{obr.where}-26")
         return
     x.fields_read(obr).add(26)
-    if parent and (codes or sub_id):
+    if parent and (code or sub_id):
         # Also beside an organism of this message: a later correction of it alone then keeps its members.
-        name = f"{parent}|{bare(element, 1, 1) or bare(element, 1, 4)}|{sub_id}" + ("" if clear else f"|{said}")
+        name = f"{parent}|{code}|{sub_id}" + ("" if clear else f"|{said}")
         reference = parent_reference(name, said)
         for _, observation in results:
             observation.setdefault("derivedFrom", []).append(reference)
