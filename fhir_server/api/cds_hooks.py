@@ -261,7 +261,7 @@ def read_question(body: Mapping[str, Any], service: Service) -> Question:
     beside: dict[str, Any] = {
         "department": department,
         "told": told,
-        "visit_class": _visit_class(body.get("prefetch"), encounter),
+        "visit_class": _visit_class(body.get("prefetch"), encounter, patient),
     }
     if service.hook == "patient-view":
         return Question(*asked, [], visit=True, **beside)
@@ -277,19 +277,31 @@ def read_question(body: Mapping[str, Any], service: Service) -> Question:
     return Question(*asked, requests, **beside)
 
 
-def _visit_class(prefetch: Any, encounter: str) -> str:
-    """Class of the visit as the caller sent it along; what the repository has of the visit goes before it (check)."""
+def _visit_class(prefetch: Any, encounter: str, patient: str) -> str:
+    """Class of the visit as the caller sent it along; what the repository has of the visit goes before it (check). The visit of
+    somebody else says nothing about this order."""
     sent = prefetch.get("encounter") if isinstance(prefetch, dict) else None
     if (
         not isinstance(sent, dict)
         or sent.get("resourceType") != "Encounter"
         or not encounter
         or sent.get("id") != encounter
+        or _of_another(sent.get("subject"), patient)
     ):
         return ""
     coding = sent.get("class")
     code = coding.get("code") if isinstance(coding, dict) else None
     return code if isinstance(code, str) else ""
+
+
+def _of_another(subject: Any, patient: str) -> bool:
+    """Does a subject name another Patient than that of the context? One named by a business identifier cannot be compared."""
+    reference = subject.get("reference") if isinstance(subject, dict) else None
+    named = reference.rpartition("Patient/")[2].partition("/")[0] if isinstance(reference, str) else ""
+    return bool(named) and "|" not in patient and named != patient.removeprefix("Patient/")
+
+
+_NOT_WANTED: Final = frozenset({"revoked", "entered-in-error"})
 
 
 def _drafts(bundle: Any, patient: str) -> list[Mapping[str, Any]]:
@@ -307,10 +319,9 @@ def _drafts(bundle: Any, patient: str) -> list[Mapping[str, Any]]:
             raise Fault(Category.INVALID, f"{place} is missing or not a resource.", where=place)
         if resource["resourceType"] != "ServiceRequest" or resource.get("doNotPerform") is True:
             continue  # drugs, diets: other services answer for them
-        subject = resource.get("subject")
-        reference = subject.get("reference") if isinstance(subject, dict) else None
-        named = reference.rpartition("Patient/")[2].partition("/")[0] if isinstance(reference, str) else ""
-        if named and "|" not in patient and named != patient.removeprefix("Patient/"):
+        if isinstance(status := resource.get("status"), str) and status in _NOT_WANTED:
+            continue
+        if _of_another(resource.get("subject"), patient):
             raise Fault(
                 Category.INVALID, f"{place}.subject is not the patient of the context.", where=f"{place}.subject"
             )

@@ -19,6 +19,11 @@ COMMENT_LENGTH: Final = 200
 TEXT_LENGTH: Final = 1000
 
 
+def words(text: str) -> str:
+    """A text trimmed; empty when no character of it can be seen (blanks, zero-width spaces)."""
+    return text.strip() if any(c.isprintable() and not c.isspace() for c in text) else ""
+
+
 def read_string(body: Mapping[str, Any], key: str, path: str) -> str:
     """A required string of a request, trimmed. Raises Fault INVALID naming ``path`` + ``key`` when it is missing, blank or too long."""
     found = body.get(key)
@@ -115,11 +120,11 @@ def _override(given: Any, path: str, rules: Rules) -> dict[str, Any]:
             if known is None:
                 codes = ", ".join(g.code for g in reasons.offered(rules) if g.system == system)
                 raise Fault(Category.INVALID, f"{path}.reason.code is one of {codes}.", where=f"{path}.reason.code")
-            if known.text_required and not comment.strip():
+            if known.text_required and not words(comment):
                 raise Fault(
                     Category.INVALID, f"Reason {code} needs words in {path}.userComment.", where=f"{path}.userComment"
                 )
         out["reason"] = {"system": system, "code": code}
-    if comment.strip():
-        out["comment"] = comment.strip()
+    if words(comment):
+        out["comment"] = words(comment)
     return out

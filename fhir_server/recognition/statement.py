@@ -17,7 +17,7 @@ import orjson
 
 from fhir_server.errors import Category, Fault
 from fhir_server.recognition import reasons
-from fhir_server.recognition.feedback import COMMENT_LENGTH, read_string, read_time
+from fhir_server.recognition.feedback import COMMENT_LENGTH, read_string, read_time, words
 from fhir_server.recognition.reasons import Given
 from fhir_server.recognition.rules import Rules
 
@@ -130,7 +130,7 @@ def read_text(body: Mapping[str, Any], key: str, path: str) -> str:
     if body.get(key) is None or body.get(key) == "":
         return ""
     found = body[key]
-    text = found.strip() if isinstance(found, str) else ""
+    text = words(found) if isinstance(found, str) else ""
     if not isinstance(found, str) or len(text) > COMMENT_LENGTH or "\x00" in text:
         raise Fault(
             Category.INVALID, f"{path}{key} is a text of at most {COMMENT_LENGTH} characters.", where=path + key

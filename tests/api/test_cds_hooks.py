@@ -198,6 +198,18 @@ def test_nothing_recognizable_gives_no_card_and_a_ledger_row(serve: Any, county:
     ]
 
 
+def test_what_was_sent_for_training_is_shown_to_nobody(serve: Any, county: Any) -> None:
+    here = county.patient("county-hospital", "1", "p-1", NOW - timedelta(days=60))
+    tag = {"system": f"{systems.V2}0103", "code": "T"}  # MSH-11
+    county.report("county-hospital", here, "r1", RENAL, NOW - timedelta(days=1), changes={"meta": {"tag": [tag]}})
+
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        assert (await client.post(SIGN, json=call(here, draft()))).json() == {"cards": []}
+
+    serve(scenario)
+    assert [r["reason"] for r in ledger_rows(county.url)] == ["not-recognizable"]
+
+
 def test_an_emergency_is_not_interrupted_but_kept(serve: Any, tested: str, county: Any) -> None:
     visit = county.encounter("county-hospital", tested, "v1", "EMER", NOW - timedelta(hours=1))
 
@@ -238,6 +250,9 @@ def test_the_visit_sent_along_counts_only_where_the_repository_does_not_have_it(
     async def scenario(client: httpx.AsyncClient, services: Services) -> None:
         assert len((await client.post(SIGN, json=asked(visit))).json()["cards"]) == 1
         assert (await client.post(SIGN, json=asked("his-visit-7"))).json() == {"cards": []}
+        of_another = asked("his-visit-8")
+        of_another["prefetch"]["encounter"]["subject"] = {"reference": "Patient/somebody-else"}
+        assert len((await client.post(SIGN, json=of_another)).json()["cards"]) == 1
 
     serve(scenario)
 
@@ -410,6 +425,7 @@ def test_feedback_goes_to_the_ledger(serve: Any, tested: str, county: Any) -> No
     [
         ({}, "feedback"),
         ({"feedback": []}, "feedback"),
+        (_feedback("c", overrideReason=_reason("6", userComment="\u200b")), "feedback[0].overrideReason.userComment"),
         (_feedback("", outcome="accepted"), "feedback[0].card"),
         (_feedback("c", outcome="ignored"), "feedback[0].outcome"),
         (_feedback("c", outcome="accepted"), "feedback[0].acceptedSuggestions"),
