@@ -118,7 +118,7 @@ def audit(
     """Duplicate audit: which repeats of a period were avoidable, by the same rules as the order-time answer."""
     from fhir_server.duplicates import detect, findings  # noqa: PLC0415
     from fhir_server.duplicates.cases import FIGURES  # noqa: PLC0415
-    from fhir_server.duplicates.report import Scope  # noqa: PLC0415
+    from fhir_server.duplicates.report import EVERYTHING, Scope  # noqa: PLC0415
     from fhir_server.recognition.rules import RulesError  # noqa: PLC0415
     from mappings.catalogue import CatalogueError  # noqa: PLC0415
     from mappings.profile import ProfileError  # noqa: PLC0415
@@ -141,6 +141,13 @@ def audit(
                 findings.keep(conn, found, datetime.now(UTC))
     except (ProfileError, RulesError, CatalogueError) as fault:
         raise fail(str(fault)) from None
+    if scope != EVERYTHING and not found.rows and not found.not_understood:
+        # Nothing found is read as no repeats; a filter spelt wrong finds nothing as well.
+        typer.echo(
+            "No order of the period is inside the filters. Check their spelling: --facility is the id of a profile, --item a code of"
+            " the catalogue, --doctor and --department are as the sender writes them (number or code before name).",
+            err=True,
+        )
     _print(found, form, output, cases)
 
 
