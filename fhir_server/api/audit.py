@@ -57,8 +57,8 @@ async def duplicates(request: Request, asker: Asker) -> Response:
 @router.get("/duplicates/cases")
 async def duplicate_cases(request: Request, asker: Asker) -> Response:
     """The orders behind a figure of ``/duplicates``, judged now: ``figure`` (orders, repeats, avoidable, justified, undetermined,
-    system, partial or not-understood), ``basis`` (order or collection), period and filters, ``_count`` (at most 1000) and ``_offset``,
-    ``format`` (json, csv or xlsx). ``total``: how many there are."""
+    system, partial or not-understood), ``basis`` (order or collection) and ``orderable`` of a row, period and filters, ``_count`` (at
+    most 1000) and ``_offset``, ``format`` (json, csv or xlsx). ``total``: how many there are."""
     await may(request, asker)
     query = request.query_params
     figure, form = query.get("figure", ""), query.get("format", "json")
@@ -68,7 +68,11 @@ async def duplicate_cases(request: Request, asker: Asker) -> Response:
         raise Fault(Category.INVALID, "format is json, csv or xlsx.", where="format")
     count, offset = min(number(query, "_count", 100), _MOST), number(query, "_offset", 0)
     audited = _shown(await _audited(request, asker, query, listed=True), hidden(request, asker))
-    found = [c for c in cases.of(figure, audited.cases) if query.get("basis") in (None, "", c.basis)]
+    found = [
+        c
+        for c in cases.of(figure, audited.cases)
+        if query.get("basis") in (None, "", c.basis) and query.get("orderable") in (None, "", c.orderable)
+    ]
     page = found[offset : offset + count]
     await seen(request, asker, "R")
     if form == "json":

@@ -144,7 +144,8 @@ async def call(service_id: str, request: Request, asker: HookAsker) -> Response:
     telemetry.HOOK_SECONDS.labels(answers.failure or ("card" if cards else "no-card")).observe(
         time.perf_counter() - began
     )
-    return answer({"cards": cards})
+    unread = {"extension": {"org.tongjian.unread": list(question.unread)}} if question.unread else {}
+    return answer({"cards": cards} | unread)
 
 
 async def permit_question(request: Request, asker: Principal, service: str) -> None:
@@ -265,7 +266,8 @@ def read_question(body: Mapping[str, Any], service: Service) -> Question:
     }
     if service.hook == "patient-view":
         return Question(*asked, [], visit=True, **beside)
-    requests = _drafts(context.get("draftOrders"), patient)
+    requests, unread = _drafts(context.get("draftOrders"), patient)
+    beside["unread"] = unread
     if service.hook == "order-select":
         selections = context.get("selections")
         if not isinstance(selections, list) or not all(isinstance(s, str) for s in selections):
@@ -304,7 +306,9 @@ def _of_another(subject: Any, patient: str) -> bool:
 _NOT_WANTED: Final = frozenset({"revoked", "entered-in-error"})
 
 
-def _drafts(bundle: Any, patient: str) -> list[Mapping[str, Any]]:
+def _drafts(bundle: Any, patient: str) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Draft ServiceRequests, and what is wrong with entries that hold no resource: the drafts beside these are answered all the same.
+    Raises Fault INVALID when no entry holds one, or a draft is for another patient."""
     where = "context.draftOrders"
     if not isinstance(bundle, dict) or bundle.get("resourceType") != "Bundle":
         raise Fault(Category.INVALID, f"{where} is missing or not a Bundle.", where=where)
@@ -312,11 +316,13 @@ def _drafts(bundle: Any, patient: str) -> list[Mapping[str, Any]]:
     if not isinstance(entries, list):
         raise Fault(Category.INVALID, f"{where}.entry is not a list.", where=f"{where}.entry")
     out: list[Mapping[str, Any]] = []
+    unread: list[str] = []
     for number, entry in enumerate(entries):
         place = f"{where}.entry[{number}].resource"
         resource = entry.get("resource") if isinstance(entry, dict) else None
         if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):
-            raise Fault(Category.INVALID, f"{place} is missing or not a resource.", where=place)
+            unread.append(f"{place} is missing or not a resource.")
+            continue
         if resource["resourceType"] != "ServiceRequest" or resource.get("doNotPerform") is True:
             continue  # drugs, diets: other services answer for them
         if isinstance(status := resource.get("status"), str) and status in _NOT_WANTED:
@@ -326,4 +332,6 @@ def _drafts(bundle: Any, patient: str) -> list[Mapping[str, Any]]:
                 Category.INVALID, f"{place}.subject is not the patient of the context.", where=f"{place}.subject"
             )
         out.append(resource)
-    return out
+    if unread and len(unread) == len(entries):
+        raise Fault(Category.INVALID, unread[0], where=unread[0].split(" ", 1)[0])
+    return out, unread

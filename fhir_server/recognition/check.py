@@ -57,6 +57,7 @@ class Question:
     department  the department that orders, empty when not told
     visit     True at the start of a visit: nothing is ordered yet, everything recent is asked for
     told      circumstances the caller states; visit_class: class of the Encounter the caller sent along, for a visit we do not have
+    unread    sentences about drafts that could not be read and get no answer
     """
 
     service: str
@@ -69,6 +70,7 @@ class Question:
     visit: bool = False
     told: Circumstances = UNKNOWN
     visit_class: str = ""
+    unread: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +298,7 @@ def _rows(question: Question, answers: Answers, known: rules.Rules) -> list[Row]
     if answers.failure or not answers.answers:
         entry = call | {
             "reason": answers.failure or ("nothing-recent" if question.visit else "nothing-ordered"),
-            "drafts": len(question.requests),
+            "drafts": len(question.requests) + len(question.unread),
         }
         return [Row("no-answer", answers.at, answers.facility, entry, answers.person)]
     if question.visit:

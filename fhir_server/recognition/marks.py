@@ -7,7 +7,7 @@ Whether it holds somewhere is judged from region codes (GB/T 2260) and agreement
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -222,7 +222,8 @@ def _inside(region: str, wider: str) -> bool:
 
 
 class Shown(NamedTuple):
-    """A result that an answer offered: which decision, when; performing laboratory, item, and the time the result was made."""
+    """A result that an answer offered: which decision, when; performing laboratory, item, and the time the result was made.
+    ``rested``: criteria (``mark``, ``eqa``) that were met as it was given, as far as that is on record."""
 
     decision: str
     at: datetime
@@ -230,6 +231,7 @@ class Shown(NamedTuple):
     item: str
     made: datetime
     region: str
+    rested: Collection[str] = ()
 
 
 class Reopened(NamedTuple):
@@ -239,18 +241,23 @@ class Reopened(NamedTuple):
     reason: str
 
 
+_SAID_OTHERWISE: Final = {"eqa-failed": "eqa", "eqa-lapsed": "eqa", "mark-expired": "mark"}
+"""Reason -> the criterion that cannot have been met by a register that said so already."""
+
+
 def reopened(register: Register, answers: Iterable[Shown], known: datetime) -> list[Reopened]:
     """The answers already given whose mark or EQA no longer stands, by what is known at ``known`` (aware): pure, in the given order.
 
     An answer counts when mark and EQA stood by what was known as it was given; a failed or lapsed round that became known since,
-    dated on or before the result, takes that away.
+    dated on or before the result, takes that away. A row without ``recorded``, or one whose end was written anew, does not tell when
+    it became known: there the criterion on record as met says that it was later.
     """
     out = []
     for shown in answers:
-        if _stands(register, shown, shown.at) is not None:
-            continue
         reason = _stands(register, shown, known)
-        if reason is not None:
+        if reason is None:
+            continue
+        if _SAID_OTHERWISE.get(reason) in shown.rested or _stands(register, shown, shown.at) is None:
             out.append(Reopened(shown, reason))
     return out
 

@@ -92,4 +92,6 @@ def shown(decision: Mapping[str, Any], at: datetime, region: str, rules: Rules) 
         base = (item.time_base if item else "") or (policy.time_base if policy else "effective")
         if result[base]:
             made = datetime.fromisoformat(result[base])
-            yield marks.Shown(decision["orderable"]["code"], at, result["performer"], member["item"], made, region)
+            yield marks.Shown(
+                decision["orderable"]["code"], at, result["performer"], member["item"], made, region, rested
+            )

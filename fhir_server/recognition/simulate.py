@@ -16,14 +16,17 @@ from typing import Any, Final
 import asyncpg
 import psycopg
 
+from fhir_server.duplicates import studies
 from fhir_server.duplicates.orders import Placed, read_orders
 from fhir_server.duplicates.visits import with_visits
 from fhir_server.recognition import candidates
+from fhir_server.recognition.candidate import Candidate
 from fhir_server.recognition.candidates import Who
 from fhir_server.recognition.decide import Decision, Outcome, decide, instant
 from fhir_server.recognition.order import Order
 from fhir_server.recognition.rules import Rules
 from fhir_server.store.body import Codec
+from mappings.ids import shard_of_id
 from mappings.profile import Profile
 
 _COLUMNS: Final = ("order", "facility", "orderable", "at", "before", "after", "why")
@@ -63,15 +66,17 @@ async def simulate(
     changed = []
     connection = await asyncpg.connect(url)
     try:
-        for one in placed:
-            before, after = await _judged(connection, one, now, then)
-            counts[before.outcome, after.outcome] += 1
-            if before.outcome is not after.outcome:
-                worse = after if _RANK[after.outcome] < _RANK[before.outcome] else before
-                why = tuple(sorted({c.name for m in worse.missing for c in m.obstacles})) or ("no-result",)
-                changed.append(
-                    Changed(one.id, one.facility, one.orderable.code, one.at, before.outcome, after.outcome, why)
-                )
+        with psycopg.connect(url, autocommit=True) as conn:
+            codec = Codec.load(conn)
+            for one in placed:
+                before, after = await _judged(connection, conn, codec, one, now, then)
+                counts[before.outcome, after.outcome] += 1
+                if before.outcome is not after.outcome:
+                    worse = after if _RANK[after.outcome] < _RANK[before.outcome] else before
+                    why = tuple(sorted({c.name for m in worse.missing for c in m.obstacles})) or ("no-result",)
+                    changed.append(
+                        Changed(one.id, one.facility, one.orderable.code, one.at, before.outcome, after.outcome, why)
+                    )
     finally:
         await connection.close()
     return Simulation(old.version, new.version, len(placed), dict(counts), tuple(changed))
@@ -87,23 +92,41 @@ def _orders(url: str, rules: Rules, profiles: Mapping[str, Profile], start: date
         return [placed for chunk in chunks for placed in with_visits(conn, codec, chunk.placed)]
 
 
-async def _judged(connection: asyncpg.Connection, placed: Placed, old: Rules, new: Rules) -> tuple[Decision, Decision]:
+async def _judged(
+    connection: asyncpg.Connection, conn: psycopg.Connection[Any], codec: Codec, placed: Placed, old: Rules, new: Rules
+) -> tuple[Decision, Decision]:
     sides = [(rules, rules.orderables.get(placed.orderable.code, placed.orderable)) for rules in (old, new)]
     items = sorted({i for _, o in sides for i in (*o.required, *o.optional)})
     found = await candidates.find(connection, Who(placed.shard, placed.patient, placed.facility), items, placed.at)
+    seen = _with_images(conn, codec, found.candidates, new, placed.at)
     decisions = [
         decide(
             Order(
                 *(orderable, placed.facility, placed.patient, found.person, placed.id, placed.emergency),
                 surgery=placed.surgery,
             ),
-            found.candidates,
+            seen,
             rules,
             placed.at,
         )
         for rules, orderable in sides
     ]
     return decisions[0], decisions[1]
+
+
+def _with_images(
+    conn: psycopg.Connection[Any], codec: Codec, found: Sequence[Candidate], rules: Rules, at: datetime
+) -> Sequence[Candidate]:
+    """The candidates, examinations with what was known of their images then: an order of one needs them, as at order time."""
+    reports = {
+        c.report
+        for c in found
+        if c.report and (item := rules.items.get(c.item or "")) is not None and item.category == "imaging"
+    }
+    if not reports:
+        return found
+    known = studies.read(conn, codec, [(shard, r) for r in reports if (shard := shard_of_id(r)) is not None])
+    return [c._replace(**known.facts(c.report, at)) if c.report in reports else c for c in found]
 
 
 def lines(simulation: Simulation) -> list[str]:

@@ -71,6 +71,27 @@ def test_a_workbook_and_csv_are_given_as_such(county: County, tmp_path: Path) ->
     play(scenario, county.url, tmp_path, facility="", role="auditor")
 
 
+def test_the_cases_of_an_item_ordered_alone_are_told_from_those_of_panels_that_hold_it(
+    county: County, tmp_path: Path
+) -> None:
+    here = next(iter(county.counts)).removeprefix("Patient/")
+    county.order("county-hospital", here, "P2", "L0016", NOW, systems.ITEMS)
+
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        rows = (await client.get("/audit/duplicates", params=PERIOD)).json()["rows"]
+        counts = {r["orderable"]: r["orders"] for r in rows if r["basis"] == "order"}
+        assert counts == {"L0016": 1, "RENAL": 1}
+        asked = {**PERIOD, "figure": "orders", "basis": "order"}
+        for orderable, count in counts.items():
+            only = {**asked, "facility": "county-hospital", "orderable": orderable}
+            behind = (await client.get("/audit/duplicates/cases", params=only)).json()
+            assert (behind["total"], {c["orderable"] for c in behind["cases"]}) == (count, {orderable})
+        # item: whatever requires it
+        assert (await client.get("/audit/duplicates/cases", params={**asked, "item": "L0016"})).json()["total"] == 2
+
+    play(scenario, county.url, tmp_path, facility="", role="auditor")
+
+
 @pytest.mark.parametrize("role", ["clinician", "administrator", "integrator"])
 def test_no_other_role_may_audit(county: County, tmp_path: Path, role: str) -> None:
     async def scenario(client: httpx.AsyncClient, services: Services) -> None:

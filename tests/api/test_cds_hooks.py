@@ -320,6 +320,27 @@ def test_without_an_audit_entry_there_is_no_answer(serve: Any, tested: str, coun
     assert ledger_rows(county.url)[0]["reason"] == "audit-away"
 
 
+def test_a_draft_that_holds_no_resource_does_not_take_the_answer_from_the_others(
+    serve: Any, tested: str, county: Any
+) -> None:
+    body = call(tested, draft(id="d1"), draft("L0016", "d2", systems.ITEMS, status="revoked"))
+    entries = body["context"]["draftOrders"]["entry"]
+    entries += [{"fullUrl": "urn:uuid:1"}, {"resource": {"id": "x"}}, "?"]
+
+    async def scenario(client: httpx.AsyncClient, services: Services) -> None:
+        found = (await client.post(SIGN, json=body)).json()
+        assert [c["suggestions"][0]["actions"][0]["resourceId"] for c in found["cards"]] == ["ServiceRequest/d1"]
+        assert found["extension"]["org.tongjian.unread"] == [
+            f"context.draftOrders.entry[{n}].resource is missing or not a resource." for n in (2, 3, 4)
+        ]
+        # None that can be read: then the caller must hear of it.
+        del entries[:2]
+        assert (await client.post(SIGN, json=body)).status_code == 400
+
+    serve(scenario)
+    assert [(r["kind"], r["orderable"]) for r in ledger_rows(county.url)] == [("reminder", "RENAL")]
+
+
 def _without(body: dict[str, Any], *path: str) -> dict[str, Any]:
     out: dict[str, Any] = json.loads(json.dumps(body))
     inner = out

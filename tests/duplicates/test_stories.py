@@ -58,10 +58,11 @@ class Person:
         self.id = body + check_character(body)
         self.names = dict.fromkeys((COUNTY.facility, NORTH.facility), f"甲{self.number:03d}")
 
-    def send(self, at: datetime, d: Dialect, kind: str, *segments: str, identified: bool = True) -> None:
+    def send(self, at: datetime, d: Dialect, kind: str, *segments: str, identified: bool = True, sent_for: str = "P"
+    ) -> None:  # fmt: skip
         """One message, received at a time. Fields are written with ^ between components."""
         control = f"ST{next(self.book.numbers):06d}"
-        head = f"MSH|^~\\&|{d.application}|{d.sender}|TONGJIAN|YXX|{local(at)}||{kind}|{control}|P|{d.version}"
+        head = f"MSH|^~\\&|{d.application}|{d.sender}|TONGJIAN|YXX|{local(at)}||{kind}|{control}|{sent_for}|{d.version}"
         ids = f"S{self.number:05d}^^^{d.sender}^PI" + (f"~{self.id}^^^GA^{d.resident_id_type}" if identified else "")
         pid = f"PID|1||{ids}||{self.names[d.facility]}||{self.birth}|{d.sexes[0]}"
         text = "\r".join((head + f"||||||{d.charset}", pid, *segments)) + "\r"
@@ -72,11 +73,14 @@ class Person:
         self, d: Dialect, orderable: str, drawn: datetime, filler: str, *, placer: str = "", orc: str = "",
         obr: dict[int, str] | None = None, status: str = "F", issued: datetime | None = None, received: datetime | None = None,
         only: int | None = None, identified: bool = True, unit: dict[str, str] | None = None, notes: Sequence[str] = (),
+        sent_for: str = "P",
     ) -> None:  # fmt: skip
         """ORU^R01: drawn, issued two hours later and received at once, unless told otherwise."""
         issued = issued or drawn + 2 * HOUR
         segments = self.segments(d, orderable, drawn, filler, placer, orc, obr, status, issued, only, unit)
-        self.send(received or issued, d, "ORU^R01", "PV1|1|O", *segments, *notes, identified=identified)
+        self.send(
+            received or issued, d, "ORU^R01", "PV1|1|O", *segments, *notes, identified=identified, sent_for=sent_for
+        )
 
     def registered(self) -> None:
         """The county hospital knows the person since the day before."""
@@ -120,6 +124,7 @@ class Person:
     def order(
         self, orderable: str = "LIPID", at: datetime = DAY, *, control: str = "NW", placer: str = "", received: datetime | None = None,
         orc9: bool = True, orc15: bool = False, obr: dict[int, str] | None = None, visit: str = "O", code: str = "",
+        sent_for: str = "P",
     ) -> str:  # fmt: skip
         """OML^O21 of the county hospital; its placer number."""
         panel = self.book.panels[COUNTY.facility][orderable]
@@ -130,7 +135,7 @@ class Person:
         for place, value in (obr or {}).items():
             fields[place] = value
         lines = ("|".join(s).rstrip("|") for s in (orc, fields))
-        self.send(received or at, COUNTY, "OML^O21", f"PV1|1|{visit}", *lines)
+        self.send(received or at, COUNTY, "OML^O21", f"PV1|1|{visit}", *lines, sent_for=sent_for)
         return placer
 
 
@@ -305,6 +310,19 @@ def exactly_the_window(p: Person) -> Truth:
     """Requirement 2: N x 24 h is inside, a second more is not (renal function: 7 days); one drawn in another zone's clock."""
     p.prior("RENAL", DAY - WEEK, issued=DAY - WEEK + HOUR)
     return {p.order("RENAL"): AVOIDABLE, p.order("RENAL", DAY + timedelta(seconds=1)): NONE}
+
+
+def sent_for_training_or_debugging(p: Person) -> Truth:
+    """MSH-11 T and D: such an order is none, and such a result is no earlier one (docs/recognition.md)."""
+    p.prior("LIPID")
+    p.prior("RENAL", sent_for="T")
+    p.prior("COAG4", sent_for="D")
+    return {
+        p.order("LIPID", sent_for="T"): NONE,
+        p.order("LIPID", DAY + HOUR, sent_for="D"): NONE,
+        p.order("RENAL"): NONE,
+        p.order("COAG4"): NONE,
+    }
 
 
 def another_clock(p: Person) -> Truth:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import psycopg
 from adapters.convert import peek
 from fhir_server.code_decisions import Decision, record
 from fhir_server.ingest import inbox
-from fhir_server.ingest.replay import replay_decided
+from fhir_server.ingest.replay import Selection, replay, replay_decided
 from fhir_server.ingest.worker import Worker
 from fhir_server.services import Services
 from mappings.assemble_patient import patient_id
@@ -123,3 +124,34 @@ def test_a_code_accepted_in_the_worklist_makes_a_stored_result_recognizable(
     (card,) = answers
     assert card["summary"] == "北岭镇卫生院 11月20日 肾功能(3项)在有效期内,可互认"
     assert card["suggestions"]
+
+
+def test_results_of_a_feed_that_always_says_training_are_recognizable_once_its_profile_says_so_and_they_are_replayed(
+    database_url: str, tmp_path: Path, sql: Any
+) -> None:
+    profiles = dict(load_profiles())
+    arrived = NOW - timedelta(hours=3)
+    mapped = _REPORT.replace("Z901^Urea 新法", "1201^尿素").replace("|P|2.5.1", "|T|2.5.1")
+    _accept(database_url, profiles["county-hospital"], _VISIT.encode(), arrived)
+    for control in ("R1", "R2"):  # the second is sent again with nothing new
+        _accept(database_url, profiles["north-township"], mapped.format(control=control).encode(), arrived)
+    with _working(database_url, profiles, arrived):
+        settled(sql)
+    status = "SELECT status, count(*) FROM result WHERE until IS NULL GROUP BY 1"
+    assert sql(status) == [("test", 3)]
+    one = profiles["north-township"]
+    told = one.facility.model_copy(update={"processing_id": "ignored"})
+    profiles["north-township"] = replace(one, facility=told, digest=f"{one.digest}-ignored")
+    with psycopg.connect(database_url) as conn:
+        assert replay(conn, Selection(facility="north-township", status="done")) == 2
+    with _working(database_url, profiles, NOW - timedelta(hours=1)):
+        settled(sql)
+    assert sql(status) == [("final", 3)]
+    (key,) = peek(_VISIT.encode(), profiles["county-hospital"]).patient_keys
+    _, patient = patient_id("county-hospital", key)
+
+    async def ask(client: httpx.AsyncClient, services: Services) -> None:
+        (card,) = (await client.post(SIGN, json=call(patient, draft()))).json()["cards"]
+        assert card["suggestions"]
+
+    play(ask, database_url, tmp_path)

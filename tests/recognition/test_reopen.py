@@ -71,7 +71,40 @@ def test_a_failed_round_recorded_later_reopens_once(
     assert '"reason":"eqa-failed"' in rows[0]["entry"]
 
 
-def test_a_round_dated_after_the_result_reopens_nothing(
-    database_url: str, tmp_path: Path, marked: Rules, given: Row
+@pytest.mark.parametrize(
+    ("rounds", "reopened"),
+    [
+        # The result is of 2025-11-20: a round of that very day counts, one of the day after does not.
+        ([Round("wuhan", UREA, False, Period("2025-11-20", "", NOW + timedelta(days=1)))], 1),
+        ([Round("wuhan", UREA, False, Period("2025-11-21", "", NOW + timedelta(days=1)))], 0),
+        # Rows that do not say since when they are known.
+        ([Round("wuhan", UREA, False, Period("2025-11-20"))], 1),
+        ([Round("wuhan", UREA, False, Period("2025-11-21"))], 0),
+        # The end of a round written anew: its last day still counts.
+        ([Round("wuhan", UREA, True, Period("2025-06-02", "2025-11-19"))], 1),
+        ([Round("wuhan", UREA, True, Period("2025-06-02", "2025-11-20"))], 0),
+        # Failed, and passed again before the result.
+        (
+            [
+                Round("wuhan", UREA, False, Period("2025-11-01")),
+                Round("wuhan", UREA, True, Period("2025-11-20", "2026-11-19")),
+            ],
+            0,
+        ),
+    ],
+)
+def test_a_round_reopens_answers_about_results_from_its_day_whether_or_not_it_says_when_it_was_recorded(
+    database_url: str, tmp_path: Path, marked: Rules, given: Row, rounds: list[Round], reopened: int
 ) -> None:
-    assert _reopened(database_url, tmp_path, given, _failed(marked, "2025-11-22"))[0] == [0]
+    known = (*marked.register.rounds, *rounds)
+    after = replace(marked, register=replace(marked.register, rounds=known))
+    assert _reopened(database_url, tmp_path, given, after)[0] == [reopened]
+
+
+@pytest.mark.parametrize(("end", "reopened"), [("2025-11-19", 1), ("2025-11-20", 0)])
+def test_a_mark_whose_end_is_written_anew_reopens_answers_about_later_results(
+    database_url: str, tmp_path: Path, marked: Rules, given: Row, end: str, reopened: int
+) -> None:
+    mark = replace(marked.register.marks[0], period=Period("2025-01-01", end))
+    after = replace(marked, register=replace(marked.register, marks=(mark,)))
+    assert _reopened(database_url, tmp_path, given, after)[0] == [reopened]
