@@ -23,6 +23,8 @@ class Decoded:
     issues: tuple[Issue, ...] = ()
 
 
+MSH_18 = "MSH-18"
+"""Where HL7 v2 names the character set; what ``decode`` speaks of unless it is told another place."""
 _UNICODE = "unicode"
 """``UNICODE`` alone does not say which encoding: UTF-16 when it looks so, else UTF-8."""
 
@@ -106,26 +108,28 @@ def text_of(raw: bytes, codec: str) -> str | None:
     return text.removeprefix("\ufeff")
 
 
-def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
+def decode(raw: bytes, declared: str = "", fallback: str = "", said_in: str = MSH_18) -> Decoded:
     """Decode a whole message.
 
     raw       the bytes as received
     declared  MSH-18 as text; repetitions separated by ``~``, the first is the default set; empty when none is declared
     fallback  the facility's own setting, tried last, and believed against what is declared; empty for none
+    said_in   the part of the format that names the set, for the words of issues; empty when it has none (tables of text)
     Raises Unreadable (``charset-unknown``) when no candidate reads the bytes.
     """
     marked = wide_codec(raw)
     if raw.startswith(codecs.BOM_UTF8):
         marked = "utf-8"
     issues: list[Issue] = []
+    place = "MSH[1]-18" if said_in == MSH_18 else ""
     names = [n.strip() for n in declared.split("~") if n.strip().strip('"')]
-    wanted = _declared_codecs(names, issues)
+    wanted = _declared_codecs(names, issues, place)
     own = codec_named(fallback) if fallback else None
     if own == _UNICODE or (own and own.startswith(_WIDE)):
         own = "utf-8"
     if marked and (text := text_of(raw, marked)) is not None:
         if wanted and marked not in wanted and _UNICODE not in wanted:
-            issues.append(_mismatch(names, marked, own, "the byte order says so"))
+            issues.append(_mismatch(names, marked, own, "the byte order says so", said_in))
         return Decoded(text, marked, tuple(issues))
     if raw.isascii() and b"\x1b" not in raw:
         codec = next((c for c in (*wanted, own) if c and not c.startswith(_WIDE) and c != _UNICODE), "utf-8")
@@ -146,37 +150,44 @@ def decode(raw: bytes, declared: str = "", fallback: str = "") -> Decoded:
         if text is None or _is_noise(raw):
             continue
         if wanted:
-            issues.append(_mismatch(names, codec, own, "the bytes do not fit the declared set"))
+            issues.append(_mismatch(names, codec, own, "the bytes do not fit the declared set", said_in))
         elif codec not in (own, "utf-8") and not issues:
-            note = f"MSH-18 declares no character set; read as {codec}."
-            issues.append(Issue("charset-detected", "information", "MSH[1]-18", note))
+            note = f"{said_in[:1].upper()}{said_in[1:]} declares no character set; read as {codec}."
+            issues.append(Issue("charset-detected", "information", place, note))
         return Decoded(text, codec, tuple(issues))
-    reason = "The bytes are neither in the declared character set nor in UTF-8, GB18030 or the facility's set. Correct MSH-18."
-    raise Unreadable(Issue("charset-unknown", "error", "MSH[1]-18", reason, "~".join(names) or None))
+    mend = (
+        f"Correct {said_in}."
+        if said_in
+        else "Save the file as UTF-8, or write its charset into the facility's profile."
+    )
+    reason = f"The bytes are neither in the declared character set nor in UTF-8, GB18030 or the facility's set. {mend}"
+    raise Unreadable(Issue("charset-unknown", "error", place, reason, "~".join(names) or None))
 
 
-def _declared_codecs(names: list[str], issues: list[Issue]) -> list[str]:
+def _declared_codecs(names: list[str], issues: list[Issue], place: str) -> list[str]:
     found: list[str] = []
     for name in names:
         codec = codec_named(name)
         if codec is None:
-            text = "The declared character set is not in HL7 table 0211 or not supported; the set was detected from the bytes."
-            issues.append(Issue("charset-unknown-name", "warning", "MSH[1]-18", text, name))
+            table = "in HL7 table 0211" if place else "known"
+            text = f"The declared character set is not {table} or not supported; the set was detected from the bytes."
+            issues.append(Issue("charset-unknown-name", "warning", place, text, name))
         elif codec not in found:
             found.append(codec)
     return found
 
 
-def _mismatch(names: list[str], codec: str, own: str | None, why: str) -> Issue:
+def _mismatch(names: list[str], codec: str, own: str | None, why: str, said_in: str) -> Issue:
     """Holds the message, unless the facility's profile says that this is its set whatever it declares."""
+    place = "MSH[1]-18" if said_in == MSH_18 else ""
     if codec == own:
         text = f"The declared character set was not used: {why}; read as {codec}, as the profile says."
-        return Issue("charset-mismatch", "information", "MSH[1]-18", text, "~".join(names))
+        return Issue("charset-mismatch", "information", place, text, "~".join(names))
     text = (
-        f"The declared character set is not the one used: {why}, they read as {codec}. Correct MSH-18 at the sender, "
+        f"The declared character set is not the one used: {why}, they read as {codec}. Correct {said_in} at the sender, "
         f"or write charset: {codec} into the facility's profile and replay."
     )
-    return Issue("charset-mismatch", "error", "MSH[1]-18", text, "~".join(names))
+    return Issue("charset-mismatch", "error", place, text, "~".join(names))
 
 
 def _contradicted(raw: bytes, codec: str) -> str | None:

@@ -41,6 +41,7 @@ _SAFE: Mapping[str, Any] = MappingProxyType(
 """How a parser of lxml is made."""
 _DECLARATION = re.compile(r"\s*<\?xml\b([^>]*)\?>")
 _ENCODING = re.compile(rb"""<\?xml\b[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
+_SAID_IN = "the XML declaration"
 _PROLOG = re.compile(r"(?:\s+|<\?.*?\?>|<!--.*?-->)+", re.DOTALL)
 _MUSE_DOCTYPE = re.compile(r"""<!DOCTYPE\s+RestingECG\s+SYSTEM\s+["']restecg\.dtd["']\s*>""")
 _ROOT = re.compile(r"<([A-Za-z_][\w.-]*:)?([A-Za-z_][\w.-]*)")
@@ -93,7 +94,7 @@ def parse(
     if len(raw) > max_bytes:
         raise _refuse("too-large", f"The document is larger than {max_bytes} bytes.")
     declared = _ENCODING.search(raw[:400])
-    decoded = decode(raw, declared[1].decode() if declared else "", fallback_charset)
+    decoded = decode(raw, declared[1].decode() if declared else "", fallback_charset, _SAID_IN)
     issues = list(decoded.issues)
     text = decoded.text.strip("\ufeff\r\n\t \0")
     head = _DECLARATION.match(text)
@@ -142,7 +143,7 @@ def _as_it_is(raw: bytes, max_bytes: int) -> str:
     if len(raw) > max_bytes:
         raise _refuse("too-large", f"The document is larger than {max_bytes} bytes.")
     declared = _ENCODING.search(raw[:400])
-    text = decode(raw, declared[1].decode() if declared else "").text.strip("\ufeff\r\n\t ")
+    text = decode(raw, declared[1].decode() if declared else "", said_in=_SAID_IN).text.strip("\ufeff\r\n\t ")
     head = _DECLARATION.match(text)
     text = text[head.end() :] if head else text
     prolog = _PROLOG.match(text)

@@ -44,6 +44,8 @@ _NAMES = {
     ]
 }
 _MISSPELT = {"entryReationship": "entryRelationship", "representedOrganiztion": "representedOrganization"}
+ITEM = "DE04.30.019"
+"""Data element whose value is the item of a result, by code or name."""
 DATA_ELEMENTS = "2.16.156.10011.2.2.1"
 """Code system of the data elements of WS 363 (DE codes)."""
 
@@ -65,7 +67,7 @@ def repair(root: Element, raw_head: str) -> list[Issue]:
             written = element.get(attribute)
             if written:
                 element.set(attribute, _oid(written, found))
-        if element.tag == "code":
+        if element.tag == "code" or (element.tag == "value" and _is_item(element)):
             _item_name(element, found)
     return list(found.values())
 
@@ -98,8 +100,14 @@ def _oid(written: str, found: dict[str, Issue]) -> str:
     return out
 
 
+def _is_item(value: Element) -> bool:
+    """Whether a value is the item itself, as WS/T 500 writes it."""
+    code = value.getparent().find("code")
+    return code is not None and code.get("code", "").strip().upper().startswith(ITEM)
+
+
 def _item_name(code: Element, found: dict[str, Issue]) -> None:
-    """``<code code="白细胞计数">``: the name stands where the code should; it is read as the name, and there is no code."""
+    """``<code code="白细胞计数">``, or the value of an item: the name stands where the code should; it is read as the name."""
     written = code.get("code", "")
     if not _CJK.search(written):
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from adapters.cda.header import Header
+from adapters.cda.repair import ITEM
 from adapters.cda.results import interpreters, ordered, same_unit, write_values
 from adapters.cda.tree import Reading, coded, instant, where
 from adapters.segments import Draft
@@ -17,7 +18,7 @@ from conformance.issue import Issue
 from mappings.outbound.line import trimmed
 from mappings.source import Element as Field
 
-ITEM, FLAG, VALUE, UNIT = "DE04.30.019", "DE04.30.017", "DE04.30.015", "DE04.30.016"
+FLAG, VALUE, UNIT = "DE04.30.017", "DE04.30.015", "DE04.30.016"
 _SPECIMEN, _CONDITION, _FIXATIVE = "DE04.50.134", "DE04.50.135", "DE08.50.027"
 _METHOD, _KIND = "DE02.10.027", "DE04.30.018"
 _REPORT, _FINDING, _CONCLUSION = "DE04.50.130", "DE04.50.131", "DE04.50.132"

@@ -63,7 +63,7 @@ def read_rows(raw: bytes, charset: str, elements: Sequence[str] = (), columns: C
         rows = _elements(raw, charset, elements)
         found = Rows(frozenset().union(*rows), rows)
     else:
-        found = _named(_lines(decode(raw, "", charset).text, columns), columns)
+        found = _named(_lines(decode(raw, "", charset, "").text, columns), columns)
     if len(found.rows) > _MOST_ROWS:
         raise _refuse("bad-table", f"The table has more than {_MOST_ROWS} rows; send it in parts.")
     names = frozenset(_CONTROL.sub("", name) for name in found.names)
@@ -82,7 +82,7 @@ def header_of(raw: bytes, charset: str, columns: Collection[str]) -> set[str]:
     if len(raw) > len(head) and wide_codec(raw) is None:
         head = head[: head.rfind(b"\n") + 1] or head
     try:
-        cells = _lines(decode(head, "", charset).text, columns)
+        cells = _lines(decode(head, "", charset, "").text, columns)
     except Unreadable:
         return set()
     return set(cells[_header(cells, columns)]) & set(columns) if cells else set()
@@ -148,7 +148,7 @@ def _named(cells: list[list[str]], columns: Collection[str]) -> Rows:
 
 
 def _objects(raw: bytes, charset: str) -> Rows:
-    text = decode(raw, "", charset).text.strip()
+    text = decode(raw, "", charset, "").text.strip()
     try:
         if text.startswith("["):
             found = json.loads(text, parse_float=str, parse_int=str, object_pairs_hook=_once)

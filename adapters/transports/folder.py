@@ -1,6 +1,7 @@
 """A drop folder: files somebody copies there, taken when they are complete, then moved to ``done`` or ``failed``.
 
-A file is complete when its size and time did not change between two looks. Only plain files right in the folder are taken: no links,
+A file is complete when its size and time did not change between two looks. One that somebody goes on writing after it was moved away
+comes back and is taken once more, so that a slow copy is never half a file. Only plain files right in the folder are taken: no links,
 no names that begin with a dot or end like an unfinished copy. Nothing a file is called leads outside the folder.
 """
 
@@ -16,6 +17,8 @@ DONE, FAILED = "done", "failed"
 _UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload", ".swp", "~")
 SIDECAR = ".error.txt"
 _LONGEST_NAME = 255
+_REMEMBERED = 1000
+"""Files moved away of which it is watched whether somebody still writes them."""
 
 
 class DropFolder:
@@ -25,6 +28,7 @@ class DropFolder:
         self.folder = folder
         self._seen: dict[str, tuple[int, int]] = {}
         self._read: dict[str, tuple[int, int, int]] = {}
+        self._moved: dict[Path, tuple[str, tuple[int, int, int]]] = {}
 
     def prepare(self) -> None:
         """Makes ``done`` and ``failed``. Raises OSError when the folder cannot be written."""
@@ -33,6 +37,7 @@ class DropFolder:
 
     def complete(self) -> list[Path]:
         """Files that are as they were at the last look, oldest first. Raises OSError when the folder is gone."""
+        self._bring_back()
         now: dict[str, tuple[int, int]] = {}
         for entry in self._files():
             found = entry.stat(follow_symlinks=False)
@@ -40,6 +45,20 @@ class DropFolder:
         ready = sorted((state, name) for name, state in now.items() if self._seen.get(name) == state)
         self._seen = now
         return [self.folder / name for _, name in ready]
+
+    def _bring_back(self) -> None:
+        """Files that changed since they were moved away go back under their name, unless that is taken or somebody cleared them."""
+        for place, (name, state) in list(self._moved.items()):
+            back = self.folder / name
+            try:
+                if _state(place.stat(follow_symlinks=False)) == state:
+                    continue
+                if not os.path.lexists(back):
+                    place.rename(back)
+                    (place.parent / _sidecar(place.name)).unlink(missing_ok=True)
+                    del self._moved[place]
+            except FileNotFoundError:
+                del self._moved[place]
 
     def _files(self) -> Iterator[os.DirEntry[str]]:
         with os.scandir(self.folder) as entries:
@@ -50,7 +69,7 @@ class DropFolder:
 
     def read(self, path: Path, most: int) -> bytes | None:
         """The bytes of a file, None when it has more than ``most``. Raises OSError, also when the file became a link meanwhile."""
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as file:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode):
@@ -72,12 +91,18 @@ class DropFolder:
         target = self.folder / (FAILED if fault else DONE)
         place = target / path.name
         number = 1
-        while place.exists() or place.is_symlink():
+        while os.path.lexists(place) or (fault and os.path.lexists(target / _sidecar(place.name))):
             number += 1
             place = target / _fitting(path.stem, f".{number}{path.suffix}")
         if fault:
-            (target / _sidecar(place.name)).write_text(fault + "\n", encoding="utf-8")
+            # "x": a link of that name is not followed.
+            with (target / _sidecar(place.name)).open("x", encoding="utf-8", errors="replace") as said:
+                said.write(fault + "\n")
         path.rename(place)
+        if read is not None:
+            self._moved[place] = (path.name, read)
+            while len(self._moved) > _REMEMBERED:
+                del self._moved[next(iter(self._moved))]
         return place
 
 

@@ -100,3 +100,22 @@ def test_the_character_set_is_the_one_of_the_bytes(codec: str, declared: str) ->
     found = xmltree.parse(raw)
     assert xmltree.words(found.root) == "欧阳𠮷"
     assert xmltree.root_name(raw) == "a"
+
+
+@pytest.mark.parametrize(
+    ("raw", "key"),
+    [
+        (b'<?xml version="1.0" encoding="EBCDIC-77"?><a>\xff\xff\xfe\x81</a>', "charset-unknown"),
+        ('<?xml version="1.0" encoding="GB2312"?><a>欧阳询</a>'.encode(), "charset-mismatch"),
+        ("<a>欧阳询</a>".encode("gb18030"), "charset-detected"),
+    ],
+)
+def test_what_is_said_of_a_character_set_is_about_xml_and_not_about_hl7(raw: bytes, key: str) -> None:
+    try:
+        issues = xmltree.parse(raw).issues
+    except Unreadable as fault:
+        issues = [fault.issue]
+    said = next(i for i in issues if i.key == key)
+    assert said.where == ""
+    assert "the xml declaration" in said.text.lower()
+    assert "MSH" not in said.text

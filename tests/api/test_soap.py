@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -170,6 +171,46 @@ def test_asking_for_recognition_and_deciding_is_what_the_json_door_does(database
 
     play(scenario, database_url, tmp_path)
     assert [r["kind"] for r in ledger_rows(database_url)] == ["reminder", "decision", "citation"]
+
+
+def test_every_reason_is_recorded_and_revoked_by_soap_as_the_json_door_reads_it(
+    database_url: str, tmp_path: Path
+) -> None:
+    """The six reasons of 国卫医发〔2022〕6号, each taken back, in both versions of SOAP; the question is answered as by JSON."""
+    county = County(database_url, rules_module.load())
+    here = county.patient("county-hospital", "1", "p-1", NOW - timedelta(days=60))
+    there = county.patient("north-township", "2", "p-1", NOW - timedelta(days=60))
+    county.report("north-township", there, "r1", RENAL, NOW - timedelta(days=1))
+    told = f"<t:by>D001</t:by><t:at>{NOW.isoformat()}</t:at>"
+
+    async def scenario(client: httpx.AsyncClient, _: Services) -> None:
+        question = {"patient": here, "user": "D001", "orders": [{"code": "SGN", "id": "d1"}]}
+        plain = (await client.post("/recognition/check", json=question)).json()["answers"][0]
+        order = "<t:code>SGN</t:code><t:id>d1</t:id>"
+        _, found = await post(client, envelope(operation("CheckRecognition", patient=here, user="D001", order=order)))
+        answer = found.find("answer")
+        assert json.loads(answer.findtext("detail")) == plain["decision"]
+        told_alike = [answer.findtext(n) for n in ("outcome", "summaryZh", "summaryEn", "priceFen", "report")]
+        summary = plain["summary"]
+        assert told_alike == [
+            *(plain["outcome"], summary["zh"], summary["en"], str(plain["price_fen"]), *plain["reports"])
+        ]
+        card = answer.findtext("id")
+        for number in range(1, 7):
+            space = V12 if number % 2 else V11
+            said = {"reminder": card, "user": "D001", "reason": str(number), "told": told, "text": "病情变化"}
+            status, one = await post(
+                client, envelope(operation("RecordDecision", action="decline", **said), space), space
+            )
+            assert (status, one.findtext("action"), one.findtext("new")) == (200, "decline", "true"), fault_text(one)
+            back = operation("RecordDecision", reminder=card, user="D001", action="revoke", revokes=one.findtext("id"))
+            status, two = await post(client, envelope(back, space), space)
+            assert (status, two.findtext("action")) == (200, "revoke"), fault_text(two)
+        line = (await client.get("/recognition/decisions", params={"reminder": card})).json()["decisions"]
+        assert [d["reason"]["code"] for d in line if d["action"] == "decline"] == list("123456")
+        assert [d["action"] for d in line] == ["decline", "revoke"] * 6
+
+    play(scenario, database_url, tmp_path)
 
 
 def test_a_vendors_own_web_service_takes_one_string_and_answers_as_the_profile_words_it(system: Any) -> None:

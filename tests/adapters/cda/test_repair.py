@@ -72,6 +72,14 @@ def test_a_name_in_the_place_of_a_code_is_read_as_the_name() -> None:
     assert str(platelets["valueQuantity"]["value"]) == "212"
 
 
+def test_a_name_in_the_place_of_the_code_of_an_item_of_wst_500_is_said_too() -> None:
+    item = '<value xsi:type="ST">WBC</value>'
+    assert item in REPORT
+    found = converted(REPORT.replace(item, '<value xsi:type="CD" code="白细胞计数"/>'))
+    assert [i.key for i in found.issues if i.key.startswith("repair-")] == ["repair-name-in-code"]
+    assert "coding" not in observation(found, "白细胞计数")["code"]
+
+
 def test_no_reference_range_is_made_up() -> None:
     assert all("referenceRange" not in e.resource for e in converted(REPORT).entries)
 

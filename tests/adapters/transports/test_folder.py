@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from adapters.transports.folder import DropFolder
 
 
@@ -50,3 +52,50 @@ def test_a_name_in_another_character_set_is_no_trouble(tmp_path: Path) -> None:
     with open(name, "wb") as file:  # noqa: PTH123 - the name is bytes
         file.write(b"x")
     assert drop.finish(Path(os.fsdecode(name)), "because").exists()
+
+
+@pytest.mark.parametrize(("fault", "place"), [("", "done"), ("because", "failed")])
+def test_a_copy_that_pauses_longer_than_the_look_comes_back_and_is_taken_whole(
+    tmp_path: Path, fault: str, place: str
+) -> None:
+    drop = DropFolder(tmp_path)
+    drop.prepare()
+    with (tmp_path / "slow.csv").open("wb", buffering=0) as copy:
+        copy.write(b"first half, ")
+        assert complete(drop) == ["slow.csv"]
+        assert drop.read(tmp_path / "slow.csv", 100) == b"first half, "
+        assert drop.finish(tmp_path / "slow.csv", fault) == tmp_path / place / "slow.csv"
+        assert complete(drop) == []
+        copy.write(b"second half")
+    assert complete(drop) == ["slow.csv"]
+    assert drop.read(tmp_path / "slow.csv", 100) == b"first half, second half"
+    assert drop.finish(tmp_path / "slow.csv") == tmp_path / "done" / "slow.csv"
+    assert list((tmp_path / "failed").iterdir()) == []
+
+
+def test_what_is_moved_away_stays_while_its_name_is_taken_and_is_forgotten_when_cleared(tmp_path: Path) -> None:
+    drop = DropFolder(tmp_path)
+    drop.prepare()
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("x")
+        drop.read(tmp_path / name, 100)
+        drop.finish(tmp_path / name)
+    (tmp_path / "done" / "a.csv").write_text("longer")
+    (tmp_path / "done" / "b.csv").unlink()
+    (tmp_path / "a.csv").write_text("another day")
+    assert complete(drop) == ["a.csv"]
+    assert (tmp_path / "a.csv").read_text() == "another day"
+    assert (tmp_path / "done" / "a.csv").read_text() == "longer"
+
+
+def test_the_words_beside_a_failed_file_overwrite_no_other_file_and_follow_no_link(tmp_path: Path) -> None:
+    drop = DropFolder(tmp_path)
+    drop.prepare()
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "failed" / "l.csv.error.txt").symlink_to(tmp_path / "outside")
+    for name in ("a.csv.error.txt", "a.csv", "l.csv"):
+        (tmp_path / name).write_text(f"the file {name}")
+        place = drop.finish(tmp_path / name, "because")
+        assert place.read_text() == f"the file {name}"
+    assert (tmp_path / "failed" / "a.csv.error.txt").read_text() == "the file a.csv.error.txt"
+    assert (tmp_path / "outside").read_text() == "mine"
