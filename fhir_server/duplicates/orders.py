@@ -163,8 +163,7 @@ def read_orders(
 
 
 def _wholly(conn: psycopg.Connection[Any]) -> None:
-    """Cursors of this transaction are read to their end. By default PostgreSQL plans one for its first tenth, and then walks all
-    results in the order of their reports to find the few that name no order: two thirds of its part in an audit."""
+    """Cursors of this transaction are planned to be read to their end; planned for its first tenth, a part walked all results."""
     conn.execute("SET LOCAL cursor_tuple_fraction = 1")
 
 
@@ -199,8 +198,7 @@ def _placed(body: Mapping[str, Any]) -> bool:
 
 
 def _replaced(kept: Sequence[_Told]) -> set[str]:
-    """Ids of orders whose number a later message gave to something else (ORC-1 XO): they stay as they were sent, and nobody wants
-    them any more."""
+    """Ids of orders whose number a later message gave to something else (ORC-1 XO): they stay as sent, and nobody wants them."""
     out: set[str] = set()
     for now in (told for told in kept if told.changed):
         numbers = set(now.numbers)
@@ -274,9 +272,8 @@ class _Reading:
             facility = told.facility or homes.get((row.shard, row.patient), "")
             at = row.issued or row.start or row.collected or event
             if at is not None:
-                timed.append(
-                    (told, facility, at, self._wanted(told.code, facility, at), event if event != at else None)
-                )
+                wanted = self._wanted(told.code, facility, at)
+                timed.append((told, facility, at, wanted, event if event != at else None))
         open_ = [(t.row.shard, t.row.patient, t.row.id) for t, _, _, wanted, event in timed if wanted is None or event]
         brought = results_of(self.conn, open_, ())
         placed: list[Placed] = []

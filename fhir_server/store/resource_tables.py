@@ -132,7 +132,7 @@ resource_kind = Table(
     Column("unit_text", Text, comment="unit as sent"),
     Column("flag", Text, comment="interpretation code (v3 ObservationInterpretation)"),
     Column("range_text", Text),
-    Column("status", Text, comment="Observation.status; test: not made in the care of the patient"),
+    Column("status", Text, comment="Observation.status"),
     Column("mark", Text, comment="recognition mark stripped from the name (HR, 全国HR)"),
     Column("quality", Text, comment="specimen condition, null when not stated"),
     Column("method", Text, comment="method class of the catalogue; null when not stated or not known"),
