@@ -131,9 +131,8 @@ def test_a_running_server_is_found_and_the_last_user_stops_it(folder: Path) -> N
         psycopg.connect(found.url)
 
 
-@pytest.mark.parametrize("name", ["with space 数据", "quote'\"$x`y", "x" * 120 + "/" + "y" * 120])
-def test_starts_in_folders_with_difficult_names(folder: Path, name: str) -> None:
-    server = embedded.start(folder / name)
+def test_starts_in_a_folder_with_a_difficult_name(folder: Path) -> None:
+    server = embedded.start(folder / "with space 数据" / "quote'\"$x`y" / ("x" * 120) / ("y" * 120))
     try:
         assert ask(server, "SELECT 1") == 1
     finally:
