@@ -69,6 +69,9 @@ _BOMS = (
 )
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 _WIDE_UTF8 = re.compile(rb"[\xe0-\xf4][\x80-\xbf]{2}")
+_UTF8_RUN = re.compile(rb"(?<![\x80-\xff])(?:[\xe2-\xef][\x80-\xbf]{2}){2,}(?![\x80-\xff])")
+_MIXED = 9
+"""So many bytes that would be words in UTF-8 do not come about by chance in GB18030."""
 _CONTROLS = bytes(b for b in range(32) if b not in b"\t\r\n\x0b\x1b\x1c")
 _WIDE = ("utf-16", "utf-32")
 _ONE_BYTE = ("iso8859-", "cp1252")
@@ -142,7 +145,7 @@ def decode(raw: bytes, declared: str = "", fallback: str = "", said_in: str = MS
         if better := _contradicted(raw, strict):
             break
         if (text := text_of(raw, strict)) is not None:
-            return Decoded(text, strict, tuple(issues))
+            return Decoded(text, strict, (*_mixed(raw, strict, place), *issues))
     else:
         better = None
     for codec in dict.fromkeys(c for c in (better, "utf-8", "gb18030", own) if c):
@@ -154,7 +157,7 @@ def decode(raw: bytes, declared: str = "", fallback: str = "", said_in: str = MS
         elif codec not in (own, "utf-8") and not issues:
             note = f"{said_in[:1].upper()}{said_in[1:]} declares no character set; read as {codec}."
             issues.append(Issue("charset-detected", "information", place, note))
-        return Decoded(text, codec, tuple(issues))
+        return Decoded(text, codec, (*_mixed(raw, codec, place), *issues))
     mend = (
         f"Correct {said_in}."
         if said_in
@@ -188,6 +191,22 @@ def _mismatch(names: list[str], codec: str, own: str | None, why: str, said_in: 
         f"or write charset: {codec} into the facility's profile and replay."
     )
     return Issue("charset-mismatch", "error", place, text, "~".join(names))
+
+
+def _mixed(raw: bytes, codec: str, place: str) -> tuple[Issue, ...]:
+    """Holds GB18030 with words in UTF-8 among it (a system that passes on texts of another one): they would be read as other words, and
+    one of an odd number of bytes takes the delimiter behind it along."""
+    runs = list(_UTF8_RUN.finditer(raw)) if codec == "gb18030" else []
+    if sum(len(run[0]) for run in runs) < _MIXED:
+        return ()
+    at = runs[0].start()
+    start = max(raw.rfind(b"\r", 0, at), raw.rfind(b"\n", 0, at)) + 1
+    name = raw[start : start + 3]
+    number = len(re.findall(rb"(?:\A|[\r\n])" + re.escape(name), raw[:at]))
+    field = raw[start:at].count(raw[3:4]) + (name == b"MSH")
+    where = f"{name.decode('ascii')}[{number}]-{field}" if place and name.isalnum() else place
+    words = "The message is in GB18030 and has words in UTF-8 among it; send all of it in one character set."
+    return (Issue("charset-mixed", "error", where, words, runs[0][0].decode("utf-8", "replace")),)
 
 
 def _contradicted(raw: bytes, codec: str) -> str | None:

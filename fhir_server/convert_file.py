@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.contract import Unreadable
 from adapters.convert import convert, recognise, split
+from adapters.hl7v2.batch import shortage
 from conformance import fhirjson, validator
 from mappings.model import Conversion, Entry
 from mappings.profile import Profile
@@ -62,6 +63,9 @@ def convert_file(raw: bytes, profile: Profile, *, pretty: bool = True, at: str =
             all_of_them.add(convert(message, profile, kind, received_at=at), of)
         except Unreadable as fault:
             all_of_them.issues.append(of | fault.issue.as_dict())
+    short = shortage(raw) if kind == "hl7v2" else None
+    if short is not None:
+        all_of_them.issues.append(short.as_dict())
     notes = {
         "facility": profile.facility.id,
         "format": kind,

@@ -5,6 +5,7 @@ Messages are read one by one, as the server would read them; memory does not gro
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, Final
 from adapters.contract import Unreadable
 from adapters.convert import convert, split
 from adapters.hl7v2 import reader
+from adapters.hl7v2.batch import shortage
 from conformance import hl7v2_standard, systems, validator
 from conformance.hl7v2_standard import Kind
 from conformance.issue import Issue
@@ -66,6 +68,9 @@ def check(files: Iterable[Path], profile: Profile) -> Card:
             try:
                 with path.open("rb") as stream:
                     reading.file(path.name, stream)
+                    if path.stat().st_size:
+                        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+                            reading.counts(raw)
             except OSError as fault:
                 raise CannotCheck(f"{path} cannot be read: {fault.strerror}.") from None
         card.orders = tally.count(ORDERS)
@@ -95,6 +100,12 @@ class _Reading:
         for number, raw in enumerate(split(stream), 1):
             file.messages += 1
             file.readable += self._message(raw, f"{name} #{number}")
+
+    def counts(self, raw: mmap.mmap) -> None:
+        """The counts of the file's trailers (BTS-1, FTS-1)."""
+        short = shortage(raw)
+        if short is not None:
+            self._card.issues.note((short.key, short.severity))
 
     def _message(self, raw: bytes, where: str) -> bool:
         card, profile = self._card, self._profile
@@ -185,6 +196,8 @@ class _Reading:
                     said = part(element, 5) in self._residents or part(element, 4) in self._residents
                     if not value or not (said or (record.name, number) == _SSN or _RESIDENT_FORM.fullmatch(value)):
                         continue
+                    if resident_id.is_other_document(value):
+                        continue  # a passport, or a permit of residents of Hong Kong, Macau and Taiwan
                     card.identifiers += 1
                     if resident_id.read(value) is None:
                         whole = _RESIDENT_FORM.fullmatch(value)

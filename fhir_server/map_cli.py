@@ -157,13 +157,18 @@ def import_(
 ) -> None:
     """Record the decisions of a filled-in file, all or none of them."""
     from fhir_server import worklist_csv  # noqa: PLC0415
+    from fhir_server.worklist import sent  # noqa: PLC0415
 
     with _open(data, profiles) as (conn, known):
+        brought = sent(conn)
         try:
-            wanted = worklist_csv.read(file.read_bytes(), known, _catalogue_of(known))
+            wanted = worklist_csv.read(file.read_bytes(), known, _catalogue_of(known), brought)
         except worklist_csv.CannotImport as fault:
             raise fail(f"{fault}\nNothing was recorded.") from None
+        unseen = [repr(d.code) for d in wanted if d.code and (d.facility, d.kind, d.code) not in brought]
         _record(conn, wanted, who)
+    if unseen:
+        typer.echo(f"No message has brought these codes without a mapping: {', '.join(unseen)}.")
 
 
 def _decide(data: Path | None, profiles: Path | None, decisions: list[Decision], who: str) -> None:

@@ -30,6 +30,10 @@ WHERE (%(facility)s::text IS NULL OR u.facility = %(facility)s) AND (%(kind)s::t
     SELECT FROM code_mapping m WHERE m.until IS NULL AND m.facility = u.facility AND m.kind = u.kind
       AND m.code = CASE u.kind WHEN 'unit' THEN u.unit ELSE u.code END AND (m.code <> '' OR m.name = u.name))
 """
+_SENT = """
+SELECT facility, kind, CASE kind WHEN 'unit' THEN unit ELSE code END, name FROM unmapped
+UNION SELECT facility, kind, code, name FROM code_mapping
+"""
 _KINDS = """
 SELECT id, facility, code, unit_text, range_text, specimen FROM resource_kind WHERE item IS NULL AND facility = ANY(%s)
 """
@@ -68,6 +72,14 @@ def entries(
     found = _open(conn, facility, kind)[:limit]
     seen = _kinds(conn, {e.facility for e in found if e.kind == "code"})
     return [_with_proposals(_with_circumstances(conn, entry, seen)) for entry in found]
+
+
+def sent(conn: psycopg.Connection[Any]) -> dict[tuple[str, str, str], set[str]]:
+    """Every code a message brought without a mapping or somebody decided on: facility, kind and code -> the names it came with."""
+    out: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for facility, kind, code, name in conn.execute(_SENT):
+        out[facility, kind, code].add(name)
+    return dict(out)
 
 
 def _open(conn: psycopg.Connection[Any], facility: str | None, kind: str | None) -> list[Entry]:

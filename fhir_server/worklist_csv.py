@@ -1,14 +1,18 @@
 """The worklist as a spreadsheet: exported as CSV, filled in by a person, imported again.
 
 Columns ``decision`` (accept, reject or empty), ``target``, ``valid_from``, ``valid_to`` and ``note`` are read on import; the
-others only say which code is meant and help to decide. UTF-8 with a mark, so that spreadsheet programs see it; GB18030 is read as well.
+others only say which code is meant and help to decide. UTF-8 with a mark, so that spreadsheet programs see it.
+
+What these write is read: UTF-8, GB18030, UTF-16 with a mark; comma, semicolon or tab; dates as ``2026/1/5``. Codes they took for
+numbers (``001`` as ``1``) are faults.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from fhir_server.code_decisions import Decision, Recorded, check
 from fhir_server.worklist import Entry
@@ -21,6 +25,10 @@ _KEY = ("facility", "kind", "code", "name")
 _SAID = ("decision", "target", "valid_from", "valid_to", "note")
 _HELP = ("units", "ranges", "specimens", "examples", "count", "first_seen", "last_seen")
 _FORMULA = ("=", "+", "-", "@", "\t")
+_NUMBER = re.compile(r"\d{1,30}(\.\d{1,30})?(E\+\d\d?)?", re.ASCII)
+_DAY = re.compile(r"(\d{4})/(\d\d?)/(\d\d?)", re.ASCII)
+_ROUNDED = 1e-5
+"""What a spreadsheet leaves out of a long number (``1.23457E+11``)."""
 
 
 class CannotImport(Exception):
@@ -63,48 +71,86 @@ def write_history(decisions: Sequence[Recorded]) -> bytes:
     return b"\xef\xbb\xbf" + out.getvalue().encode()
 
 
-def read(raw: bytes, profiles: Mapping[str, Profile], catalogue: Catalogue) -> list[Decision]:
-    """The decisions of a filled-in file. Raises CannotImport with every fault; then nothing of the file may be recorded."""
+def read(
+    raw: bytes,
+    profiles: Mapping[str, Profile],
+    catalogue: Catalogue,
+    sent: Mapping[tuple[str, str, str], Collection[str]],
+) -> list[Decision]:
+    """The decisions of a filled-in file. ``sent``: the codes messages brought (worklist.sent).
+
+    Raises CannotImport with every fault; then nothing of the file may be recorded.
+    """
     text = _decoded(raw)
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [c for c in (*_KEY, "decision", "target") if c not in (rows.fieldnames or ())]
-    if missing:
-        raise CannotImport([f"line 1: column {', '.join(missing)} is missing"])
+    head = text.partition("\n")[0]
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
     out: list[Decision] = []
     faults: list[str] = []
     said: dict[tuple[str, ...], int] = {}
-    for row in rows:
-        cell = {k: _bare((v or "").strip()) for k, v in row.items() if isinstance(k, str) and not isinstance(v, list)}
-        line, word = rows.line_num, cell.get("decision", "").lower()
-        if not word:
-            if cell.get("target"):
-                faults.append(f"line {line}: decision: a target without accept or reject")
-            continue
-        if word not in ("accept", "reject"):
-            faults.append(f"line {line}: decision: {word!r} is not accept or reject")
-            continue
-        if (word == "accept") != bool(cell.get("target")):
-            faults.append(f"line {line}: target: {'is missing' if word == 'accept' else 'must be empty to reject'}")
-            continue
-        key = tuple(cell[k] for k in _KEY)
-        decision = Decision(*key, *(cell.get(k, "") for k in _SAID[1:]))
-        if wrong := check(decision, profiles, catalogue):
-            faults.append(f"line {line}: {wrong}")
-        elif said.setdefault((*key[:3], "" if key[2] else key[3], decision.valid_from), line) != line:
-            faults.append(f"line {line}: the same code stands in an earlier line")
-        out.append(decision)
+    try:
+        missing = [c for c in (*_KEY, "decision", "target") if c not in (rows.fieldnames or ())]
+        if missing:
+            raise CannotImport([f"line 1: column {', '.join(missing)} is missing"])
+        for row in rows:
+            cell = {k: _bare((v or "").strip()) for k, v in row.items() if isinstance(k, str)}
+            decision, wrong = _decided(cell)
+            if decision is not None:
+                key = (decision.facility, decision.kind, decision.code, "" if decision.code else decision.name)
+                wrong = check(decision, profiles, catalogue) or _changed(decision, sent)
+                if not wrong and said.setdefault((*key, decision.valid_from), rows.line_num) != rows.line_num:
+                    wrong = "the same code stands in an earlier line"
+                out.append(decision)
+            if wrong:
+                faults.append(f"line {rows.line_num}: {wrong}")
+    except csv.Error as fault:
+        raise CannotImport([*faults, f"line {rows.line_num + 1}: this is no CSV ({fault})"]) from None
     if faults:
         raise CannotImport(faults)
     return out
 
 
+def _decided(cell: Mapping[str, str]) -> tuple[Decision | None, str]:
+    """The decision of a row, or why there is none; neither for a row without one."""
+    word = cell.get("decision", "").lower()
+    if not word:
+        return None, "decision: a target without accept or reject" if cell.get("target") else ""
+    if word not in ("accept", "reject"):
+        return None, f"decision: {word!r} is not accept or reject"
+    if (word == "accept") != bool(cell.get("target")):
+        return None, f"target: {'is missing' if word == 'accept' else 'must be empty to reject'}"
+    if "\x00" in "".join(cell.values()):
+        return None, "the row has a NUL character"
+    days = [_DAY.sub(lambda d: f"{d[1]}-{int(d[2]):02}-{int(d[3]):02}", cell.get(k, "")) for k in _SAID[2:4]]
+    facility, kind, code, name = (cell[k] for k in _KEY)
+    return Decision(facility, kind, code, name, cell["target"], days[0], days[1], cell.get("note", "")), ""
+
+
+def _changed(d: Decision, sent: Mapping[tuple[str, str, str], Collection[str]]) -> str:
+    """Says so when the code is another one that was sent, taken for a number: the decision would be about the wrong test."""
+    number = _number(d.code)
+    names = sent.get((d.facility, d.kind, d.code), ())
+    if number is None or (names and (not d.name or d.name in names)):
+        return ""
+    for (facility, kind, code), known in sent.items():
+        other = _number(code) if (facility, kind) == (d.facility, d.kind) and code != d.code else None
+        near = other is not None and abs(other - number) <= (_ROUNDED * number if "E" in d.code else 0)
+        if near and (not names or d.name in known):
+            return f"code: {d.code!r} was not sent, {code!r} was; a spreadsheet took it for a number. Import the column as text."
+    return ""
+
+
+def _number(code: str) -> float | None:
+    return float(code) if _NUMBER.fullmatch(code) else None
+
+
 def _decoded(raw: bytes) -> str:
-    for codec in ("utf-8-sig", "gb18030"):
+    utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+    for codec in ("utf-16",) if utf16 else ("utf-8-sig", "gb18030"):
         try:
             return raw.decode(codec)
         except UnicodeDecodeError:
             continue
-    raise CannotImport(["the file is neither UTF-8 nor GB18030"])
+    raise CannotImport(["the file is neither UTF-8, UTF-16 nor GB18030"])
 
 
 def _safe(cell: str) -> str:

@@ -87,7 +87,8 @@ def check_resident_id(patient: dict[str, Any], pid: Record, x: Context) -> None:
         national = identifier.get("system") == systems.RESIDENT_ID
         number = resident_id.read(value) if national else None
         if number is None:
-            if national or (len(value) == 18 and resident_id.meant(value) and resident_id.read(value) is None):
+            wrong = national and not resident_id.is_other_document(value)
+            if wrong or (len(value) == 18 and resident_id.meant(value) and resident_id.read(value) is None):
                 words = "The resident ID number does not exist (form, date or check character); nobody is linked by it."
                 x.issue("bad-resident-id", "warning", words, value, f"{pid.where}-{_field_of(value, pid)}")
         elif len(born) == 10 and number.birth_date != born:

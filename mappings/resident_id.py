@@ -16,6 +16,7 @@ _CHECK = "10X98765432"
 _NEW = re.compile(r"[1-9]\d{16}[\dX]", re.ASCII)
 _OLD = re.compile(r"[1-9]\d{14}", re.ASCII)
 _MEANT = re.compile(r"[1-9]\d{5}(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dX]", re.ASCII)
+_OTHER = re.compile(r"[A-Z]{3}\d{12}|(?=.*\d)[A-Z]{0,2}\d{5,10}[A-Z]?(?:\([\dA]\))?", re.ASCII)
 _GAPS = re.compile(r"[\s\u00ad\u200b-\u200f\ufeff-]+")
 
 
@@ -45,6 +46,13 @@ def normalise(text: str) -> str:
 def meant(text: str) -> bool:
     """Whether a number without a type is meant as a resident ID number: 17 digits with a date inside, and a check character."""
     return _MEANT.fullmatch(normalise(text)) is not None
+
+
+def is_other_document(text: str) -> bool:
+    """Whether a number looks like that of another identity document: passport, permits and identity cards of residents of Hong Kong,
+    Macau and Taiwan (``H12345678``, ``01234567``, ``A123456(7)``), the older residence card of foreigners (``USA110070010101``).
+    Residence permits since 2018 and foreigners' cards since 2023 have numbers of the form of a resident ID number."""
+    return _OTHER.fullmatch(normalise(text)) is not None
 
 
 def check_character(first17: str) -> str:

@@ -128,6 +128,11 @@ def test_bytes_of_another_character_set_than_declared_are_told_with_it(generic: 
     assert (issue["where"], issue["value"], code) == ("MSH[1]-18", "ASCII", NOTHING)
 
 
+def test_a_batch_that_is_short_of_messages_is_told(generic: Profile) -> None:
+    issue, _ = _told(b"BHS|^~\\&|LIS\r" + _message(*_REPORT) + b"BTS|2\r", generic, "batch-count")
+    assert issue["where"] == "BTS[1]-1"
+
+
 def test_an_obx_5_of_20_megabytes_is_named_and_not_copied_into_the_notes(generic: Profile) -> None:
     large = "A" * (20 * 1024 * 1024)
     raw = _message(*_REPORT[:2], f"OBX|1|ED|PDF^报告^L||^application^pdf^Base64^{large}||||||F")

@@ -113,6 +113,10 @@ def test_control_ids_seen_before_are_counted_and_those_with_other_content_apart(
     assert (card.duplicates, card.reused) == (2, 1)
 
 
+def test_trailers_that_count_other_messages_are_told(checked: Any) -> None:
+    assert checked("BHS|^~\\&|LIS\r", oru("1"), "BTS|2\r").issues["batch-count", "warning"] == 1
+
+
 def test_what_the_server_would_refuse_or_hold_stands_with_reason_and_place(checked: Any) -> None:
     held = oru("2").replace(f"P1^^^XP^PI~{VALID}^^^^NI", "")
     card = checked(oru("1"), held, "MSH|^~\\&|LIS\r", facility="county-hospital")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from mmap import mmap
 
 from conformance.issue import Issue
 
@@ -11,12 +12,12 @@ _SEGMENT = re.compile(rb"(?:\A|[\r\n\x0b])(?:\xef\xbb\xbf)?(MSH|BHS|BTS|FHS|FTS)
 _NUMBER = re.compile(rb"[^A-Za-z0-9\r\n](\d{1,9})(?![^\s|^~\\&])")
 
 
-def shortage(raw: bytes) -> Issue | None:
+def shortage(raw: bytes | mmap) -> Issue | None:
     """The first wrong count of a file of messages; None when all are right, or none is told.
 
     A continued message (DSC) counts once or in its parts: senders do both.
     """
-    if b"BTS" not in raw and b"FTS" not in raw:
+    if raw.find(b"BTS") < 0 and raw.find(b"FTS") < 0:
         return None
     messages = parts = batches = 0
     ordinal = {b"BTS": 0, b"FTS": 0}

@@ -6,6 +6,7 @@ The token binds the facility. A message is durable before the answer; the same b
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import asyncpg
 from fastapi import APIRouter, Request, Response
 
 from adapters.convert import FORMATS
+from adapters.hl7v2.batch import shortage
 from conformance.issue import Issue
 from fhir_server.access import Principal
 from fhir_server.api.cds_hooks import answer
@@ -115,7 +117,8 @@ async def may_send(request: Request, asker: Principal) -> None:
 @router.post("")
 async def submit(request: Request, asker: MessageAsker) -> Response:
     """Takes a body: 202 with ``messages`` when at least one can be read, 422 when none can (they are kept all the same, held), 503 when
-    they cannot be stored. ``format`` in the query names the format; it is recognised without."""
+    they cannot be stored. ``format`` in the query names the format; it is recognised without.
+    ``issues`` beside ``messages`` tells that a batch has other messages than its trailer counts."""
     media = request.headers.get("content-type", "").lower()
     if media.startswith(_FORMS) or request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Fault(
@@ -125,7 +128,8 @@ async def submit(request: Request, asker: MessageAsker) -> Response:
     raw = await raw_body(request, services_of(request).settings.max_request)
     messages = await take(request, asker, raw, request.query_params.get("format", ""), CHANNEL)
     good = any(m["status"] not in ("held", "refused") or m["repeated"] for m in messages)
-    response = answer({"messages": messages}, 202 if good else 422)
+    short = await asyncio.to_thread(shortage, raw) if messages[0]["format"] == "hl7v2" else None
+    response = answer({"messages": messages, **({"issues": [said(short)]} if short else {})}, 202 if good else 422)
     if len(messages) == 1 and messages[0]["id"]:
         response.headers["Location"] = f"{_root(request)}/messages/{messages[0]['id']}"
     return response

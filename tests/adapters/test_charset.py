@@ -133,6 +133,14 @@ def test_a_declared_set_that_does_not_fit_holds_the_message_unless_the_profile_s
     assert [(i.key, i.severity, i.value) for i in stated.issues] == [("charset-mismatch", "information", declared)]
 
 
+@pytest.mark.parametrize("declared", ["GBK", "", "UNICODE UTF-8"])
+def test_words_in_utf8_among_gb18030_hold_the_message_and_say_where(declared: str) -> None:
+    # Read as GB18030 the last byte of 张三丰 would take the delimiter behind it along.
+    raw = b"MSH|^~\\&|LIS\rPID|1||B1||" + "张三丰".encode() + b"|\rOBX|1|ST|X||" + "大肠埃希菌".encode("gbk") + b"\r"
+    (issue,) = [i for i in decode(raw, declared).issues if i.key == "charset-mixed"]
+    assert (issue.severity, issue.where, issue.value) == ("error", "PID[1]-5", "张三丰")
+
+
 def test_an_unknown_name_is_said_and_the_bytes_are_looked_at() -> None:
     found = decode(NAME.encode("gb18030"), "ISO IR 999")
     assert (found.text, [i.key for i in found.issues]) == (NAME, ["charset-unknown-name"])

@@ -153,7 +153,10 @@ def test_a_body_of_several_messages_gives_an_answer_for_each_in_order(sending: C
         told = answer.json()["messages"]
         assert answer.status_code == 202
         assert [(m["control_id"], m["status"]) for m in told] == [("A1", "waiting"), ("A2", "held"), ("A3", "waiting")]
-        assert told[1]["issues"][0]["key"] == "unknown-facility"
+        assert told[1]["issues"][0]["key"] == "unknown-facility" and "issues" not in answer.json()
+        short = b"BHS|^~\\&|LIS\r" + oru("A4") + b"BTS|3\r"
+        answer = await client.post("/messages", content=short)
+        assert [(i["key"], i["where"]) for i in answer.json()["issues"]] == [("batch-count", "BTS[1]-1")]
 
     sending(scenario)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mappings.resident_id import check_character, normalise, read
+from mappings.resident_id import check_character, is_other_document, normalise, read
 
 EXAMPLE = "11010519491231002X"
 
@@ -42,6 +42,26 @@ def test_normalises_before_reading(sent: str) -> None:
 )
 def test_reads_no_number_with_a_wrong_form_date_or_check_character(sent: str) -> None:
     assert read(sent) is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "other"),
+    [
+        ("H12345678", True),
+        ("M0123456789", True),
+        ("01234567", True),
+        ("A123456（7）", True),
+        ("USA110090030701", True),
+        ("EA1234567", True),
+        ("11010519491231002", False),
+        ("110105491331002", False),
+        ("1101051949****0021", False),
+        ("110105194912310021", False),
+        ("无", False),
+    ],
+)
+def test_knows_numbers_of_passports_and_permits(sent: str, other: bool) -> None:
+    assert is_other_document(sent) is other
 
 
 def test_completes_the_old_form_of_15_digits() -> None:
