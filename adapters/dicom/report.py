@@ -99,10 +99,12 @@ def _modifiers(item: Item) -> list[tuple[str, Element]]:
 
 
 def _leaves(
-    item: Item, headings: tuple[Element, ...], where: str, common: list[tuple[str, Element]] | None = None
+    item: Item, headings: tuple[Element, ...], where: str, common: list[tuple[str, Element]] | None = None, group: str = ""
 ) -> Iterator[_Leaf]:
-    """The content items below one, in document order. Depth is limited by the structure (adapters.dicom.structure)."""
-    group = ""
+    """The content items below one, in document order. Depth is limited by the structure (adapters.dicom.structure).
+
+    group: the tracking identifier of what stands around; what is nested deeper is about the same unless it has its own.
+    """
     common = _modifiers(item) or common or []
     for inner in item.items("ContentSequence"):
         if _code(inner) == _TRACKING:
@@ -110,7 +112,7 @@ def _leaves(
     for number, inner in enumerate(item.items("ContentSequence"), 1):
         place = f"{where}.{number}" if where else f"content[{number}]"
         if inner.text("ValueType") == "CONTAINER":
-            yield from _leaves(inner, (*headings, coded(inner.item("ConceptNameCodeSequence"))), place, common)
+            yield from _leaves(inner, (*headings, coded(inner.item("ConceptNameCodeSequence"))), place, common, group)
             continue
         if inner.text("RelationshipType") in ("HAS OBS CONTEXT", "HAS CONCEPT MOD", "HAS ACQ CONTEXT"):
             continue
@@ -118,7 +120,7 @@ def _leaves(
             yield _Leaf(inner, place, headings, group, common)
         # What a finding was inferred from, or has as property, is said below it.
         if inner.items("ContentSequence"):
-            yield from _leaves(inner, headings, place, common)
+            yield from _leaves(inner, headings, place, common, group)
 
 
 def _code(item: Item) -> str:

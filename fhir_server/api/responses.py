@@ -41,7 +41,13 @@ DATABASE_AWAY: Final[tuple[type[Exception], ...]] = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    # No connection left, no memory, no disk.
+    asyncpg.InsufficientResourcesError,
+    # A database that is closed, renamed or dropped while it is restored, and a changed password: said when a connection is opened.
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InterfaceError,
     # What asyncpg says of a connection that the server ended between two statements.
     asyncpg.InternalClientError,

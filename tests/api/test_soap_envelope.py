@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+import asyncpg
 import pytest
 from lxml import etree
 
-from fhir_server.api import soap_envelope
+from fhir_server.api import responses, soap_envelope
 from fhir_server.errors import Category, Fault
 
 
@@ -61,3 +62,24 @@ def test_text_beside_an_element_is_not_dropped_but_refused() -> None:
     with pytest.raises(Fault, match="one document"):
         soap_envelope.payload(etree.fromstring("<payload>MSH|^~<b/></payload>"))
     assert soap_envelope.payload(etree.fromstring("<payload>\n <b/>\n</payload>")) == "<b/>"
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        asyncpg.ObjectNotInPrerequisiteStateError,
+        asyncpg.InvalidCatalogNameError,
+        asyncpg.DatabaseDroppedError,
+        asyncpg.InvalidPasswordError,
+        asyncpg.DiskFullError,
+        asyncpg.TooManyConnectionsError,
+    ],
+)
+def test_a_database_that_is_closed_renamed_or_full_is_away_and_the_call_is_sent_again_later(
+    raised: type[asyncpg.PostgresError],
+) -> None:
+    """SQLSTATE 55000, 3D000, 57P04, 28P01, 53100, 53300: what a server says while it is restored."""
+    assert issubclass(raised, responses.EXPECTED)
+    found = responses.fault_of(raised("x"))
+    assert found.category is Category.UNAVAILABLE
+    assert b"Receiver" in soap_envelope.fault("1.2", found)[1]

@@ -148,6 +148,24 @@ def test_measurements_of_two_groups_are_told_apart_and_keep_their_units() -> Non
     assert observations[0]["bodySite"]["coding"][0]["code"] == "39607008"
 
 
+def test_what_is_nested_in_a_measurement_group_is_of_that_group() -> None:
+    """A container in the group, and a number a measurement was inferred from (TID 1501 lets both stand there)."""
+
+    def group(name: str, value: str) -> Dataset:
+        deviation = measured(code("386136009", "Standard Deviation", "SCT"), "0.5", "mm")
+        diameter = measured(code("81827009", "Diameter", "SCT"), value, "mm", deviation)
+        inner = content("CONTAINER", code("121070", "Findings"), diameter)
+        return content(
+            "CONTAINER", code("125007", "Measurement Group"), text(code("112039", "Tracking Identifier"), name), inner
+        )
+
+    found = convert(report(group("结节1", "12.50"), group("结节2", "31")), PROFILE, "dicom", "2026-03-02T00:00:00Z")
+    plain = convert(report(group("", "12.50"), group("", "31")), PROFILE, "dicom", "2026-03-02T00:00:00Z")
+    told = [str(o).count("结节") for o in kinds(found, "Observation")]
+    assert told == [1, 1, 1, 1]
+    assert len(kinds(plain, "Observation")) == 4
+
+
 def test_the_site_of_a_measurement_group_is_that_of_each_of_its_measurements() -> None:
     # TID 1501 of PS3.16: Finding Site modifies the group; a measurement may name one of its own.
     def site(value: str, meaning: str) -> Dataset:
