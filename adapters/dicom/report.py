@@ -99,7 +99,11 @@ def _modifiers(item: Item) -> list[tuple[str, Element]]:
 
 
 def _leaves(
-    item: Item, headings: tuple[Element, ...], where: str, common: list[tuple[str, Element]] | None = None, group: str = ""
+    item: Item,
+    headings: tuple[Element, ...],
+    where: str,
+    common: list[tuple[str, Element]] | None = None,
+    group: str = "",
 ) -> Iterator[_Leaf]:
     """The content items below one, in document order. Depth is limited by the structure (adapters.dicom.structure).
 

@@ -36,6 +36,8 @@ MEASURES = {
 """Global measurement -> LOINC code, name, unit."""
 AXES = frozenset({"p-axis", "qrs-axis", "t-axis"})
 STUDY = ("11524-6", "常规十二导联心电图", "LN")
+_NO_MEASURE = re.compile(r"-.*|0+(?:\.0*)?")
+_POSITIVE = re.compile(r"(?=.*[1-9])\d{1,12}(?:\.\d{1,60})?")
 _STATEMENT = ("18844-1", "心电图诊断", "LN")
 
 
@@ -106,6 +108,7 @@ def message(found: Recording, raw: bytes, tree: Tree, more: Sequence[Recording] 
     pid.put(8, found.sex)
     for one in (found, *more):
         _measured(one, found.issues)
+        _scaled(one, found.issues)
         _report(one, draft)
     _file(found, raw, draft, ("application", "xml"))
     return Message(found.kind, draft.records(), tree.charset, [*tree.issues, *found.issues], found.unread)
@@ -114,17 +117,24 @@ def message(found: Recording, raw: bytes, tree: Tree, more: Sequence[Recording] 
 def write(found: Recording, raw: bytes, draft: Draft, media: tuple[str, str]) -> None:
     """The report of a recording: OBR, OBX, and TXA with the file itself, whose media type is ``media``."""
     _measured(found, found.issues)
+    _scaled(found, found.issues)
     _report(found, draft)
     _file(found, raw, draft, media)
 
 
 def _measured(found: Recording, issues: list[Issue]) -> None:
-    """Leaves out rates and intervals below 0, the mark some carts write for what they could not measure. An axis may be below 0."""
-    for key in [k for k, (value, _) in found.measures.items() if value.startswith("-") and k not in AXES]:
-        words = (
-            "A rate or interval below 0 is no measurement, but a mark for none; it is left out and kept in the file."
-        )
+    """Leaves out rates and intervals of 0 and below, the marks carts write for what they could not measure. An axis may be any."""
+    for key in [k for k, (value, _) in found.measures.items() if k not in AXES and _NO_MEASURE.fullmatch(value)]:
+        words = "A rate or interval of 0 or below is no measurement, but a mark for none; it is left out and kept in the file."
         issues.append(Issue("no-measurement", "warning", f"measurement[{key}]", words, found.measures.pop(key)[0]))
+
+
+def _scaled(found: Recording, issues: list[Issue]) -> None:
+    """Leaves out leads whose steps are nothing or whose samples have no time between them: they would be shown as a flat line."""
+    for lead in [one for one in found.leads if not _POSITIVE.fullmatch(one.period) or not one.factor.strip("-0.")]:
+        words = "The scale of the samples is 0, or their rate is no rate; the waveform is kept in the file alone."
+        issues.append(Issue("bad-waveform", "warning", f"lead[{lead.name}]", words))
+        found.leads.remove(lead)
 
 
 def _report(found: Recording, draft: Draft) -> None:

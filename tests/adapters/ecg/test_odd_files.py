@@ -235,6 +235,10 @@ def test_a_muse_date_of_another_form_keeps_its_time() -> None:
         (b"<LeadAmplitudeUnits>MICROVOLTS</LeadAmplitudeUnits>", b""),
         (b"<LeadID>I</LeadID>", b"<LeadID>I</LeadID><LeadSampleCountTotal>2500</LeadSampleCountTotal>"),
         (b"<LeadID>I</LeadID>", b"<LeadID>I</LeadID><LeadSampleSize>4</LeadSampleSize>"),
+        (b"<LeadAmplitudeUnitsPerBit>4.88<", b"<LeadAmplitudeUnitsPerBit>0.00<"),
+        (b"<SampleBase>500<", b"<SampleBase>-500<"),
+        (b"<SampleBase>500<", b"<SampleBase>NaN<"),
+        (b"<SampleBase>500<", b"<SampleBase>Infinity<"),
     ],
 )
 def test_a_muse_lead_that_is_cut_or_has_no_unit_stays_in_the_file(there: bytes, instead: bytes) -> None:
@@ -310,4 +314,13 @@ def test_philips_samples_that_cannot_be_what_the_file_says_are_not_shown(length:
     found = converted(sierra(rhythm(), length, extra))
     assert waves(found) == {}
     assert "bad-waveform" in {i.key for i in found.issues}
+    assert measured(found)["8867-4"] == "42"
+
+
+def test_a_scale_of_nothing_shows_no_flat_line_and_a_zero_is_no_measurement() -> None:
+    raw = sierra(rhythm(), 800).replace(b"<signalresolution>5<", b"<signalresolution>0<")
+    found = converted(raw.replace(b"<meanqtint>476<", b"<meanqtint>0<"))
+    assert waves(found) == {}
+    assert {i.key for i in found.issues} >= {"bad-waveform", "no-measurement"}
+    assert "8634-8" not in measured(found)
     assert measured(found)["8867-4"] == "42"
