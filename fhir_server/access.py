@@ -206,9 +206,10 @@ def issue_token(
     ttl: timedelta,
     now: datetime,
     patient: str = "",
+    jti: str = "",
 ) -> str:
     """A signed token. ``now`` is an aware datetime; ``facility`` may be empty; empty ``scopes`` means ``default_scopes(role)``;
-    ``patient`` is the logical id that ``patient/`` scopes are about.
+    ``patient`` is the logical id that ``patient/`` scopes are about; ``jti`` its id (default: a random one).
 
     Raises AccessError for an unknown role, a scope that is not SMART v2, or a scope the role may not hold.
     """
@@ -223,7 +224,7 @@ def issue_token(
         "iat": at,
         "nbf": at,
         "exp": at + max(1, int(ttl.total_seconds())),
-        "jti": secrets.token_urlsafe(12),
+        "jti": jti or secrets.token_urlsafe(12),
         "role": role,
         "facility": facility,
         "scope": " ".join(sorted(wanted)),

@@ -1,7 +1,7 @@
 """Log-in for apps: authorization code with PKCE and refresh tokens (SMART App Launch 2.2, RFC 6749, RFC 7636, RFC 9700).
 
 Codes and refresh tokens are random, kept as SHA-256 digests in the table ``login_grant``, and good once: one that comes a second
-time ends everything that came from the same log-in. No web framework and no clock here.
+time ends everything that came from the same log-in, its access tokens too. No web framework and no clock here.
 """
 
 from __future__ import annotations
@@ -152,8 +152,12 @@ def redeem(
     if row is None or row.client != app.id:
         raise gone
     if row.used:
-        conn.execute("DELETE FROM login_grant WHERE family = %s", [row.family])
+        ended = conn.execute("DELETE FROM login_grant WHERE family = %s RETURNING digest", [row.family]).fetchall()
         conn.commit()
+        # RFC 6749 section 4.1.2: the access tokens that came of it end, too.
+        until = int((now + TOKEN_LIFE).timestamp())
+        for (digest,) in ended:
+            keys.revoke({"jti": _token_id(digest), "exp": until}, now)
         raise gone
     verifier = form.get("code_verifier", "")
     if kind == "code" and (
@@ -173,8 +177,9 @@ def redeem(
     conn.execute("UPDATE login_grant SET used = true WHERE digest = %s", [_digest(token)])
     life = TOKEN_LIFE
     access = issue_token(
-        keys, row.subject, row.role, row.facility, scopes - _PLAIN, ttl=life, now=now, patient=row.patient
-    )
+        keys, row.subject, row.role, row.facility, scopes - _PLAIN, ttl=life, now=now, patient=row.patient,
+        jti=_token_id(_digest(token)),
+    )  # fmt: skip
     answer: dict[str, Any] = {
         "access_token": access,
         "token_type": "bearer",
@@ -233,6 +238,11 @@ def _put(
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _token_id(digest: bytes) -> str:
+    """``jti`` of the access token that a code or refresh token was good for."""
+    return hashlib.sha256(b"access token\0" + bytes(digest)).hexdigest()[:32]
 
 
 def _challenge(verifier: str) -> str:

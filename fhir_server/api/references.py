@@ -91,12 +91,24 @@ def settled(resource: dict[str, Any]) -> dict[str, Any]:
 
 def conditional(resource: Any) -> Iterator[tuple[str, str]]:
     """(type, query) of every conditional reference (``Patient?identifier=...``) in the resource."""
-    if isinstance(resource, dict):
-        literal = resource.get("reference")
-        if isinstance(literal, str) and (m := _CONDITIONAL.fullmatch(literal)):
+    for link in _literal(resource):
+        if m := _CONDITIONAL.fullmatch(link):
             yield m[1], m[2]
-        for v in resource.values():
-            yield from conditional(v)
-    elif isinstance(resource, list):
-        for v in resource:
-            yield from conditional(v)
+
+
+def literal(resource: dict[str, Any] | None) -> Iterator[str]:
+    """Every literal reference of the resource itself; those inside a Bundle are about its own entries."""
+    if resource is not None and resource["resourceType"] != "Bundle":
+        yield from _literal(resource)
+
+
+def _literal(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        link = value.get("reference")
+        if isinstance(link, str):
+            yield link
+        for v in value.values():
+            yield from _literal(v)
+    elif isinstance(value, list):
+        for v in value:
+            yield from _literal(v)

@@ -182,6 +182,8 @@ def all_or_nothing(writer: Writer, sent: Sequence[Step]) -> list[Step]:
                 raise Fault(Category.INVALID, f"{step.type}/{step.id} stands in more than one entry.", where=step.at)
             taken.add((step.type, step.id))
     writer.lock([f"{s.type}/{s.id}" for s in changing if s.id])
+    for step in changing:
+        _at(step, places.require_carried)
     for step in ordered:
         _at(step, lambda s: _carry_out(writer, s, places))
     for step in changing:
@@ -313,6 +315,12 @@ class _Places:
             return found or self._local.get((root, link), link)
 
         return references.rewritten(resource, replace)
+
+    def require_carried(self, step: Step) -> None:
+        """Raises Fault INVALID for a reference to a ``urn:uuid`` that no entry carries: it would lead nowhere for good."""
+        for link in references.literal(step.resource):
+            if link.startswith("urn:uuid:") and link not in self._urls:
+                raise Fault(Category.INVALID, f"No entry has the fullUrl {link} that this refers to.", where="resource")
 
     def _reference(self, kind: str, query: str) -> str:
         if kind in RESOURCE_TYPES and not self._writer.allowed(kind):

@@ -26,6 +26,7 @@ from fhir_server.identity import registry
 from fhir_server.publish import outbox, subscription_rows
 from fhir_server.publish.endpoints import Endpoints
 from fhir_server.publish.subscription import Wanted, accept
+from fhir_server.scope import claims
 from fhir_server.scope.pseudonym import require_no_identity
 from fhir_server.scope.rows import Scope
 from fhir_server.search import include, params, run
@@ -206,7 +207,11 @@ class Writer:
             before = None if create else self.current("SearchParameter", resource["id"])
             self._require_steward(before, resource)
             posted_parameters.check(self.conn, resource if not create else {**resource, "id": ""})
-        wanted = None
+        relation, wanted = self.door.reads.relation, None
+        if relation is not None and not claims.is_limited(
+            self.conn, relation, resource, self.current, new=create or fresh
+        ):
+            relation = None
         if resource["resourceType"] == "Subscription":
             told = None if create else subscription_rows.before(self.conn, self.codec, resource["id"])
             resource, wanted = accept(resource, told, self.door.asker, self.door.endpoints, self.context)
@@ -221,6 +226,8 @@ class Writer:
         )
         if change.kind != "unchanged":
             self.changes.append(change)
+            if relation is not None:
+                claims.restrict(self.conn, relation, (change.shard, RESOURCE_TYPES[change.resource_type], change.id))
             if change.resource_type == "SearchParameter":
                 posted_parameters.register(self.conn, {**resource, "id": change.id})
             if change.resource_type == "Subscription":
@@ -309,20 +316,11 @@ class Writer:
             named.discard((resource["resourceType"], resource["id"]))
         if not named:
             return
-        sql = include.by_id(sorted(named))
+        relation, sql = self.door.reads.relation, include.by_id(sorted(named))
         named -= {(TYPE_NAMES[row["rtype"]], row["id"]) for row in self.fetch(sql, read=True)}
         for kind, logical in sorted(named):
-            if kind != "Patient" or not self._registered(logical):
+            if kind != "Patient" or relation is None or not claims.registered(self.conn, relation, logical):
                 raise Fault(Category.UNPROCESSABLE, f"{kind}/{logical} is not known.", where=resource["resourceType"])
-
-    def _registered(self, patient: str) -> bool:
-        """Did the asker's facility register the Patient?"""
-        relation = self.door.reads.relation
-        if relation is None or not relation.facility:
-            return False
-        text = "SELECT FROM source_patient p JOIN resource r ON r.shard = p.shard AND r.rtype = $3::smallint AND r.id = p.patient"
-        text += " WHERE p.patient = $1::text AND p.facility = $2::text"
-        return bool(self._all(text, [patient, relation.facility, RESOURCE_TYPES["Patient"]]))
 
     def _require_patient(self, resource: dict[str, Any]) -> None:
         """Raises Fault FORBIDDEN for a resource about a patient whom the asker may not see, unless his facility registered him: else
@@ -335,7 +333,8 @@ class Writer:
             raise Fault(Category.FORBIDDEN, "The token is for another patient.")
         if scope.relation is None or ("Patient", patient) in self.made:
             return
-        if not self.fetch(include.by_id([("Patient", patient)]), read=True) and not self._registered(patient):
+        registered = claims.registered(self.conn, scope.relation, patient)
+        if not registered and not self.fetch(include.by_id([("Patient", patient)]), read=True):
             raise Fault(
                 Category.FORBIDDEN, "The facility has no treatment relationship with this patient (docs/access.md)."
             )

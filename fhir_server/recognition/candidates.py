@@ -54,9 +54,11 @@ class Who:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the asker has to do with a patient: does his facility treat him, may it be told what other facilities hold about him."""
+    """What the asker has to do with a patient: does his facility treat him, did one of its clinicians register him,
+    may it be told what other facilities hold about him."""
 
     treats: bool
+    made: bool
     permits: bool
 
 
@@ -129,7 +131,7 @@ async def seen(connection: asyncpg.Connection, who: Who, relation: Relation) -> 
     """None for a Patient that has no person yet."""
     text, args = relation.of_patient(who.shard, who.patient)
     row = await connection.fetchrow(text, *args)
-    return Seen(row["treats"], row["permits"]) if row is not None else None
+    return Seen(row["treats"], row["made"], row["permits"]) if row is not None else None
 
 
 async def find_at_once(
@@ -147,11 +149,11 @@ async def find_at_once(
     first = rows[0]
     person = next((row["linked_person"] for row in rows), None)
     found = tuple(Candidate(*tuple(row)[_BESIDE:]) for row in rows if row["id"] is not None)
-    known = Seen(first["treats"], first["permits"]) if first["treats"] is not None else None
+    known = Seen(first["treats"], first["made"], first["permits"]) if first["treats"] is not None else None
     return Who(shard, logical, first["own"]), Found(person, found), known
 
 
-_BESIDE: Final = 3
+_BESIDE: Final = 4
 """Columns of ``_at_once`` before those of a Candidate."""
 
 
@@ -162,7 +164,7 @@ def _at_once(related: str, taken: int) -> str:
     shard, patient, items, at = (f"${taken + n}" for n in (1, 2, 3, 4))
     return f"""
 WITH v AS MATERIALIZED ({related})
-SELECT p.facility AS own, v.treats, v.permits, {_ALL}
+SELECT p.facility AS own, v.treats, v.made, v.permits, {_ALL}
 FROM resource r LEFT JOIN source_patient p ON p.shard = r.shard AND p.patient = r.id LEFT JOIN v ON true
   LEFT JOIN LATERAL earlier_results({shard}::smallint, {patient}, {items}, {at}) f ON true
 WHERE r.shard = {shard} AND r.rtype = {_PATIENT} AND r.id = {patient} AND NOT r.deleted"""  # noqa: S608 - our own columns

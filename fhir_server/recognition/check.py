@@ -227,11 +227,12 @@ def _visible(
     by_treatment: bool,
 ) -> tuple[Candidate, ...] | None:
     """The candidates the asker may be told of: none of other facilities against the patient's consent; None when a clinician's
-    facility neither treats nor registered the patient. The order that is being written does not count: anybody can write one."""
+    facility neither treats nor registered the patient. The order that is being written does not count, nor a Patient that a
+    clinician registered: anybody can write one."""
     if not principal.facility and principal.role != "clinician":
         return found
     treats = seen is not None and seen.treats
-    own = principal.facility != "" and who.facility == principal.facility
+    own = principal.facility != "" and who.facility == principal.facility and not (seen is not None and seen.made)
     if principal.role == "clinician" and by_treatment and not treats and not own:
         return None
     if seen is None or seen.permits:

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from conformance.capability import RESOURCE_TYPES
 from fhir_server.errors import Category, Fault
-from fhir_server.scope.rows import OPENED_BY
+from fhir_server.store.access_rows import OPENED_BY
 from mappings.ids import shard_of_id
 
 _FIND = """

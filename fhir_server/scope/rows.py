@@ -16,15 +16,13 @@ from conformance.capability import RESOURCE_TYPES
 from fhir_server.search.query import Filter, parse
 from fhir_server.search.sql import where_of
 from fhir_server.search.statement import Context, Statement
-from fhir_server.store.access_rows import DIRECTORIES
+from fhir_server.store.access_rows import DIRECTORIES, MADE_BY, OPENED_BY, WRITTEN_BY
 from mappings.directory import facility_organization_id
 
 _DIRECTORIES: Final = sorted(RESOURCE_TYPES[name] for name in DIRECTORIES)
 _DEVICE: Final = RESOURCE_TYPES["Device"]
 _SUBSCRIPTION: Final = RESOURCE_TYPES["Subscription"]
 _OF_NOBODY: Final = parse("Device", [("patient:missing", "true")], strict=True).filters
-OPENED_BY: Final = "user:"
-"""Begins ``treatment.facility`` of a record that a user opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ class Relation:
         """SQL: the row of the alias is about a patient the asker may see."""
         names = out.arg(facility_names(self.facility), "text[]")
         own, user = out.arg(self.facility, "text"), out.arg(OPENED_BY + self.subject, "text")
+        written = out.arg(WRITTEN_BY + self.facility, "text")
         since, now, default = (
             out.arg(self.since, "timestamptz"),
             out.arg(self.now, "timestamptz"),
@@ -57,13 +56,15 @@ class Relation:
             "SELECT FROM source_patient s JOIN source_patient o ON o.person = s.person "
             "JOIN treatment t ON t.shard = o.shard AND t.patient = o.patient "
             f"WHERE s.shard = {alias}.shard AND s.patient = {alias}.patient "
-            f"AND (t.facility = {user} AND t.until > {now} OR t.facility = ANY({names}) AND t.until > {since} AND "
+            f"AND (t.facility = {user} AND t.until > {now} "
+            f"OR t.facility = {written} AND t.until > {since} AND s.facility = {own} "
+            f"OR t.facility = ANY({names}) AND t.until > {since} AND "
             f"(s.facility = {own} OR coalesce(({rules} = ANY({names})), ({rules} = ''), {default})))))"
         )
 
     def of_patient(self, shard: int, patient: str) -> tuple[str, list[Any]]:
-        """SQL, one row: ``treats``, does the facility (or the user who opened it) treat the patient; ``permits``, may it see what
-        other facilities hold about him."""
+        """SQL, one row: ``treats``, does the facility (or the user who opened it) treat the patient; ``made``, did a clinician of
+        the facility register this Patient; ``permits``, may it see what other facilities hold about him."""
         out = Statement()
         names, now = out.arg(facility_names(self.facility), "text[]"), out.arg(self.now, "timestamptz")
         rules = (
@@ -79,6 +80,8 @@ class Relation:
         )
         text = (
             f"SELECT {rows}({opened} OR {treated})) AS treats, "  # noqa: S608 -- placeholders only
+            "EXISTS (SELECT FROM treatment t WHERE t.shard = s.shard AND t.patient = s.patient "
+            f"AND t.facility = {out.arg(MADE_BY + self.facility, 'text')}) AS made, "
             f"coalesce(({rules} = ANY({names})), ({rules} = ''), {out.arg(self.default, 'bool')}) OR {rows}{opened}) AS permits "
             f"FROM source_patient s WHERE s.shard = {out.arg(shard, 'smallint')} AND s.patient = {out.arg(patient, 'text')}"
         )

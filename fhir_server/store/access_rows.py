@@ -19,6 +19,13 @@ from fhir_server.search.params import INSTALLATION
 from fhir_server.store.statement import Key
 from mappings.ids import shard_of_id
 
+OPENED_BY: Final = "user:"
+"""Begins ``treatment.facility`` of a record that a user opened."""
+WRITTEN_BY: Final = "written:"
+"""Begins it where a clinician of the facility wrote of a treatment nobody else had told of (scope.claims)."""
+MADE_BY: Final = "made:"
+"""Begins it in the row of a Patient that a clinician of the facility registered."""
+TREATING: Final = ("Encounter", "ServiceRequest", "Task")
 LONGEST_VISIT: Final = timedelta(days=180)
 """A visit that nobody ends counts as open for this time after its start."""
 KEPT: Final = timedelta(days=366)
@@ -37,7 +44,7 @@ _REFERRED: Final = frozenset({"requested", "received", "accepted", "ready", "in-
 _BASE: Final = {"OPTIN": True, "OPTOUT": False}
 _RESTRICTIONS: Final = ("action", "securityLabel", "purpose", "class", "code", "dataPeriod", "data")
 _EVER: Final = (datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC))
-_WATCHED: Final = frozenset(RESOURCE_TYPES[t] for t in ("Encounter", "ServiceRequest", "Task", "Consent"))
+_WATCHED: Final = frozenset(RESOURCE_TYPES[t] for t in (*TREATING, "Consent"))
 _TREATMENT: Final = "shard smallint, rtype smallint, id text, facility text, patient text, until timestamptz"
 _RULE: Final = (
     "shard int2, id text, ordinal int2, patient text, facility text, permit bool, low timestamptz, high timestamptz"
@@ -132,8 +139,9 @@ def _facilities(reference: Any) -> Iterable[str]:
         literal, identifier = reference.get("reference"), reference.get("identifier") or {}
         if isinstance(literal, str) and "Organization/" in literal:
             yield "Organization/" + literal.rpartition("Organization/")[2].partition("/")[0]
-        if identifier.get("system") == systems.FACILITY and identifier.get("value"):
-            yield identifier["value"]
+        # With a colon it could be taken for one of the marks above; no facility has one.
+        if identifier.get("system") == systems.FACILITY and ":" not in (value := identifier.get("value") or ":"):
+            yield value
 
 
 def _period(period: Any) -> tuple[datetime | None, datetime | None]:
@@ -328,6 +336,8 @@ def restate(cursor: psycopg.Cursor[Any], stated: Sequence[Stated]) -> set[Key]:
                 names = [sender] if sender else sorted(f for f, *_ in before if "/" not in f)
                 for name in names or [""]:
                     wanted |= set(treatment(s.resource, name, s.updated).items())
+                if any(f.startswith(WRITTEN_BY) for f in names):
+                    wanted = {(f, until) for f, until in wanted if f in names}
                 wanted = {(f, until) for f, until in wanted if until > s.updated - KEPT}
         if wanted == before:
             continue

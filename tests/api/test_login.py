@@ -134,6 +134,9 @@ def test_refresh_tokens_are_good_once_and_a_stolen_one_ends_the_family(server: A
     assert redeem(server, grant_type="refresh_token", refresh_token=token["refresh_token"]).status_code == 400
     third = redeem(server, grant_type="refresh_token", refresh_token=second.json()["refresh_token"])
     assert third.status_code == 400
+    for ended in (token, second.json()):  # RFC 6749 section 4.1.2
+        bearer = {"Authorization": f"Bearer {ended['access_token']}"}
+        assert httpx.get(f"{server.base}/Organization", headers=bearer).status_code == 401
 
 
 def test_a_refresh_gives_less_when_asked_and_never_more(server: Api) -> None:

@@ -6,10 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from conformance.systems import FACILITY, RESIDENT_ID
 from fhir_server.access import default_scopes, issue_token
+from fhir_server.store import access_refresh
+from fhir_server.store.body import Codec
 from tests.api.conftest import Api
+from tests.identity.test_registry import resident_id
 
 AIDS = {"coding": [{"system": "http://hl7.org/fhir/sid/icd-10", "code": "B20"}]}
 BREAK_GLASS = {"resourceType": "Parameters", "parameter": [{"name": "reason", "valueString": "昏迷入院,查既往结果"}]}
@@ -161,3 +166,68 @@ def test_what_is_about_another_houses_patient_is_hidden_whatever_its_type(api: A
         # As a condition it is what nobody has.
         assert http.delete(f"/{about}?_id={made}").status_code == 204
     assert api.http.get(f"/{about}/{made}").status_code == 200
+
+
+PLACE = "urn:uuid:3c3151bd-1cbf-4d64-b04d-cd9187a4c6e0"
+
+
+def about(patient: str) -> dict[str, str]:
+    return {"reference": patient if ":" in patient else f"Patient/{patient}"}
+
+
+def visit(patient: str, **more: Any) -> dict[str, Any]:
+    return {
+        "resourceType": "Encounter", "status": "in-progress", "class": {"code": "AMB"}, "subject": about(patient), **more
+    }  # fmt: skip
+
+
+def test_what_a_clinician_writes_himself_opens_nothing_that_other_facilities_hold(api: Api) -> None:
+    victim = {
+        "resourceType": "Patient", "name": [{"text": "王建国"}], "gender": "male", "birthDate": "1962-05-17",
+        "identifier": [{"system": RESIDENT_ID, "value": resident_id("19620517")}],
+    }  # fmt: skip
+    entry = [
+        {"fullUrl": PLACE, "resource": victim, "request": {"method": "POST", "url": "Patient"}},
+        {"resource": visit(PLACE), "request": {"method": "POST", "url": "Encounter"}},
+    ]
+    with client(api, "system", facility="north") as north:
+        hidden = north.post("/Patient", json=victim).json()["id"]
+        result = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": about(hidden)}
+        secret = north.post("/Observation", json=result).json()["id"]
+
+    def sees(http: httpx.Client) -> bool:
+        return http.get(f"/Observation/{secret}").status_code == 200 or secret in http.get("/Observation").text
+
+    with client(api, "clinician", facility="south") as http, client(api, "system", facility="south") as his:
+        answer = http.post("/", json={"resourceType": "Bundle", "type": "transaction", "entry": entry})
+        assert answer.status_code == 200, answer.text
+        mine = answer.json()["entry"][0]["response"]["location"].split("/")[1]
+        assert http.get(f"/Patient/{mine}").status_code == 200  # what his facility registered
+        order = {"resourceType": "ServiceRequest", "status": "active", "intent": "order", "subject": about(mine)}
+        task = {"resourceType": "Task", "status": "requested", "intent": "order", "for": about(mine)}
+        mark = {"system": FACILITY, "value": "user:dr-li"}
+        for more in (order, task, visit(mine, serviceProvider={"identifier": mark})):
+            assert http.post(f"/{more['resourceType']}", json=more).status_code == 201
+        assert not sees(http)
+        # Nor does a patient whom the facility treats become somebody else.
+        other = his.post("/Patient", json={"resourceType": "Patient", "name": [{"text": "钱乌有"}]}).json()["id"]
+        assert his.post("/Encounter", json=visit(other)).status_code == 201
+        assert http.put(f"/Patient/{other}", json={**victim, "id": other}).status_code == 403
+        assert http.delete(f"/Patient/{other}").status_code == 204
+        assert http.put(f"/Patient/{other}", json={**victim, "id": other}).status_code == 403
+        assert not sees(http)
+        # Break-glass opens the record for eight hours, and is no way to a treatment.
+        opened = http.post(f"/Patient/{mine}/$break-glass", json=BREAK_GLASS)
+        assert opened.status_code == 200 and sees(http)
+        assert http.post("/ServiceRequest", json={**order, "subject": about(hidden)}).status_code == 201
+        with psycopg.connect(api.database_url) as conn:
+            conn.execute("DELETE FROM treatment WHERE facility LIKE 'user:%'")
+        assert not sees(http)
+        with psycopg.connect(api.database_url) as conn:
+            access_refresh.begin(conn, again=True)
+            while not access_refresh.step(conn, Codec.load(conn), datetime.now(UTC)).done:
+                pass
+        assert not sees(http)
+        # What the system of the hospital tells counts.
+        assert his.post("/Encounter", json=visit(mine)).status_code == 201
+        assert sees(http)

@@ -332,6 +332,16 @@ def test_an_entry_whose_texts_are_none_is_refused(api: Any) -> None:
     assert api.ids("Patient") == []
 
 
+def test_a_reference_to_an_entry_that_is_not_there_undoes_the_transaction(api: Any) -> None:
+    inner = {
+        **bundle({"fullUrl": RESULT_URL, "resource": {"resourceType": "Observation", **result()}}, kind="collection")
+    }
+    answer = send(api, entry("POST", "Bundle", inner), entry("POST", "Observation", result()))
+    assert answer.status_code == 400 and "Bundle.entry[1]" in answer.text and PATIENT_URL in answer.text
+    assert api.ids("Observation?_summary=false") == []
+    assert send(api, entry("POST", "Bundle", inner)).status_code == 200  # what is inside refers to its own entries
+
+
 def test_two_creates_with_one_condition_make_one_resource(api: Any) -> None:
     number = {"identifier": [{"system": "http://x/mrn", "value": "7"}]}
     other = "urn:uuid:0b6b1c3e-5c0f-4f8e-9d59-6f1d9a3b2c01"
