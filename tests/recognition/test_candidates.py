@@ -134,7 +134,7 @@ def test_the_patient_and_its_results_come_in_one_round_trip(county: Any) -> None
 
     (one, same, identifier, given), found, seen = _run(county.url, ask)
     assert one == same == (Who(shard_of_id(here), here, "county-hospital"), found, seen)
-    assert seen == Seen(treats=False, permits=True)
+    assert seen == Seen(treats=False, made=False, permits=True)
     assert found.person == "p-1"
     assert (identifier, given) == (None, None)
 
