@@ -30,9 +30,9 @@ WHERE me.shard = $1 AND me.patient = $2 AND o.facility = ANY($3) ORDER BY o.faci
 """
 _ORDERS: Final = "SELECT id FROM resource WHERE shard = $1 AND patient = $2 AND rtype = $3 AND NOT deleted ORDER BY seq DESC LIMIT 500"
 _TOLD: Final = "SELECT DISTINCT facility FROM delivery WHERE resource = $1 AND destination <> ''"
-USES: Final = "'decision', 'citation', 'visit', 'view'"
-"""Kinds of ledger rows that say that a report was used, in SQL."""
-_USED: Final = f"SELECT DISTINCT facility FROM ledger WHERE reports @> ARRAY[$1] AND kind IN ({USES})"  # noqa: S608 -- our own words
+_USED: Final = """
+SELECT DISTINCT facility FROM ledger WHERE reports @> ARRAY[$1] AND kind IN ('decision', 'citation', 'visit', 'view')
+"""
 
 
 @dataclass(frozen=True, slots=True)

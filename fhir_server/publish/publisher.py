@@ -18,9 +18,8 @@ import asyncpg
 from adapters.hl7v2 import writer
 from adapters.hl7v2.delimiters import Separators
 from conformance import fhirjson
-from conformance.capability import RESOURCE_TYPES
 from fhir_server.publish import queue, reopened
-from fhir_server.publish.audience import USES, Known, facilities, known_of
+from fhir_server.publish.audience import Known, facilities, known_of
 from fhir_server.publish.gather import Gathered, gather
 from fhir_server.publish.matching import Matcher
 from fhir_server.publish.queue import Parcel
@@ -50,17 +49,9 @@ _BUGS = (
 )
 """What a fault of our own in making one message raises: that message becomes a dead letter, the queue goes on."""
 
-# Many laboratories send a correction as final (F), not as corrected (C): whoever relied on the report before must hear of it.
-_OPEN = f"""
-SELECT o.shard, o.id, o.facility, o.patient, o.resource, CASE
-  WHEN o.topic = 'result-new' AND o.resource NOT LIKE '%/_history/1' AND EXISTS (
-    SELECT FROM ledger l WHERE l.kind IN ({USES}) AND l.reports @> ARRAY[coalesce(
-      (SELECT r.parent FROM resource r
-       WHERE r.shard = o.shard AND r.rtype = {RESOURCE_TYPES["Observation"]} AND r.id = split_part(o.resource, '/', 2)),
-      split_part(o.resource, '/', 2))])
-  THEN 'result-corrected' ELSE o.topic END AS topic
-FROM outbox o WHERE o.published IS NULL ORDER BY o.id LIMIT $1 FOR UPDATE OF o SKIP LOCKED
-"""  # noqa: S608 -- our own words and number
+_OPEN = """
+SELECT shard, id, topic, facility, patient, resource FROM outbox WHERE published IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+"""
 _CLOSE = """
 UPDATE outbox o SET published = $3 FROM unnest($1::smallint[], $2::bigint[]) AS k(shard, id)
 WHERE o.shard = k.shard AND o.id = k.id
