@@ -199,7 +199,7 @@ def as_html(card: Card, verdicts: Sequence[Verdict], made: datetime) -> bytes:
     bar = [
         (*_BAR[v.name], "–" if v.share is None else f"{v.share:.1%}", f"{v.good} / {v.whole}",
          f"≥ {v.at_least:.1%}" if v.at_least and v.whole else "–",
-         "" if not (v.at_least and v.whole) else "✓ 达标" if v.met else "✗ 未达标")
+         "" if not (v.at_least and v.whole) else "✓ 达标 met" if v.met else "✗ 未达标 not met")
         for v in verdicts
     ]  # fmt: skip
     body = [
@@ -223,7 +223,7 @@ def as_html(card: Card, verdicts: Sequence[Verdict], made: datetime) -> bytes:
 
 def _html_bar(rows: Iterable[Sequence[str]]) -> str:
     out = [
-        "<table><tr><th>指标 Share</th><th class=n>比例</th><th class=n>计数 Count</th><th class=n>标准 Bar</th><th></th></tr>"
+        "<table><tr><th>指标 Measure</th><th class=n>比例 Share</th><th class=n>计数 Count</th><th class=n>标准 Bar</th><th></th></tr>"
     ]
     for english, chinese, share, count, bar, met in rows:
         sign = "ok" if met.startswith("✓") else "below"
