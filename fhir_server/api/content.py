@@ -38,12 +38,15 @@ class Preferences:
 
 
 def preferences(headers: Mapping[str, str]) -> Preferences:
-    """Read from the headers; unknown preferences are ignored (RFC 7240)."""
-    told = dict(p.strip().partition("=")[::2] for p in re.split("[,;]", headers.get("prefer", "")))
-    returns = told.get("return", "").strip('"')
+    """Read from the headers; unknown preferences are ignored, names may be in any letters, the first of a name counts (RFC 7240)."""
+    told: dict[str, str] = {}
+    for preference in re.split("[,;]", headers.get("prefer", "")):
+        name, _, value = preference.partition("=")
+        told.setdefault(name.strip().lower(), value.strip().strip('"'))
+    returns = told.get("return", "")
     return Preferences(
         returns if returns in ("minimal", "representation", "OperationOutcome") else "",
-        told.get("handling", "").strip('"') == "strict",
+        told.get("handling", "") == "strict",
     )
 
 

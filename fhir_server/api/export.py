@@ -53,9 +53,10 @@ async def export_patients(request: Request, asker: Asker) -> Response:
 
 async def _begin(request: Request, asker: Principal, known: list[str], *, patients: bool) -> Response:
     asked = await inputs(request)
-    if "respond-async" not in request.headers.get("prefer", ""):
+    preferred = request.headers.get("prefer", "").lower()
+    if "respond-async" not in preferred:
         raise Fault(Category.INVALID, "An export is answered later: send Prefer: respond-async.", where="Prefer")
-    strict = "handling=lenient" not in request.headers.get("prefer", "")
+    strict = "handling=lenient" not in preferred
     unknown = [n for n, _ in asked.pairs if n not in _KNOWN]
     if unknown and strict:
         raise Fault(Category.INVALID, f"$export has no parameter {unknown[0]} here.", where=unknown[0])

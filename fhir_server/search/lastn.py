@@ -7,7 +7,6 @@ group, also by way of a third that has both codings.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import orjson
@@ -23,7 +22,8 @@ from fhir_server.search.statement import Context, Statement
 
 MOST: Final = 10_000
 """Most Observations looked at."""
-_WHEN: Final = "coalesce(r.start_at, r.effective_at, r.issued_at, r.reported_at, r.updated)"
+_WHEN: Final = "coalesce(r.start_at, r.effective_at, r.issued_at, r.reported_at)"
+"""Null for a result without any date: when it was stored says nothing about its age, so it comes after those with one."""
 
 
 def search(
@@ -37,11 +37,12 @@ def search(
     conditions = " AND ".join(found_by.collected())
     rows = yield Sql(
         f'SELECT {COLUMNS}, s."when", s.common FROM (SELECT shard, id, rtype, "when", common, row_number() OVER '  # noqa: S608
-        f'(PARTITION BY common, alone ORDER BY "when" DESC, id) AS place FROM (SELECT r.shard, r.id, r.rtype, {_WHEN} AS "when", '
+        f'(PARTITION BY common, alone ORDER BY "when" DESC NULLS LAST, updated DESC, id) AS place '
+        f'FROM (SELECT r.shard, r.id, r.rtype, r.updated, {_WHEN} AS "when", '
         "r.tokens[1] AS common, CASE WHEN k.code IS NULL AND k.name IS NULL AND k.loinc IS NULL THEN r.id END AS alone "
         f"FROM resource r JOIN resource_kind k ON k.id = r.tokens[1] WHERE {conditions}) c) s "
         "JOIN resource r ON r.shard = s.shard AND r.rtype = s.rtype AND r.id = s.id "
-        f'WHERE s.place <= {out.arg(most, "bigint")} ORDER BY s."when" DESC, r.id LIMIT {MOST + 1}',
+        f'WHERE s.place <= {out.arg(most, "bigint")} ORDER BY s."when" DESC NULLS LAST, r.updated DESC, r.id LIMIT {MOST + 1}',
         out.args,
         # Planning takes longer than finding the results of one patient.
         found_by.keyed and not query.includes,
@@ -49,7 +50,7 @@ def search(
     if len(rows) > MOST:
         raise Fault(Category.INVALID, "Too many Observations. Ask for one patient, a category or a code.")
     found = Found()
-    hits = [(hit_of(query.type, row, decompress), row["when"]) for row in rows]
+    hits = [hit_of(query.type, row, decompress) for row in rows]
     for group in _groups(hits):
         found.matches.extend(group[:most])
     wanted = [i for i in query.includes if any(map(allowed, include.included_types(i)))]
@@ -59,7 +60,7 @@ def search(
     return Found(total=found.total) if query.summary == "count" else found
 
 
-def _groups(hits: Sequence[tuple[Hit, datetime]]) -> list[list[Hit]]:
+def _groups(hits: Sequence[Hit]) -> list[list[Hit]]:
     """Hits, newest first, in groups that share a coding (or the text, without a coding), each newest first."""
     group_of: dict[tuple[str, str], int] = {}
     merged: dict[int, int] = {}
@@ -70,7 +71,7 @@ def _groups(hits: Sequence[tuple[Hit, datetime]]) -> list[list[Hit]]:
         return number
 
     placed: list[tuple[int, Hit]] = []
-    for number, (hit, _) in enumerate(hits):
+    for number, hit in enumerate(hits):
         codes = _codes(orjson.loads(hit.body)) or [("", f"\x1f{hit.id}")]
         known = {root(group_of[c]) for c in codes if c in group_of}
         mine = min(known, default=number)

@@ -182,6 +182,17 @@ def test_lastn_gives_the_newest_of_each_group(ward: Any, query: str, expected: s
     assert ids(get(ward, f"Observation/$lastn?{query}")) == expected.split()
 
 
+def test_a_result_without_a_date_hides_no_dated_one_from_lastn(ward: Any) -> None:
+    about = {"subject": {"reference": f"Patient/{ward.create(resourceType='Patient')}"}, "code": {"text": "undated"}}
+    dated, undated = (
+        ward.create(resourceType="Observation", status="final", **about, **when)
+        for when in ({"effectiveDateTime": "2024-05-01"}, {})
+    )
+    asked = f"Observation/$lastn?subject={about['subject']['reference']}"
+    assert ids(get(ward, asked)) == [dated]
+    assert ids(get(ward, f"{asked}&max=2")) == [dated, undated]
+
+
 def test_lastn_needs_a_subject_and_a_sound_number(ward: Any) -> None:
     get(ward, "Observation/$lastn?code=718-7", 400)
     for number in ("0", "-1", "x"):

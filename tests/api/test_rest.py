@@ -301,7 +301,7 @@ def test_a_body_over_the_limit_is_refused(serve: Callable[..., Any]) -> None:
 
 def test_prefer_says_what_a_write_returns(api: Any) -> None:
     def create(wanted: str) -> Any:
-        return api.http.post("/Patient", json=patient(), headers={"Prefer": f"return={wanted}"})
+        return api.http.post("/Patient", json=patient(), headers={"Prefer": f"Return = {wanted}"})
 
     minimal = create("minimal")
     assert (minimal.status_code, minimal.content) == (201, b"")
