@@ -183,7 +183,7 @@ def test_lastn_gives_the_newest_of_each_group(ward: Any, query: str, expected: s
 
 
 def test_a_result_without_a_date_hides_no_dated_one_from_lastn(ward: Any) -> None:
-    about = {"subject": {"reference": f"Patient/{ward.create(resourceType='Patient')}"}, "code": {"text": "undated"}}
+    about: dict[str, Any] = {"subject": {"reference": "Patient/undated"}, "code": {"text": "undated"}}
     dated, undated = (
         ward.create(resourceType="Observation", status="final", **about, **when)
         for when in ({"effectiveDateTime": "2024-05-01"}, {})
