@@ -1,7 +1,7 @@
 """The outbox: one row per thing others want to know, committed with the change itself (table ``outbox``).
 
 result-new        a report (or a result without one) that is there now, or went from preliminary to final
-result-corrected  one whose new version corrects an earlier one
+result-corrected  one whose new version corrects an earlier one (the publisher takes a result-new of a report that was adopted so)
 result-voided     one that is withdrawn: entered in error, cancelled, or sent for the wrong patient
 patient-merged    a Patient whose facility merged it with another, or took the merge back
 answer-reopened   a DetectedIssue whose answer no longer stands: the mark or quality assessment behind it was taken back

@@ -49,8 +49,19 @@ _BUGS = (
 )
 """What a fault of our own in making one message raises: that message becomes a dead letter, the queue goes on."""
 
+# Many laboratories send a correction as final (F), not as corrected (C): whoever adopted or cited the report before must hear of it.
+# Nobody adopts a preliminary one, so what went from preliminary to final stays a new result.
 _OPEN = """
-SELECT shard, id, topic, facility, patient, resource FROM outbox WHERE published IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+WITH open AS MATERIALIZED (
+    SELECT shard, id, topic, facility, patient, resource, CASE WHEN topic = 'result-new' AND resource LIKE 'DiagnosticReport/%'
+        AND resource NOT LIKE '%/_history/1' THEN split_part(resource, '/', 2) END AS again
+    FROM outbox WHERE published IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED),
+used AS MATERIALIZED (
+    SELECT unnest(reports) AS report FROM ledger
+    WHERE reports && (SELECT array_agg(again) FROM open WHERE again IS NOT NULL) AND kind IN ('decision', 'citation'))
+SELECT shard, id, CASE WHEN again IN (SELECT report FROM used) THEN 'result-corrected' ELSE topic END AS topic, facility, patient,
+    resource
+FROM open ORDER BY id
 """
 _CLOSE = """
 UPDATE outbox o SET published = $3 FROM unnest($1::smallint[], $2::bigint[]) AS k(shard, id)

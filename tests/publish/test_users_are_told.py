@@ -33,6 +33,11 @@ def with_destination(facility: str, port: int) -> dict[str, Profile]:
     return known | {facility: replace(one, facility=one.facility.model_copy(update={"destinations": [place]}))}
 
 
+def sending_topics(url: str) -> list[str]:
+    with psycopg.connect(url) as conn:
+        return [row[0] for row in conn.execute("SELECT topic FROM delivery")]
+
+
 @pytest.mark.parametrize(
     ("use", "status", "topic", "written"),
     [
@@ -43,6 +48,11 @@ def with_destination(facility: str, port: int) -> dict[str, Profile]:
         ("cite", "corrected", "result-corrected", "C"),
         ("decline", "entered-in-error", "result-voided", ""),
         ("reminder", "corrected", "result-corrected", ""),
+        # Sent again as final, with something else in it.
+        ("adopt", "final", "result-new", "F"),
+        ("cite", "final", "result-new", "F"),
+        ("view", "final", "result-new", ""),
+        ("reminder", "final", "result-new", ""),
     ],
 )
 def test_who_adopted_opened_or_cited_a_report_is_told_and_nobody_else(
@@ -93,6 +103,7 @@ def test_who_adopted_opened_or_cited_a_report_is_told_and_nobody_else(
             # the adopter's own number of the patient; every result of the report says what became of it
             assert next(f for f in lines if f[0] == "PID")[3].split("~")[0].split("^")[0] == "1"
             assert [f[11] for f in lines if f[0] == "OBX"] == [written] * len(RENAL)
-            assert [f[25] for f in lines if f[0] == "OBR"] == [{"W": "X", "C": "C"}[written]]
+            assert sending_topics(database_url) == ["result-voided" if written == "W" else "result-corrected"]
+            assert [f[25] for f in lines if f[0] == "OBR"] == [{"W": "X"}.get(written, written)]
 
     asyncio.run(story())
