@@ -38,6 +38,7 @@ _ORDER: Final = {"DELETE": 0, "POST": 1, "PUT": 2, "PATCH": 2, "GET": 3, "HEAD":
 """When a method has its turn."""
 _INTERACTION: Final = {"DELETE": "delete", "POST": "create", "PUT": "update", "PATCH": "patch"}
 _READS: Final = ("GET", "HEAD")
+_UUID: Final = re.compile(r"urn:uuid:[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _RELATIVE = re.compile(r"(?P<root>.*)/(?P<local>[A-Za-z]+/[A-Za-z0-9\-.]{1,64})")
 
 
@@ -320,7 +321,11 @@ class _Places:
         """Raises Fault INVALID for a reference to a ``urn:uuid`` that no entry carries: it would lead nowhere for good."""
         for link in references.literal(step.resource):
             if link.startswith("urn:uuid:") and link not in self._urls:
-                raise Fault(Category.INVALID, f"No entry has the fullUrl {link} that this refers to.", where="resource")
+                # What is no UUID may be anything, and an error text shows no patient data.
+                shown = link if _UUID.fullmatch(link) else "urn:uuid:..."
+                raise Fault(
+                    Category.INVALID, f"No entry has the fullUrl {shown} that this refers to.", where="resource"
+                )
 
     def _reference(self, kind: str, query: str) -> str:
         if kind in RESOURCE_TYPES and not self._writer.allowed(kind):

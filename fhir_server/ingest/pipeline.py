@@ -35,7 +35,7 @@ from fhir_server.publish import outbox
 from fhir_server.store import repository
 from fhir_server.store.body import Codec
 from fhir_server.store.change import Change, Origin
-from mappings.model import Conversion, Entry, Tier, Unmapped
+from mappings.model import Conversion, Unmapped
 from mappings.profile import Profile
 
 log = logging.getLogger(__name__)
@@ -54,9 +54,6 @@ BUGS = (
 
 _SCHEMA_FAULTS = ("42P01", "42703", "42501", "25006")
 """Undefined table or column, no privilege, read-only server: no message is to blame."""
-
-_MOST_KNOWN = 10_000
-"""Directory resources a worker remembers to be stored."""
 
 Unmappeds = dict[tuple[str, str, str, str, str], tuple[int, int]]
 """(facility, kind, code, name, unit) -> (times seen, example: inbox id)"""
@@ -86,8 +83,6 @@ class Pipeline:
         self._clock = clock
         self._mappings: dict[str, int] = {}
         self._maps = maps_digest()
-        self._stored: set[str] = set()
-        """Ids of directory resources (Practitioner, Organization ...) that exist: to mention them again changes nothing."""
 
     def work(self, conn: psycopg.Connection[Any], token: str, messages: Sequence[Claimed]) -> list[Outcome]:
         """Converts and applies one claimed batch; returns what became of each message.
@@ -120,10 +115,6 @@ class Pipeline:
         raw = whole.raw if whole is not None else message.raw
         try:
             conversion = convert(raw, profile, message.format, message.received_at.isoformat())
-            if self._stored:
-                conversion.entries = [
-                    e for e in conversion.entries if not (_only_named(e) and e.resource["id"] in self._stored)
-                ]
             faults = [] if conversion.held else _validated(conversion)
         except Unreadable as unreadable:
             return _held(message, Conversion(issues=[unreadable.issue]), mapping)
@@ -173,9 +164,6 @@ class Pipeline:
             for c in batch:
                 if c.whole is not None and c.outcome.status != "held":
                     parts.finish(conn, c.whole, c.outcome.mapping, at)
-        if len(self._stored) > _MOST_KNOWN:
-            self._stored.clear()
-        self._stored.update(e.resource["id"] for c in stored for e in c.conversion.entries if _only_named(e))
         if told:
             # Outside the transaction: NOTIFY inside would make the commits of all workers wait for each other.
             conn.execute(f"NOTIFY {outbox.CHANNEL}")
@@ -196,10 +184,6 @@ class Pipeline:
             assert row is not None
             known = self._mappings[profile.id] = int(row[0])
         return known
-
-
-def _only_named(entry: Entry) -> bool:
-    return entry.patient is None and entry.recency.tier == Tier.MENTION
 
 
 def maps_digest() -> str:

@@ -172,18 +172,7 @@ def test_what_a_result_states_beside_its_code_reaches_the_decision(county: Any) 
 def test_the_study_behind_an_examination_says_whether_its_images_are_there(county: Any) -> None:
     here = county.patient("county-hospital", "1", "p-1", LONG_AGO)
     report = county.report("county-hospital", here, "r1", ["R0001"], NOW - timedelta(days=1))
-    study = {
-        "resourceType": "ImagingStudy", "status": "available", "subject": {"reference": f"Patient/{here}"},
-        "numberOfInstances": 3, "endpoint": [{"reference": "Endpoint/pacs"}],
-        "series": [{"uid": "1.2.3", "modality": {"code": "CT"}, "numberOfInstances": 3}],
-        "extension": [{"url": systems.IMAGE_QUALITY, "valueString": "甲级"}],
-    }  # fmt: skip
-    with psycopg.connect(county.url) as conn:
-        codec = Codec.load(conn)
-        origin = Origin("county-hospital", None, None, NOW - timedelta(hours=12))
-        made = writes.put(conn, codec, study, origin=origin, create=True)
-        resource = stored_report(conn, codec, report) | {"imagingStudy": [{"reference": f"ImagingStudy/{made.id}"}]}
-        writes.put(conn, codec, resource, origin=origin)
+    codec = add_images(county, "county-hospital", here, report, NOW - timedelta(hours=12))
 
     async def ask(connection: Any) -> Any:
         found = await candidates.find(connection, Who(shard_of_id(here) or 0, here, None), ["R0001"], NOW)
@@ -195,10 +184,24 @@ def test_the_study_behind_an_examination_says_whether_its_images_are_there(count
     assert (seen.images_complete, seen.images_reachable, seen.image_quality) == (True, True, "甲级")
 
 
-def stored_report(conn: Any, codec: Codec, logical: str) -> dict[str, Any]:
-    row = conn.execute('SELECT dict, body, id, patient, "order" FROM resource WHERE id = %s', (logical,)).fetchone()
-    resource: dict[str, Any] = loads(codec.decompress(row[0], row[1], row[2:]))
-    return resource
+def add_images(county: Any, facility: str, patient: str, report: str, at: datetime) -> Codec:
+    """A complete study of three images within reach, stored at ``at`` and named by the report."""
+    study = {
+        "resourceType": "ImagingStudy", "status": "available", "subject": {"reference": f"Patient/{patient}"},
+        "numberOfInstances": 3, "endpoint": [{"reference": "Endpoint/pacs"}],
+        "series": [{"uid": "1.2.3", "modality": {"code": "CT"}, "numberOfInstances": 3}],
+        "extension": [{"url": systems.IMAGE_QUALITY, "valueString": "甲级"}],
+    }  # fmt: skip
+    with psycopg.connect(county.url) as conn:
+        codec = Codec.load(conn)
+        origin = Origin(facility, None, None, at)
+        made = writes.put(conn, codec, study, origin=origin, create=True)
+        row = conn.execute('SELECT dict, body, id, patient, "order" FROM resource WHERE id = %s', (report,)).fetchone()
+        assert row is not None
+        stored: dict[str, Any] = loads(codec.decompress(row[0], row[1], row[2:]))
+        named = {"imagingStudy": [{"reference": f"ImagingStudy/{made.id}"}]}
+        writes.put(conn, codec, stored | named, origin=origin)
+    return codec
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
-
 from conformance import systems
 from fhir_server.recognition import simulate as module
 from fhir_server.recognition.decide import Outcome
-from fhir_server.store import writes
-from fhir_server.store.body import Codec
-from fhir_server.store.change import Origin
 from mappings.profile import load_profiles
-from tests.recognition.test_candidates import stored_report
+from tests.recognition.test_candidates import add_images
 
 AT = datetime(2025, 11, 21, 9, 0, tzinfo=UTC)
 RENAL = ("L0016", "L0018", "L0020")
@@ -48,18 +43,7 @@ def test_a_shorter_window_and_a_policy_without_own_results_change_what_a_hand_co
     county.report("county-hospital", here, "r2", lipids, AT - timedelta(days=1))
     said = {"method": {"text": "平扫"}, "bodySite": {"text": "胸部"}}
     scan = county.report("north-township", there, "r3", ["R0045"], AT - timedelta(days=2), changes=said)
-    study = {
-        "resourceType": "ImagingStudy", "status": "available", "subject": {"reference": f"Patient/{there}"},
-        "numberOfInstances": 3, "endpoint": [{"reference": "Endpoint/pacs"}],
-        "series": [{"uid": "1.2.3", "modality": {"code": "CT"}, "numberOfInstances": 3}],
-        "extension": [{"url": systems.IMAGE_QUALITY, "valueString": "甲级"}],
-    }  # fmt: skip
-    with psycopg.connect(county.url) as conn:
-        codec = Codec.load(conn)
-        origin = Origin("north-township", None, None, AT - timedelta(hours=12))
-        made = writes.put(conn, codec, study, origin=origin, create=True)
-        resource = stored_report(conn, codec, scan) | {"imagingStudy": [{"reference": f"ImagingStudy/{made.id}"}]}
-        writes.put(conn, codec, resource, origin=origin)
+    add_images(county, "north-township", there, scan, AT - timedelta(hours=12))
     county.order("county-hospital", here, "A", "SGN", AT)
     county.order("county-hospital", here, "B", "LIPID", AT, systems.ORDERABLES)
     county.order("county-hospital", here, "C", "R0045", AT, systems.ITEMS)
